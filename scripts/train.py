@@ -1,0 +1,20 @@
+"""Train: python scripts/train.py data=rotated backbone=compact stn=affine ... (--help tells the rest)."""
+
+import hydra
+from omegaconf import DictConfig
+
+from stn_experiments.commands import one_of_a_sweep, plain, run_command
+
+
+@hydra.main(config_path="../configs", config_name="train", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Train what the command line describes, and say what came out and where it lies."""
+    from stn_experiments.experiment import run_experiment, summary  # torch loads slowly, --help needs none
+
+    with one_of_a_sweep():
+        settings = plain(config)
+        print(summary(settings, run_experiment(settings)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Spatial transformers on distorted MNIST: train them, and see what they attend to."""

@@ -1,0 +1,70 @@
+"""How a command ends: a user's mistake is one line on stderr and an exit code, never a traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stn_experiments.errors import UserError
+
+INTERRUPTED = 130
+
+_failed: list[UserError] = []
+
+
+def run_command(main: Callable[[], Any]) -> None:
+    """Call ``main`` and leave the program as its errors ask for."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to hand errors on, not to print them
+    try:
+        main()
+        if _failed:
+            leave("; ".join(map(str, _failed)), _failed[0].exit_code)
+    except UserError as error:
+        leave(str(error), error.exit_code)
+    except (HydraException, OmegaConfBaseException) as error:
+        leave(in_one_line(error), UserError.exit_code)
+    except KeyboardInterrupt:
+        leave("interrupted", INTERRUPTED)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+@contextmanager
+def one_of_a_sweep() -> Iterator[None]:
+    """Keep a job's ``UserError`` until its command ends: Hydra would add lines of its own to it."""
+    try:
+        yield
+    except UserError as error:
+        _failed.append(error)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain dicts and values, all interpolations resolved.
+
+    Raises:
+        omegaconf.errors.OmegaConfBaseException: a value is missing, or an interpolation leads nowhere.
+    """
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def in_one_line(error: Exception) -> str:
+    """What Hydra or OmegaConf say, in one line, without the advice that does not hold here."""
+    text = " ".join(str(error).partition("Config search path")[0].split())
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        return f"{unknown[1]} is not a setting; --cfg job shows them all"
+    return text
+
+
+def leave(message: str, exit_code: int) -> NoReturn:
+    """Print one line and end the program."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(exit_code)

@@ -1,0 +1,109 @@
+"""Backbones: networks from images to class scores, as named stages and a linear head, for any canvas size."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from stn_experiments.errors import UserError
+from stn_experiments.models.localisation import LocalisationKind
+from stn_experiments.ranges import Range
+
+Width = Annotated[int, Range(1, 4096)]
+
+
+class Backbone(nn.Module):
+    """Stages one after the other, flattened into a linear classifier.
+
+    Args:
+        stages: the stages by name, in order.
+        shape: (C, H, W) of the input.
+        classes: number of classes.
+
+    Raises:
+        UserError: the input is too small for the stages.
+    """
+
+    localisation: LocalisationKind = "convolutional"
+    """The kind of localisation network that fits in front of it."""
+
+    def __init__(self, stages: Mapping[str, nn.Module], shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.stages = nn.Sequential()
+        for name, stage in stages.items():
+            self.stages.add_module(name, stage)
+        try:
+            with torch.no_grad():
+                features = self.stages.eval()(torch.zeros(1, *shape)).numel()
+        except RuntimeError as error:
+            height, width = shape[1:]
+            raise UserError(
+                f"{type(self).__name__} cannot read an input as small as {height}×{width}"
+            ) from error
+        self.stages.train()
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (B, classes) of images (B, C, H, W)."""
+        return self.head(self.stages(images).flatten(1))
+
+
+class FCN(Backbone):
+    """The paper's fully connected network: hidden layers of ``widths`` units with ReLU."""
+
+    localisation: LocalisationKind = "fully_connected"
+
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, widths: tuple[Width, Width] = (256, 256)
+    ) -> None:
+        inputs = shape[0] * shape[1] * shape[2]
+        first, second = widths
+        stages = {
+            "hidden1": nn.Sequential(nn.Flatten(), nn.Linear(inputs, first), nn.ReLU()),
+            "hidden2": nn.Sequential(nn.Linear(first, second), nn.ReLU()),
+        }
+        super().__init__(stages, shape, classes)
+
+
+class CNN(Backbone):
+    """The paper's convolutional network: unpadded 9×9, then 7×7, each max-pooled by 2, with ReLU."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, filters: tuple[Width, Width] = (32, 64)
+    ) -> None:
+        first, second = filters
+        stages = {
+            "conv1": nn.Sequential(nn.Conv2d(shape[0], first, 9), nn.MaxPool2d(2), nn.ReLU()),
+            "conv2": nn.Sequential(nn.Conv2d(first, second, 7), nn.MaxPool2d(2), nn.ReLU()),
+        }
+        super().__init__(stages, shape, classes)
+
+
+class Compact(Backbone):
+    """A small batch-normalised network that is fast on a CPU: strided 5×5, then 3×3 convolutions.
+
+    Args:
+        width: channels of the first two convolutions; the last two have twice as many.
+        pool: side of the map that the last stage is averaged to, whatever the canvas.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        width: Width = 32,
+        pool: Annotated[int, Range(1, 64)] = 4,
+    ) -> None:
+        stages = {
+            "stem": _convolution(shape[0], width, 5, stride=2),
+            "layer1": nn.Sequential(*_convolution(width, width, 3), nn.MaxPool2d(2)),
+            "layer2": _convolution(width, 2 * width, 3),
+            "layer3": nn.Sequential(*_convolution(2 * width, 2 * width, 3), nn.AdaptiveAvgPool2d(pool)),
+        }
+        super().__init__(stages, shape, classes)
+
+
+def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())

@@ -1,0 +1,136 @@
+"""What a run is: its name, its folder and what lies in it."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from stn_experiments.errors import UserError
+
+VERSIONS_OF = ("torch", "torchvision", "hydra-core", "tensorboard", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where runs go, and what happens to one that is there.
+
+    Args:
+        root: the folder that holds the runs' folders.
+        force: throw an old run of the same config away and start again.
+    """
+
+    root: str = "outputs"
+    force: bool = False
+
+
+class Run:
+    """The folder of one run, and the files in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config_file = folder / "config.yaml"
+        self.environment_file = folder / "environment.json"
+        self.history_file = folder / "history.jsonl"
+        self.result_file = folder / "result.json"
+        self.animation = folder / "panels" / "training.gif"
+        self.last = folder / "checkpoints" / "last.pt"
+        self.best = folder / "checkpoints" / "best.pt"
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Make the folders, and write down the config and the environment.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        try:
+            self.animation.parent.mkdir(parents=True, exist_ok=True)
+            self.last.parent.mkdir(exist_ok=True)
+            write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
+            write_atomically(self.environment_file, to_json(environment(config["seed"])))
+        except OSError as error:
+            raise UserError(f"run.root must be a folder that can be written to: {error}") from error
+
+    def panel(self, step: int) -> Path:
+        """The panel after epoch ``step``: 0 is the start, one past the last epoch the best one again."""
+        return self.animation.with_name(f"panel-{step:04d}.png")
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run, ``None`` of any other."""
+        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config that the run was made from.
+
+        Raises:
+            UserError: the folder holds no run.
+        """
+        try:
+            config = yaml.safe_load(self.config_file.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{self.folder} is no run: {self.config_file.name} cannot be read") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.folder} is no run: {self.config_file.name} holds no config")
+        return config
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """What the run is, readably, and a hash of all in its config that can change its result."""
+    decisive = {key: value for key, value in config.items() if key != "run"}
+    decisive["data"] = {key: value for key, value in config["data"].items() if key != "root"}
+    decisive["trainer"] = {key: value for key, value in config["trainer"].items() if key != "device"}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    parts = [config[group]["name"] for group in ("data", "backbone", "stn")]
+    return "-".join([*parts, f"seed{config['seed']}", digest])
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """What else a result depends on: versions, machine, commit, seed."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in VERSIONS_OF},
+        "platform": platform.platform(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "seed": seed,
+    }
+
+
+def commit() -> str:
+    """The commit of this code, marked where files differ from it; ``unknown`` outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+        "--exclude=*",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def to_json(value: Any) -> str:
+    """``value`` as indented JSON."""
+    return json.dumps(value, indent=2) + "\n"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,266 @@
+"""Panels, as in figure 1 of Jaderberg et al. 2015: what a network makes of a few digits; and their animation."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from stn_experiments import geometry
+from stn_experiments.data.distortions import Batch
+from stn_experiments.models.classifier import Prediction
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+PAPER, FADED, INK, GREY = (255, 255, 255), (240, 241, 243), (32, 36, 42), (118, 124, 133)
+OUTSIDE, EDGE, TRUTH = (52, 56, 63), (112, 118, 127), (235, 235, 235)
+RIGHT, WRONG = (0, 128, 96), (204, 41, 54)
+# After Okabe and Ito (2008), less what is dark on black and what could be taken for right or wrong.
+COLOURS = ((86, 180, 233), (240, 165, 30), (230, 140, 195), (240, 228, 66), (60, 200, 165))
+
+HEADS = ("a  input", "b  learned box", "c  transformed", "d  prediction")
+BORDER, GAP = 14, 8
+HEAD_SIZE, CAPTION_SIZE = 13, 15
+OVERSAMPLE = 4
+IMAGE_SHARE = 14 / 15
+CANVAS_SHARE = 0.7  # leaves room for a box as large as a square canvas, however it is turned
+FARTHEST = 1e4  # in normalised units: far beyond any cell, and within Pillow's 32-bit pixels
+LAST_SECONDS = 2.0
+
+
+class Place(NamedTuple):
+    """Where an image lies in a cell: a rectangle in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def pixels(self, points: Tensor) -> list[Point]:
+        """Normalised points (N, 2) of the image as pixels of the cell."""
+        halves = ((points.clamp(-FARTHEST, FARTHEST) + 1) / 2).tolist()
+        return [(self.left + x * self.width, self.top + y * self.height) for x, y in halves]
+
+
+def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: int = 120) -> Image.Image:
+    """A row for each image: the input, the learned box on it, what the transformer gives on, the prediction.
+
+    The box is each view's outline, with a dot at V's top left; the dashed box is the digit's true one.
+
+    Args:
+        batch: images (B, C, H, W) in [0, 1], shown as their mean over C, with labels and poses.
+        prediction: of these images. Without views, columns b and c say so. Tensors may be on any device.
+        caption: one line above, in as small a print as its length needs.
+        cell: side of a cell in pixels.
+
+    Returns:
+        An RGB picture. Its size depends on B, ``cell`` and whether there is a caption, not on the images'.
+    """
+    pitch, top = cell + GAP, BORDER + (HEAD_SIZE + GAP) + (CAPTION_SIZE + GAP if caption else 0)
+    size = (2 * BORDER + 4 * pitch - GAP, top + len(batch.images) * pitch - GAP + BORDER)
+    panel = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(panel)
+    if caption:
+        font = _fitting_font(caption, CAPTION_SIZE, size[0] - 2 * BORDER)
+        draw.text((BORDER, BORDER), caption, INK, font)
+    for column, head in enumerate(HEADS):
+        x = BORDER + column * pitch + cell / 2
+        draw.text((x, top - GAP), head, GREY, _fitting_font(head, HEAD_SIZE, cell), anchor="ms")
+    for index in range(len(batch.images)):
+        for column, picture in enumerate(_row(batch, prediction, index, cell)):
+            panel.paste(picture, (BORDER + column * pitch, top + index * pitch))
+    return panel
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG; ``path`` holds it whole or is left as it was."""
+    with _replacing(path) as temporary:
+        picture.save(temporary, "PNG")
+
+
+def save_animation(frames: Sequence[Path], path: Path, seconds_per_frame: float = 0.5) -> None:
+    """Write pictures of one size as an endless GIF; ``path`` holds it whole or is left as it was.
+
+    Args:
+        frames: the pictures in their order. Of equal neighbours one is stored, and shown for as long as all.
+        path: the GIF.
+        seconds_per_frame: how long each is shown; the last one for at least two seconds.
+
+    Raises:
+        ValueError: there are no frames.
+    """
+    if not frames:
+        raise ValueError("an animation needs at least one frame, got none")
+    first, *others = _in_one_palette(frames)
+    seconds = [seconds_per_frame] * len(others) + [max(seconds_per_frame, LAST_SECONDS)]
+    durations = [round(1000 * second) for second in seconds]
+    with _replacing(path) as temporary:
+        first.save(temporary, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+
+
+def _row(batch: Batch, prediction: Prediction, index: int, cell: int) -> list[Image.Image]:
+    image, box = batch.images[index].detach().cpu(), batch.pose.box[index].detach().cpu()
+    outlines = [view.outline[index].detach().cpu() for view in prediction.views]
+    outputs = [view.output[index].detach().cpu() for view in prediction.views]
+    colours = [COLOURS[(index + number) % len(COLOURS)] for number in range(len(outlines))]
+    return [
+        _image_cell(image, cell),
+        _box_cell(image, outlines, colours, box, cell) if outlines else _empty_cell(cell),
+        _transformed_cell(outputs, colours, cell) if outputs else _empty_cell(cell),
+        _prediction_cell(prediction.logits[index].detach().cpu(), int(batch.labels[index]), cell),
+    ]
+
+
+def _image_cell(image: Tensor, cell: int) -> Image.Image:
+    picture = _blank(cell, PAPER)
+    _paste_image(picture, image, _fit(image, picture.size, IMAGE_SHARE))
+    return picture.reduce(OVERSAMPLE)
+
+
+def _box_cell(
+    image: Tensor, outlines: list[Tensor], colours: list[Colour], box: Tensor, cell: int
+) -> Image.Image:
+    picture = _blank(cell, OUTSIDE)
+    place = _fit(image, picture.size, CANVAS_SHARE)
+    _paste_image(picture, image, place)
+    ImageDraw.Draw(picture).polygon(place.pixels(geometry.frame(1)), outline=EDGE, width=OVERSAMPLE)
+    notes = [
+        _draw_outline(picture, outline, place, colour)
+        for outline, colour in zip(outlines, colours, strict=True)
+    ]
+    # After the outlines, which are thicker and would hide it where they fit well.
+    _draw_dashed(picture, place.pixels(box))
+    picture = picture.reduce(OVERSAMPLE)
+    _write(picture, " ".join(note for note in notes if note), colours[0], (0.5, 0.93), 0.1)
+    return picture
+
+
+def _transformed_cell(outputs: list[Tensor], colours: list[Colour], cell: int) -> Image.Image:
+    picture = _blank(cell, PAPER)
+    width = picture.width // len(outputs)
+    for number, (output, colour) in enumerate(zip(outputs, colours, strict=True)):
+        place = _fit(output, (width, picture.height), IMAGE_SHARE)
+        place = place._replace(left=place.left + number * width)
+        _paste_image(picture, output, place)
+        _draw_outline(picture, geometry.frame(1), place, colour)
+    return picture.reduce(OVERSAMPLE)
+
+
+def _prediction_cell(logits: Tensor, label: int, cell: int) -> Image.Image:
+    picture = Image.new("RGB", (cell, cell), PAPER)
+    probability, predicted = logits.float().softmax(0).max(0)
+    right = int(predicted) == label and bool(probability.isfinite())
+    colour = RIGHT if right else WRONG
+    _write(picture, str(int(predicted)), colour, (0.5, 0.36), 0.5)
+    _write(picture, f"{100 * float(probability):.1f} %", colour, (0.5, 0.7), 0.14)
+    if not right:
+        _write(picture, f"true {label}", INK, (0.5, 0.88), 0.14)
+    return picture
+
+
+def _empty_cell(cell: int) -> Image.Image:
+    picture = Image.new("RGB", (cell, cell), FADED)
+    _write(picture, "no transformer", GREY, (0.5, 0.5), 0.11)
+    return picture
+
+
+def _blank(cell: int, colour: Colour) -> Image.Image:
+    """A cell in which to draw large, for ``reduce`` to smooth."""
+    return Image.new("RGB", (cell * OVERSAMPLE, cell * OVERSAMPLE), colour)
+
+
+def _fit(image: Tensor, size: tuple[int, int], share: float) -> Place:
+    """The place of an image (C, H, W) amid a space of (width, height), of which it fills ``share``."""
+    height, width = image.shape[-2:]
+    factor = share * min(size[0] / width, size[1] / height)
+    width, height = round(width * factor), round(height * factor)
+    return Place((size[0] - width) // 2, (size[1] - height) // 2, width, height)
+
+
+def _paste_image(picture: Image.Image, image: Tensor, place: Place) -> None:
+    """Paste an image (C, H, W): one channel as it is, of several the mean, scaled if it leaves [0, 1]."""
+    grey = image.float().nan_to_num(0, 1, 0).mean(0)
+    low, high = grey.aminmax()
+    if len(image) > 1 and (low < 0 or high > 1):
+        grey = (grey - low) / (high - low).clamp(min=1e-12)
+    values = (grey.clamp(0, 1) * 255).round().byte().numpy()
+    size = (place.width, place.height)
+    picture.paste(Image.fromarray(values).resize(size, Image.Resampling.NEAREST), (place.left, place.top))
+
+
+def _draw_outline(picture: Image.Image, outline: Tensor, place: Place, colour: Colour) -> str:
+    """Draw an outline (K, 2) with a dot at its first point, and say why if there is nothing of it to see."""
+    if not outline.isfinite().all():
+        return "box not finite"
+    points = place.pixels(outline)
+    x, y = points[0]
+    width = picture.height // 44
+    dot = picture.height // 27
+    line = Image.new("L", picture.size)
+    draw = ImageDraw.Draw(line)
+    draw.line([*points, *points[:2]], 255, width, "curve")
+    draw.ellipse([x - dot, y - dot, x + dot, y + dot], 255)
+    picture.paste(colour, mask=line)
+    return "" if line.getbbox() else "box out of view"
+
+
+def _draw_dashed(picture: Image.Image, corners: list[Point]) -> None:
+    """Draw a closed line thin and dashed, each side of it beginning and ending with a dash."""
+    draw = ImageDraw.Draw(picture)
+    width = picture.height // 120
+    for (x, y), (next_x, next_y) in zip(corners, corners[1:] + corners[:1], strict=True):
+        steps = 2 * max(round(math.dist((x, y), (next_x, next_y)) / (7 * width)), 1) + 1
+        for step in range(0, steps, 2):
+            at = [(x + (next_x - x) * i / steps, y + (next_y - y) * i / steps) for i in (step, step + 1)]
+            draw.line(at, TRUTH, width)
+
+
+def _write(picture: Image.Image, text: str, colour: Colour, at: Point, size: float) -> None:
+    """Write about the point ``at``; that and the letters' size are shares of the picture's height."""
+    x, y = (picture.height * share for share in at)
+    font = _fitting_font(text, picture.height * size, picture.width)
+    ImageDraw.Draw(picture).text((x, y), text, colour, font, anchor="mm")
+
+
+def _fitting_font(text: str, size: float, width: float) -> Font:
+    """The font of ``size`` pixels, or smaller where ``text`` would be more than ``width`` pixels wide."""
+    return _font(max(min(size, size * width / max(_font(size).getlength(text), 1)), 1))
+
+
+@cache
+def _font(size: float) -> Font:
+    return ImageFont.load_default(size)
+
+
+def _in_one_palette(frames: Sequence[Path]) -> list[Image.Image]:
+    """The pictures in the same 256 colours, so that what stands still does not flicker and costs no bytes."""
+    samples = [_open(frames[place]) for place in (0, len(frames) // 2, -1)]
+    width, height = samples[0].size
+    sample = Image.new("RGB", (width, height * len(samples)))
+    for place, frame in enumerate(samples):
+        sample.paste(frame, (0, place * height))
+    # This method keeps the rare colours and the white of the paper, which the usual one greys.
+    palette = sample.quantize(256, Image.Quantize.MAXCOVERAGE)
+    return [_open(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

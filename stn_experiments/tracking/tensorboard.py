@@ -1,0 +1,60 @@
+"""A run's TensorBoard file: scalars, the panel, and the hyper-parameters beside the final metrics."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+FINAL_METRICS = ("final/test_error", "final/val_error")
+
+
+class TensorBoard:
+    """Writes to ``folder``; from ``first_step`` on, what an interrupted run left there is hidden.
+
+    Args:
+        folder: the run's folder, which is the run's name in TensorBoard.
+        first_step: the first epoch that will be written.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write each value under its tag."""
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+        self._writer.flush()
+
+    def panel(self, image: Image.Image, step: int) -> None:
+        """Write the panel under its one tag, so that the step slider plays the learning."""
+        self._writer.add_image("panel", np.asarray(image), step, dataformats="HWC")
+        self._writer.flush()
+
+    def hyperparameters(self, settings: Mapping[str, Any]) -> None:
+        """Declare the run's settings, nested as in the config, and the metrics that :meth:`final` gives."""
+        # SummaryWriter.add_hparams would open a second run; its parts write to this one.
+        for summary in hparams(flatten(settings), dict.fromkeys(FINAL_METRICS, 0.0)):
+            self._writer._get_file_writer().add_summary(summary)
+
+    def final(self, test_error: float, val_error: float, step: int) -> None:
+        """Write the final metrics, errors in percent, in the columns that the settings stand beside."""
+        self.scalars(dict(zip(FINAL_METRICS, (test_error, val_error), strict=True)), step)
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self._writer.close()
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Nested settings as ``a.b: value``; what is no plain value becomes a text (None would hide a run)."""
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif key != "_target_":
+            flat[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return flat

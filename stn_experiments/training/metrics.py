@@ -1,0 +1,13 @@
+"""Numbers about a transformer's health, from its views alone."""
+
+from torch import Tensor
+
+
+def theta_spread(theta: Tensor) -> Tensor:
+    """Standard deviation over a set of theta (N, P), mean over P: 0 where the input is ignored."""
+    return theta.std(0, correction=0).mean()
+
+
+def outside_share(grid: Tensor) -> Tensor:
+    """Share (B,) of the points of sampling grids (B, H', W', 2) that lie outside the image."""
+    return (grid.abs().amax(-1) > 1).float().mean((1, 2))
