@@ -1,4 +1,4 @@
-"""Panels, as in figure 1 of Jaderberg et al. 2015: what a network makes of a few digits; and their animation."""
+"""Panels: what a network makes of a few digits, as in figure 1 of Jaderberg et al. 2015."""
 
 import math
 import os
@@ -180,7 +180,7 @@ def _fit(image: Tensor, size: tuple[int, int], share: float) -> Place:
     """The place of an image (C, H, W) amid a space of (width, height), of which it fills ``share``."""
     height, width = image.shape[-2:]
     factor = share * min(size[0] / width, size[1] / height)
-    width, height = round(width * factor), round(height * factor)
+    width, height = max(round(width * factor), 1), max(round(height * factor), 1)
     return Place((size[0] - width) // 2, (size[1] - height) // 2, width, height)
 
 

@@ -1,0 +1,364 @@
+"""Panels show where the box is, what is right and wrong, and never fail; animations play them all."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from stn_experiments.data.distortions import Batch, Distortion, Pose
+from stn_experiments.data.mnist import Digits
+from stn_experiments.models.classifier import Prediction
+from stn_experiments.models.grids import Affine
+from stn_experiments.models.sampler import Sampler
+from stn_experiments.models.spatial_transformer import View
+from stn_experiments.tracking.panels import (
+    BORDER,
+    COLOURS,
+    FADED,
+    GAP,
+    INK,
+    RIGHT,
+    WRONG,
+    draw_panel,
+    save_animation,
+    save_picture,
+)
+
+CELL = 120
+IDENTITY = [1, 0, 0, 0, 1, 0]
+OFF_CANVAS = torch.full((1, 4, 2), 50.0)
+
+
+def make_digits():
+    """A grey "7" of 16 rows and 10 columns, so that its ink is neither the paper's white nor symmetric."""
+    images = torch.zeros(2, 28, 28, dtype=torch.uint8)
+    images[:, 6:9, 10:20] = 100
+    images[:, 6:22, 17:20] = 150
+    return Digits(images, torch.tensor([7, 7]))
+
+
+def make_batch(canvas=28, count=1, **options):
+    index = torch.zeros(count, dtype=torch.long)
+    return Distortion(canvas, **options).draw(make_digits(), index, torch.Generator().manual_seed(3))
+
+
+def make_view(images, theta, output_size=(28, 28)):
+    theta = torch.as_tensor(theta, dtype=torch.float).expand(len(images), -1)
+    grids = Affine(output_size)
+    grid = grids(theta)
+    return View(theta, grid, grids.outline(theta), images, Sampler()(images, grid))
+
+
+def make_prediction(batch, theta=IDENTITY, predicted=7):
+    logits = torch.zeros(len(batch.images), 10)
+    logits[:, predicted] = 3
+    return Prediction(logits, [make_view(batch.images, theta)])
+
+
+def cell_of(panel, column, row=0, rows=1):
+    left = BORDER + column * (CELL + GAP)
+    top = panel.height - BORDER - CELL - (rows - 1 - row) * (CELL + GAP)
+    return panel.crop((left, top, left + CELL, top + CELL))
+
+
+def pixels_of(picture, colour):
+    """The (x, y) of the pixels of exactly one colour."""
+    rows, columns = np.nonzero((np.asarray(picture) == colour).all(-1))
+    return np.stack([columns, rows], -1)
+
+
+def has(picture, colour):
+    return len(pixels_of(picture, colour)) > 0
+
+
+def test_the_identity_box_is_the_canvas():
+    batch = make_batch()
+    box = cell_of(draw_panel(batch, make_prediction(batch)), 1)
+
+    # The canvas is the middle 84 pixels, from 18 to 102, and the line two whole pixels wide about its edge.
+    for near in (17, 18, 101, 102):
+        assert box.getpixel((near, 60)) == COLOURS[0]
+        assert box.getpixel((60, near)) == COLOURS[0]
+    for off in (14, 22, 97, 106):
+        assert box.getpixel((off, 60)) != COLOURS[0]
+
+
+def test_a_box_on_a_canvas_that_is_not_square():
+    batch = make_batch(canvas=(40, 70))
+    theta = [0.5, 0, 0.2, 0, 0.5, -0.1]
+    found = pixels_of(cell_of(draw_panel(batch, make_prediction(batch, theta)), 1), COLOURS[0])
+
+    # 84 by 48 pixels from (18, 36); the box is from -0.3 to 0.7 and from -0.6 to 0.4, the dot 4 pixels more.
+    left, right = 18 + 84 * 0.35, 18 + 84 * 0.85
+    top, bottom = 36 + 48 * 0.2, 36 + 48 * 0.7
+    assert found.min(0) == pytest.approx([left - 4, top - 4], abs=1.5)
+    assert found.max(0) == pytest.approx([right, bottom], abs=1.5)
+
+
+def test_the_dot_is_where_the_top_left_of_v_reads():
+    batch = make_batch()
+    quarter_turn = [0, 0.5, 0, -0.5, 0, 0]
+    found = pixels_of(cell_of(draw_panel(batch, make_prediction(batch, quarter_turn)), 1), COLOURS[0])
+
+    corners = {(x, y): (abs(found - (x, y)).max(-1) <= 5).sum() for x in (39, 81) for y in (39, 81)}
+    assert max(corners, key=corners.get) == (39, 81), (
+        "turned counter-clockwise, V's top left is at bottom left"
+    )
+
+
+def test_the_perfect_theta_frames_the_digit_and_gives_it_back():
+    batch = make_batch(canvas=42, place="anywhere")
+    theta = batch.pose.matrix[:, :2].reshape(-1, 6)
+    panel = draw_panel(batch, make_prediction(batch, theta))
+
+    found = pixels_of(cell_of(panel, 1), COLOURS[0])
+    assert np.ptp(found, 0) == pytest.approx(28 * 2 + 4, abs=2), "2 pixels for 1, and the dot"
+
+    # V's 28 pixels are 4 each; the frame hides a part of the outermost.
+    shown = np.asarray(cell_of(panel, 2).convert("L").crop((4, 4, 116, 116)).reduce(4)).astype(int)
+    wanted = make_digits().images[0].numpy().astype(int)
+    assert abs(shown - wanted)[2:-2, 2:-2].max() <= 2
+
+
+@pytest.mark.parametrize("options", [{}, {"canvas": (40, 70), "place": "anywhere"}, {"angle": 90.0}])
+def test_the_true_box_lies_on_the_ink(options):
+    batch = make_batch(**options)
+    prediction = make_prediction(batch, [9, 0, 0, 0, 9, 0])
+    hidden = batch._replace(pose=Pose(batch.pose.matrix, OFF_CANVAS))
+    panels = [draw_panel(each, prediction) for each in (batch, hidden)]
+    drawn = ImageChops.difference(*(cell_of(panel, 1) for panel in panels)).convert("L")
+
+    # The extent of the ink itself, found in the image; interpolation smears a turned digit by up to a pixel.
+    height, width = batch.images.shape[-2:]
+    scale = 84 / max(height, width)
+    rows, columns = np.nonzero(batch.images[0, 0].numpy() > 0.15)
+    left, top = 60 - width * scale / 2, 60 - height * scale / 2
+    wanted = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    wanted = np.add(np.multiply(wanted, scale), [left, top, left, top])
+    tolerance = 4 if "angle" in options else 1.5
+    assert drawn.getbbox() == pytest.approx(wanted, abs=tolerance)
+
+
+def test_each_row_has_its_own_colour():
+    batch = make_batch(count=3)
+    panel = draw_panel(batch, make_prediction(batch))
+
+    for row in range(3):
+        for column in (1, 2):
+            cell = cell_of(panel, column, row, rows=3)
+            assert [has(cell, colour) for colour in COLOURS[:3]] == [each == row for each in range(3)]
+
+
+@pytest.mark.parametrize(("predicted", "seen", "unseen"), [(7, RIGHT, WRONG), (2, WRONG, RIGHT)])
+def test_right_is_green_and_wrong_is_red_with_the_truth(predicted, seen, unseen):
+    batch = make_batch()
+    cell = cell_of(draw_panel(batch, make_prediction(batch, predicted=predicted)), 3)
+
+    assert has(cell, seen)
+    assert not has(cell, unseen)
+    assert has(cell, INK) == (seen == WRONG)
+
+
+def test_scores_that_are_not_finite_are_never_right():
+    batch = make_batch()
+    batch = batch._replace(labels=torch.tensor([0]))
+    views = make_prediction(batch).views
+    cell = cell_of(draw_panel(batch, Prediction(torch.full((1, 10), torch.nan), views)), 3)
+
+    assert has(cell, WRONG)
+    assert not has(cell, RIGHT)
+
+
+def test_without_a_transformer_the_panel_keeps_its_shape():
+    batch = make_batch(count=2)
+    prediction = make_prediction(batch)
+    panel = draw_panel(batch, Prediction(prediction.logits, []))
+    other = draw_panel(batch, prediction)
+
+    assert panel.size == other.size
+    for column in range(4):
+        assert has(cell_of(panel, column), FADED) == (column in (1, 2))
+        assert not has(cell_of(other, column), FADED)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e3, -1e3, 1e30])
+@pytest.mark.parametrize("parameter", range(6))
+def test_any_theta_can_be_drawn(value, parameter):
+    batch = make_batch()
+    theta = torch.tensor(IDENTITY, dtype=torch.float)
+    theta[parameter] = value
+
+    assert (
+        draw_panel(batch, make_prediction(batch, theta)).size
+        == draw_panel(batch, make_prediction(batch)).size
+    )
+
+
+@pytest.mark.parametrize("theta", [[9, 0, 0, 0, 9, 0], [1, 0, 9, 0, 1, 0], [torch.nan] * 6])
+def test_a_box_that_cannot_be_seen_is_owned_up_to(theta):
+    batch = make_batch()
+    found = pixels_of(cell_of(draw_panel(batch, make_prediction(batch, theta)), 1), COLOURS[0])
+
+    assert len(found)
+    assert found[:, 1].min() > 102, "a note below the canvas"
+
+
+def test_the_part_in_view_of_a_box_of_any_length_is_drawn():
+    batch = make_batch()
+    box = cell_of(draw_panel(batch, make_prediction(batch, [1e30, 0, 0, 0, 0.5, 0])), 1)
+
+    assert [box.getpixel((60, y)) == COLOURS[0] for y in (39, 60, 81)] == [True, False, True]
+
+
+def test_a_box_without_extent_is_a_dot():
+    batch = make_batch()
+    found = pixels_of(cell_of(draw_panel(batch, make_prediction(batch, [0] * 6)), 1), COLOURS[0])
+
+    assert found.mean(0) == pytest.approx([60, 60], abs=1)
+
+
+def test_every_canvas_gives_the_same_size():
+    sizes = set()
+    for canvas in (28, 42, 60, (40, 70)):
+        batch = make_batch(canvas=canvas)
+        sizes.add(draw_panel(batch, make_prediction(batch)).size)
+
+    assert len(sizes) == 1
+
+
+def test_ten_rows_fit_a_page():
+    batch = make_batch(count=10)
+    width, height = draw_panel(batch, make_prediction(batch), "caption").size
+
+    assert width <= 700
+    assert height <= 1400
+
+
+def test_a_canvas_that_is_not_square_keeps_its_shape():
+    batch = make_batch(canvas=(40, 80))
+    batch.images.fill_(0.5)
+    found = pixels_of(cell_of(draw_panel(batch, make_prediction(batch)), 0), (128, 128, 128))
+
+    assert np.ptp(found, 0) + 1 == pytest.approx([112, 56], abs=1)
+
+
+def test_several_channels_are_shown_as_their_mean():
+    images = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1).expand(1, 3, 28, 28)
+    batch = make_batch()._replace(images=images)
+
+    assert cell_of(draw_panel(batch, make_prediction(batch)), 0).getpixel((60, 60)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize(("channels", "left"), [(1, 128), (2, 43)])
+def test_v_is_clamped_with_one_channel_and_scaled_with_several(channels, left):
+    batch = make_batch()
+    prediction = make_prediction(batch)
+    output = torch.full((1, channels, 28, 28), 0.5)
+    output[..., 14:], output[..., :4, :] = 4.0, -0.2
+    view = prediction.views[0]._replace(output=output)
+    cell = cell_of(draw_panel(batch, prediction._replace(views=[view])), 2)
+
+    assert cell.getpixel((30, 12))[0] == 0
+    assert cell.getpixel((30, 60))[0] == pytest.approx(left, abs=1)
+    assert cell.getpixel((90, 60))[0] == 255
+
+
+def test_several_views_are_told_apart():
+    batch = make_batch()
+    views = [make_view(batch.images, [0.5, 0, shift, 0, 0.5, 0]) for shift in (-0.5, 0.5)]
+    panel = draw_panel(batch, make_prediction(batch)._replace(views=views))
+
+    for column in (1, 2):
+        first, second = (pixels_of(cell_of(panel, column), colour) for colour in COLOURS[:2])
+        assert first[:, 0].max() < second[:, 0].max()
+
+
+def test_a_caption_adds_a_line_however_long_it_is():
+    batch = make_batch()
+    plain, short, long = (
+        draw_panel(batch, make_prediction(batch), text) for text in ("", "text", "text " * 60)
+    )
+
+    assert plain.height < short.height
+    assert short.size == long.size
+    right_border = long.crop((long.width - BORDER, 0, long.width, long.height))
+    assert right_border.getextrema() == ((255, 255),) * 3
+
+
+def test_tensors_in_training_and_in_half_precision_can_be_drawn():
+    batch = make_batch()
+    images = batch.images.bfloat16().requires_grad_()
+    prediction = make_prediction(Batch(batch.images.requires_grad_(), *batch[1:]))
+    prediction = prediction._replace(logits=prediction.logits.bfloat16().requires_grad_())
+
+    assert draw_panel(batch._replace(images=images), prediction).mode == "RGB"
+
+
+def make_frames(folder, captions):
+    batch = make_batch()
+    paths = [folder / f"{number}.png" for number in range(len(captions))]
+    for path, caption in zip(paths, captions, strict=True):
+        save_picture(draw_panel(batch, make_prediction(batch, predicted=len(caption)), caption), path)
+    return paths
+
+
+def durations_of(path):
+    with Image.open(path) as animation:
+        durations = []
+        for frame in range(animation.n_frames):
+            animation.seek(frame)
+            durations.append(animation.info["duration"])
+        return durations
+
+
+def test_an_animation_plays_every_frame_for_ever_and_holds_the_last(tmp_path):
+    save_animation(make_frames(tmp_path, ["a", "bb", "ccc"]), tmp_path / "panel.gif", 0.3)
+
+    assert durations_of(tmp_path / "panel.gif") == [300, 300, 2000]
+    with Image.open(tmp_path / "panel.gif") as animation:
+        assert animation.info["loop"] == 0
+
+
+def test_equal_neighbours_are_shown_as_long_as_all_of_them(tmp_path):
+    save_animation(make_frames(tmp_path, ["a", "bb", "bb"]), tmp_path / "panel.gif", 0.5)
+
+    assert durations_of(tmp_path / "panel.gif") == [500, 2500]
+
+
+def test_an_animation_keeps_the_colours(tmp_path):
+    frames = make_frames(tmp_path, ["a", "bb", "ccc", "dddd", "eeeeeee"])
+    save_animation(frames, tmp_path / "panel.gif")
+
+    with Image.open(tmp_path / "panel.gif") as animation:
+        for number, path in enumerate(frames):
+            animation.seek(number)
+            with Image.open(path) as frame:
+                difference = ImageChops.difference(animation.convert("RGB"), frame)
+            assert max(high for _, high in difference.getextrema()) <= 24
+
+
+def test_an_animation_needs_a_frame(tmp_path):
+    with pytest.raises(ValueError, match="at least one frame"):
+        save_animation([], tmp_path / "panel.gif")
+
+
+def test_what_is_drawn_depends_on_nothing_else(tmp_path):
+    contents = set()
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        frames = make_frames(folder, ["a", "bb"])
+        save_animation(frames, folder / "panel.gif")
+        contents.add(tuple(path.read_bytes() for path in [*frames, folder / "panel.gif"]))
+
+    assert len(contents) == 1
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "panel.png"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="mode F"):
+        save_picture(Image.new("F", (2, 2)), path)
+
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
