@@ -43,15 +43,24 @@ def test_a_null_target_builds_nothing():
         (node(angle=True), r"data\.angle must be .* got True"),
         (node(clutter=1.5), r"data\.clutter must be an integer from 0 to 1000, got 1\.5"),
         (node(place="left"), r"data\.place must be one of centre, anywhere, got 'left'"),
-        (node(scale=[1, 2, 3]), r"data\.scale must be a list of 2, each a number from 0\.1 to 4, got \[1, 2, 3\]"),
+        (
+            node(scale=[1, 2, 3]),
+            r"data\.scale must be a list of 2, each a number from 0\.1 to 4, got \[1, 2, 3\]",
+        ),
         (node(canvas=5), r"data\.canvas must be at least the digit's own 28 pixels, got 5"),
         (node(canvas=None), r"data\.canvas must be an integer from 1 to 1024 or a list of 2"),
         (node(angle={"_target_": DISTORTION, "canvas": 5}), r"data\.angle\.canvas must be at least"),
-        ({"_target_": None, "family": "affine"}, r"data\.family is not a setting of data: it has no settings"),
+        (
+            {"_target_": None, "family": "affine"},
+            r"data\.family is not a setting of data: it has no settings",
+        ),
         ({"_target_": "stn_experiments.data.distortions.Mixed", "canvas": 30}, r"data\.kinds is missing"),
         ({"_target_": "os.system", "command": "true"}, r"data\._target_ must name something in"),
         ({"_target_": "stn_experiments.runs.subprocess.run"}, r"data\._target_ names nothing that exists"),
-        ({"_target_": "stn_experiments.data.distortions.math"}, r"data\._target_ must name a class or function"),
+        (
+            {"_target_": "stn_experiments.data.distortions.math"},
+            r"data\._target_ must name a class or function",
+        ),
         ({"_target_": "stn_experiments.runs.version"}, r"data\._target_ must name a class or function"),
         ({"_target_": "stn_experiments.nowhere.Thing"}, r"data\._target_ names nothing that exists"),
         ({"_target_": 3}, r"data\._target_ must name something in"),
@@ -67,7 +76,7 @@ def test_a_mistake_is_one_clear_line(mistake, words):
 
 
 def test_what_the_program_gives_is_no_setting():
-    with pytest.raises(UserError, match="data.canvas is not a setting"):
+    with pytest.raises(UserError, match=r"data\.canvas is not a setting"):
         build(node(canvas=30), "data", canvas=40)
 
 

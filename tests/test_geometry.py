@@ -21,7 +21,11 @@ def test_a_positive_angle_turns_counter_clockwise_on_the_screen():
 
 
 def test_similarity_agrees_with_kornia():
-    angle, scale, shift = torch.tensor([0.3, -1.2]), torch.tensor([0.7, 1.4]), torch.tensor([[3.0, -2], [0, 5]])
+    angle, scale, shift = (
+        torch.tensor([0.3, -1.2]),
+        torch.tensor([0.7, 1.4]),
+        torch.tensor([[3.0, -2], [0, 5]]),
+    )
     expected = kornia.geometry.get_affine_matrix2d(
         shift, torch.zeros(2, 2), scale[:, None].expand(2, 2), -angle.rad2deg()
     )
@@ -29,7 +33,7 @@ def test_similarity_agrees_with_kornia():
 
 
 def test_normalised_carries_pixels_over_on_non_square_images():
-    # Ten pixels right and four down of the centre of a 20×40 image is a quarter and 0.4 of its way to the edge.
+    # Ten pixels right and four down of the centre of a 20×40 image: half and 0.4 of the way to its edges.
     shift = geometry.similarity(torch.zeros(1), torch.ones(1), torch.tensor([[10.0, 4.0]]))
     matrix = geometry.normalised(shift, source=(28, 28), target=(20, 40))
     torch.testing.assert_close(geometry.transform(matrix, torch.zeros(1, 2)), torch.tensor([[[0.5, 0.4]]]))

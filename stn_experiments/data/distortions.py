@@ -164,7 +164,7 @@ def render(digits: Tensor, matrix: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def ink_boxes(digits: Tensor) -> Tensor:
-    """The corners (B, 4, 2) of the ink of digits (B, 28, 28) in their own frame, as ``Pose.box`` orders them."""
+    """The corners (B, 4, 2) of the ink of digits (B, 28, 28) in their own frame, clockwise."""
     edges = torch.linspace(-1, 1, SIDE + 1, device=digits.device)
     columns, rows = (digits.amax(dim) > 0 for dim in (1, 2))
 
@@ -181,7 +181,7 @@ def add_clutter(
 ) -> None:
     """Add ``count`` crops of ``side`` pixels to images (B, 1, H, W), in place, and clip at 1.
 
-    Which other digit of ``pool`` (N, 28, 28), which part of it and where it lands are each uniform, as in the first
+    Which digit of ``pool`` (N, 28, 28), which part of it and where it lands are each uniform, as in the first
     public generator of cluttered MNIST (Mnih et al. 2014). ``index`` (B,) is each image's own digit in the
     pool, from which no crop is taken.
     """

@@ -16,17 +16,17 @@ class GridGenerator(nn.Module):
     A family is a subclass with the parameters of its ``identity`` and with ``transform``.
 
     Args:
-        output_size: (height, width) of V in pixels.
+        size: (height, width) of the grid in points.
     """
 
     identity: Sequence[float]
     target: Tensor
     frame: Tensor
 
-    def __init__(self, output_size: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
-        self.output_size = output_size
-        self.register_buffer("target", geometry.pixel_centres(*output_size), persistent=False)
+        self.size = size
+        self.register_buffer("target", geometry.pixel_centres(*size), persistent=False)
         self.register_buffer("frame", geometry.frame(POINTS_PER_SIDE), persistent=False)
 
     def transform(self, theta: Tensor, points: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class GridGenerator(nn.Module):
 
     def forward(self, theta: Tensor) -> Tensor:
         """The sampling grid of each theta (B, P): (B, H', W', 2)."""
-        return self.transform(theta, self.target).unflatten(1, self.output_size)
+        return self.transform(theta, self.target).unflatten(1, self.size)
 
     def outline(self, theta: Tensor) -> Tensor:
         """Where the edge of V lies on U, clockwise from V's top left: a closed line (B, K, 2)."""

@@ -11,14 +11,22 @@ Padding = Literal["zeros", "border", "reflection"]
 class Sampler(nn.Module):
     """Bilinear sampling, every channel alike, differentiable in U and in the grid (equations 5 to 7).
 
+    Bilinear sampling sees four pixels of U, however far apart the grid's points are. Where V is smaller than
+    U, most of U would go unread and the gradient would be noise; so each pixel of V can be the mean of
+    ``oversample`` × ``oversample`` samples of a finer grid, as the paper's average pooling behind the
+    transformer does for RTS and TC.
+
     Args:
         padding: what is read outside U: black, the nearest edge, or the image reflected at its edges.
+        oversample: samples along each side of a pixel of V.
     """
 
-    def __init__(self, padding: Padding = "zeros") -> None:
+    def __init__(self, padding: Padding = "zeros", oversample: int = 1) -> None:
         super().__init__()
         self.padding = padding
+        self.oversample = oversample
 
     def forward(self, source: Tensor, grid: Tensor) -> Tensor:
-        """U (B, C, H, W) at ``grid`` (B, H', W', 2), normalised (x, y): V (B, C, H', W')."""
-        return F.grid_sample(source, grid, mode="bilinear", padding_mode=self.padding, align_corners=False)
+        """U (B, C, H, W) at ``grid`` (B, s H', s W', 2), where s is ``oversample``: V (B, C, H', W')."""
+        fine = F.grid_sample(source, grid, mode="bilinear", padding_mode=self.padding, align_corners=False)
+        return F.avg_pool2d(fine, self.oversample) if self.oversample > 1 else fine

@@ -16,9 +16,9 @@ MOST_ENLARGED = 4
 class View(NamedTuple):
     """What one transformer did to one batch; metrics and panels are made from it.
 
-    ``theta`` (B, P); ``grid`` (B, H', W', 2), where each pixel of V reads U; ``outline`` (B, K, 2), the edge
-    of V on U as a closed line; ``source`` U (B, C, H, W); ``output`` V (B, C, H', W'). Points are normalised
-    (x, y).
+    ``theta`` (B, P); ``grid`` (B, s H', s W', 2), where the s × s samples of each pixel of V read U;
+    ``outline`` (B, K, 2), the edge of V on U as a closed line; ``source`` U (B, C, H, W); ``output`` V
+    (B, C, H', W'). Points are normalised (x, y).
     """
 
     theta: Tensor
@@ -40,7 +40,8 @@ class SpatialTransformer(nn.Module):
     @property
     def output_size(self) -> tuple[int, int]:
         """(height, width) of V in pixels."""
-        return self.grid_generator.output_size
+        height, width = self.grid_generator.size
+        return height // self.sampler.oversample, width // self.sampler.oversample
 
     def forward(self, source: Tensor) -> View:
         """What the transformer does to U (B, C, H, W)."""
@@ -56,6 +57,7 @@ def spatial_transformer(
     family: Family,
     output_size: Size,
     padding: Padding = "zeros",
+    antialias: bool = True,
     localisation: Literal["auto"] | LocalisationKind = "auto",
     width: Annotated[int, Range(1, 4096)] = 32,
 ) -> SpatialTransformer:
@@ -67,8 +69,10 @@ def spatial_transformer(
         family: the family of transforms.
         output_size: side, or (height, width), of V in pixels.
         padding: what the sampler reads outside U.
+        antialias: average over as many samples along a side of a pixel of V as the identity puts pixels of U
+            into it, rounded; this does nothing where V is as large as U.
         localisation: the kind of localisation network.
-        width: units of its hidden layers, or of the one layer behind its convolutions.
+        width: units of its hidden layers.
 
     Raises:
         UserError: V is more than four times as large as U, where it would only repeat pixels.
@@ -79,8 +83,9 @@ def spatial_transformer(
             f"output_size must be at most {MOST_ENLARGED} times the input's {shape[1]}×{shape[2]}, "
             f"got {size[0]}×{size[1]}"
         )
-    grid_generator = FAMILIES[family](size)
+    oversample = max(1, round(max(shape[1] / size[0], shape[2] / size[1]))) if antialias else 1
+    grid_generator = FAMILIES[family]((size[0] * oversample, size[1] * oversample))
     features = FEATURES[fitting if localisation == "auto" else localisation](shape, width)
     return SpatialTransformer(
-        Localisation(features, width, grid_generator.identity), grid_generator, Sampler(padding)
+        Localisation(features, grid_generator.identity), grid_generator, Sampler(padding, oversample)
     )

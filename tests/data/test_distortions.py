@@ -49,7 +49,9 @@ def test_no_distortion_puts_the_digit_in_the_middle_as_it_is(digits, generator, 
         top, left = (height - 28) // 2, (width - 28) // 2
         inside = batch.images[:, 0, top : top + 28, left : left + 28]
         torch.testing.assert_close(inside, digits.images / 255, atol=1e-5, rtol=0)
-    torch.testing.assert_close(batch.images.sum((1, 2, 3)), (digits.images / 255).sum((1, 2)), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        batch.images.sum((1, 2, 3)), (digits.images / 255).sum((1, 2)), rtol=1e-4, atol=0
+    )
 
 
 def test_a_positive_angle_turns_the_ink_counter_clockwise(generator):
@@ -80,7 +82,9 @@ def test_poses_carry_the_digits_corners_to_where_the_ink_is(digits, generator, c
 def test_the_pose_gives_the_upright_digit_back(angle, scale, height, width):
     """Sampling the canvas by the pose is what a perfect transformer would do."""
     generator = torch.Generator().manual_seed(3)
-    blob = torch.nn.functional.interpolate(torch.rand(4, 1, 3, 3, generator=generator), (16, 16), mode="bicubic")
+    blob = torch.nn.functional.interpolate(
+        torch.rand(4, 1, 3, 3, generator=generator), (16, 16), mode="bicubic"
+    )
     images = torch.nn.functional.pad(blob.clamp(0, 1)[:, 0], (6, 6, 6, 6))
     digits = Digits((images * 255).byte(), torch.zeros(4, dtype=torch.long))
     distortion = Distortion(canvas=(height, width), angle=angle, scale=(scale, scale), place="anywhere")

@@ -31,9 +31,7 @@ def test_the_papers_networks_have_the_papers_layers():
 
 
 def test_compact_costs_the_same_parameters_on_every_canvas():
-    counts = {
-        sum(p.numel() for p in Compact((1, side, side), 10).parameters()) for side in (28, 60, 100)
-    }
+    counts = {sum(p.numel() for p in Compact((1, side, side), 10).parameters()) for side in (28, 60, 100)}
     assert len(counts) == 1
     assert counts.pop() < 100_000
     wide = Compact((1, 28, 28), 10, width=8, pool=2)

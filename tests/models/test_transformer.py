@@ -6,7 +6,7 @@ from torch.autograd import gradcheck
 from stn_experiments import geometry
 from stn_experiments.errors import UserError
 from stn_experiments.models.grids import FAMILIES
-from stn_experiments.models.localisation import FEATURES, Localisation
+from stn_experiments.models.localisation import FEATURES, Localisation, expected_positions
 from stn_experiments.models.sampler import Sampler
 from stn_experiments.models.spatial_transformer import spatial_transformer
 
@@ -14,7 +14,7 @@ KINDS = list(FEATURES)
 SIZES = [(28, 28), (60, 60), (30, 45)]
 
 
-def transformer(shape=(1, 30, 45), output_size=(20, 34), family="affine", **settings):
+def transformer(shape=(1, 28, 45), output_size=(20, 34), family="affine", **settings):
     torch.manual_seed(0)
     return spatial_transformer(shape, "convolutional", family, output_size, **settings)
 
@@ -30,7 +30,9 @@ def test_the_affine_grid_agrees_with_kornia(generator, dtype, tolerance, output_
     theta = thetas("affine", 5, generator, dtype)
     grids = FAMILIES["affine"](output_size).to(dtype)
     centres = geometry.pixel_centres(*output_size).to(dtype)
-    grids.target.copy_(centres) if dtype == torch.float else setattr(grids, "target", exact_centres(output_size))
+    grids.target.copy_(centres) if dtype == torch.float else setattr(
+        grids, "target", exact_centres(output_size)
+    )
     bottom = torch.tensor([0.0, 0, 1], dtype=dtype).expand(5, 1, 3)
     points = exact_centres(output_size).to(dtype).expand(5, -1, -1)
     expected = kornia.geometry.transform_points(torch.cat([theta.view(-1, 2, 3), bottom], 1), points)
@@ -53,7 +55,7 @@ def test_the_identity_reads_every_pixel_where_it_is(family, generator):
 
 
 def test_a_known_translation_moves_the_image(generator):
-    """On 20×40, tx = 0.1 is 2 pixels, ty = 0.1 is 1; theta says where V reads, so the ink moves the other way."""
+    """On 20×40, tx = 0.1 is 2 pixels and ty = 0.1 is 1; theta says where V reads: ink moves the other way."""
     source = torch.rand(1, 1, 20, 40, generator=generator)
     theta = torch.tensor([[1, 0, 0.1, 0, 1, 0.1]])
     output = Sampler()(source, FAMILIES["affine"]((20, 40))(theta))
@@ -118,7 +120,9 @@ def test_it_starts_with_a_gradient_and_moves_by_its_input(kind, generator):
     for step in range(2):
         optimizer.zero_grad()
         (model(source).output * source.flip(0)).mean().backward()
-        gradients = {name: parameter.grad.abs().max() for name, parameter in model.localisation.named_parameters()}
+        gradients = {
+            name: parameter.grad.abs().max() for name, parameter in model.localisation.named_parameters()
+        }
         assert gradients["theta.weight"] > 1e-6
         assert gradients["theta.bias"] > 1e-6
         if step == 1:  # once the last layer has moved, those before it learn as well
@@ -131,12 +135,12 @@ def test_it_starts_with_a_gradient_and_moves_by_its_input(kind, generator):
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (29, 43), (100, 60)])
 def test_localisation_reads_any_size(kind, size):
     features = FEATURES[kind]((3, *size), 16)
-    theta = Localisation(features, 16, [1.0, 0, 0, 0, 1, 0])(torch.rand(2, 3, *size))
+    theta = Localisation(features, [1.0, 0, 0, 0, 1, 0])(torch.rand(2, 3, *size))
     assert theta.shape == (2, 6)
 
 
 def test_the_view_says_what_was_done(generator):
-    source = torch.rand(3, 1, 30, 45, generator=generator)
+    source = torch.rand(3, 1, 28, 45, generator=generator)
     model = transformer()
     torch.nn.init.normal_(model.localisation.theta.weight, std=0.1, generator=generator)
     view = model(source)
@@ -148,9 +152,36 @@ def test_the_view_says_what_was_done(generator):
     torch.testing.assert_close(view.outline, model.grid_generator.outline(view.theta))
 
 
+def test_expected_positions_follow_what_is_seen():
+    heat = torch.zeros(1, 2, 5, 9)
+    heat[0, 0, 1, 7] = 50
+    right_of_middle_above = [(2 * 7 + 1) / 9 - 1, (2 * 1 + 1) / 5 - 1]
+    expected = torch.tensor([[right_of_middle_above, [0.0, 0.0]]])
+    torch.testing.assert_close(expected_positions(heat), expected)
+
+
+def test_antialiasing_averages_what_a_small_output_would_skip(generator):
+    source = torch.rand(1, 1, 60, 84, generator=generator)
+    model = transformer((1, 60, 84), (20, 28))
+    assert model.sampler.oversample == 3
+    expected = torch.nn.functional.avg_pool2d(source, 3)
+    torch.testing.assert_close(model(source).output, expected, atol=1e-5, rtol=0)
+    plain = transformer((1, 60, 84), (20, 28), antialias=False)(source)
+    assert plain.grid.shape == (1, 20, 28, 2)
+    torch.testing.assert_close(plain.output, source[..., 1::3, 1::3], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("canvas", "oversample"), [(28, 1), (20, 1), (42, 2), (60, 2), (100, 4)])
+def test_oversampling_is_what_the_identity_needs(canvas, oversample):
+    model = transformer((1, canvas, canvas), (28, 28))
+    assert model.sampler.oversample == oversample
+    assert model.output_size == (28, 28)
+    assert model(torch.rand(1, 1, canvas, canvas)).output.shape == (1, 1, 28, 28)
+
+
 def test_auto_is_the_localisation_network_that_fits(generator):
     def kind(**settings):
-        return [type(layer).__name__ for layer in spatial_transformer(**settings).localisation.features]
+        return [type(layer).__name__ for layer in spatial_transformer(**settings).localisation.modules()]
 
     common = {"shape": (1, 28, 28), "family": "affine", "output_size": 28}
     assert "Conv2d" in kind(fitting="convolutional", **common)

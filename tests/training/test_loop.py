@@ -114,7 +114,9 @@ def test_the_step_named_is_the_first_bad_one_of_the_whole_run():
 def test_steps_per_epoch():
     assert Trainer(epochs=1, batch_size=128).steps_per_epoch(55_000) == 429
     assert Trainer(epochs=1, batch_size=128, images_per_epoch=1280).steps_per_epoch(55_000) == 10
-    with pytest.raises(UserError, match="batch_size must be at most the 100 training images of an epoch, got 128"):
+    with pytest.raises(
+        UserError, match="batch_size must be at most the 100 training images of an epoch, got 128"
+    ):
         Trainer(epochs=1, batch_size=128, images_per_epoch=100).steps_per_epoch(55_000)
 
 
@@ -126,7 +128,9 @@ def test_evaluation_is_the_same_in_parts_as_in_one(splits, monkeypatch):
     assert CHUNK > 40
     logits = predict(model, splits.test).logits
     assert whole["error"] == (logits.argmax(1) != splits.test.labels).sum().item() * 100 / 40
-    assert whole["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, splits.test.labels).item())
+    assert whole["loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, splits.test.labels).item()
+    )
 
 
 def test_evaluation_leaves_the_model_as_it_was(splits):
