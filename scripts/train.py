@@ -9,11 +9,11 @@ from stn_experiments.commands import one_of_a_sweep, plain, run_command
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Train what the command line describes, and say what came out and where it lies."""
-    from stn_experiments.experiment import run_experiment, summary  # torch loads slowly, --help needs none
+    from stn_experiments.train_run import summary, train_run  # torch loads slowly, --help needs none
 
     with one_of_a_sweep():
         settings = plain(config)
-        print(summary(settings, run_experiment(settings)))
+        print(summary(settings, train_run(settings)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How a command ends: a user's mistake is one line on stderr and an exit code, never a traceback."""
 
+import argparse
 import os
 import re
 import sys
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stn_experiments.errors import UserError
@@ -22,6 +23,7 @@ _failed: list[UserError] = []
 def run_command(main: Callable[[], Any]) -> None:
     """Call ``main`` and leave the program as its errors ask for."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to hand errors on, not to print them
+    setattr(argparse.ArgumentParser, "error", refuse)  # noqa: B010 -- so that Hydra's own parser obeys too
     try:
         main()
         if _failed:
@@ -45,7 +47,7 @@ def one_of_a_sweep() -> Iterator[None]:
         _failed.append(error)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
     """A composed config as plain dicts and values, all interpolations resolved.
 
     Raises:
@@ -62,6 +64,11 @@ def in_one_line(error: Exception) -> str:
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return f"{unknown[1]} is not a setting; --cfg job shows them all"
     return text
+
+
+def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """What argparse says of a bad command line, without the usage that it would print around it."""
+    raise UserError(f"{message}; --help tells what there is")
 
 
 def leave(message: str, exit_code: int) -> NoReturn:

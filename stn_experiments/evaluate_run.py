@@ -1,0 +1,55 @@
+"""A run that was trained, evaluated again: rebuilt from its folder alone, on its own data or on any other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stn_experiments.config import build
+from stn_experiments.data.datasets import one_of_each_class
+from stn_experiments.errors import UserError
+from stn_experiments.experiment import build_model, find_device
+from stn_experiments.runs import Run, digest, to_json, write_atomically
+from stn_experiments.tracking.panels import draw_panel, save_picture
+from stn_experiments.training import checkpoints
+from stn_experiments.training.evaluation import evaluate, predict
+from stn_experiments.training.loop import Device
+
+
+def evaluate_run(
+    run: Run, data_config: Mapping[str, Any] | None = None, device_name: Device = "auto"
+) -> tuple[dict[str, Any], Path]:
+    """Evaluate a run's best checkpoint on the test set of a data config, by default of its own.
+
+    Returns:
+        What goes into ``result.json``, and the folder that it was written to beside a panel.
+
+    Raises:
+        UserError: the folder holds no trained run, or its network cannot read these images.
+    """
+    config = run.config()
+    own = build(config["data"], "data")
+    data_config = data_config or config["data"]
+    data = build(data_config, "data")
+    if (data.shape, data.classes) != (own.shape, own.classes):
+        raise UserError(
+            f"{run.folder} reads {describe(own.shape)} images of {own.classes} classes, "
+            f"got {describe(data.shape)} of {data.classes}: set data.distortion.canvas"
+        )
+    device = find_device(device_name)
+    model = build_model(config, own, config["seed"])
+    model.load_state_dict(checkpoints.load(run.best)["model"])
+    test = data.load(device).test
+    result = {"data": data_config["name"], "run": str(run.folder)}
+    result |= {f"test_{name}": value for name, value in evaluate(model.to(device), test).items()}
+    folder = run.folder / "evaluations" / f"{data_config['name']}-{digest(data_config)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = one_of_each_class(test)
+    caption = f"{data_config['name']}, test error {result['test_error']:.2f} %"
+    save_picture(draw_panel(digits, predict(model, digits), caption), folder / "panel.png")
+    write_atomically(folder / "result.json", to_json(result))
+    return result, folder
+
+
+def describe(shape: tuple[int, int, int]) -> str:
+    """(C, H, W) as a person writes it."""
+    return "×".join(map(str, shape))
