@@ -24,6 +24,7 @@ def run_command(main: Callable[[], Any]) -> None:
     """Call ``main`` and leave the program as its errors ask for."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to hand errors on, not to print them
     setattr(argparse.ArgumentParser, "error", refuse)  # noqa: B010 -- so that Hydra's own parser obeys too
+    _failed.clear()
     try:
         main()
         if _failed:
@@ -60,7 +61,7 @@ def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
 
 def in_one_line(error: Exception) -> str:
     """What Hydra or OmegaConf say, in one line, without the advice that does not hold here."""
-    text = " ".join(str(error).partition("Config search path")[0].split())
+    text = re.split(r"Config search path|See https", " ".join(str(error).split()))[0].strip()
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return f"{unknown[1]} is not a setting; --cfg job shows them all"
     return text

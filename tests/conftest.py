@@ -1,12 +1,18 @@
-"""Synthetic digits, and models small enough for unit tests."""
+"""Synthetic digits, configs composed as on the command line, and scripts in processes of their own."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
-from stn_experiments.data.distortions import Digits
+from stn_experiments.commands import plain
+from stn_experiments.data import datasets
+from stn_experiments.data.mnist import Digits, Mnist
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,16 +33,33 @@ def digits():
     return Digits((images * 255).byte(), torch.arange(40) % 10)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_script():
     """Run a script of the repository in a process of its own: its exit code, stdout and stderr."""
-    import subprocess
 
     def run(name, *arguments, **environment):
-        import os
-
         command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
         env = {**os.environ, **environment}
         return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, env=env)
 
     return run
+
+
+@pytest.fixture
+def compose():
+    """The config that a command line of scripts/train.py makes, as plain values."""
+
+    def make(*overrides):
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            return plain(hydra_compose("train", list(overrides)))
+
+    return make
+
+
+@pytest.fixture
+def few_digits(monkeypatch, digits):
+    """Stands for MNIST: few digits, of which 40 are for validation."""
+    train = Digits(digits.images.repeat(4, 1, 1), digits.labels.repeat(4))
+    monkeypatch.setattr(datasets, "load_mnist", lambda root: Mnist(train, digits))
+    monkeypatch.setattr(datasets, "TRAIN_DIGITS", len(train.labels))
+    return ("data.valid_size=40", "trainer.batch_size=20", "backbone.width=4", "backbone.pool=2")

@@ -12,6 +12,7 @@ from stn_experiments.data.mnist import Digits, load_mnist
 from stn_experiments.ranges import Range, Seed
 
 CHUNK = 1000
+TRAIN_DIGITS = 60_000
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class DistortedMnist:
     @property
     def train_size(self) -> int:
         """Number of training digits."""
-        return 60_000 - self.valid_size
+        return TRAIN_DIGITS - self.valid_size
 
     def load(self, device: torch.device) -> Splits:
         """Fetch the digits where needed, split them, and draw the fixed sets.

@@ -32,7 +32,8 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
     except Exception as error:  # a damaged file raises whatever its damage leads to
-        raise UserError(f"the checkpoint {path} is damaged: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the checkpoint {path} is damaged: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"the checkpoint {path} is not of format {FORMAT}, which this version reads")
     return state

@@ -162,6 +162,9 @@ def test_a_checkpoint_that_cannot_be_right_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match="is damaged"):
         checkpoints.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged: EOFError"):
+        checkpoints.load(path)
     torch.save({"format": 99}, path)
     with pytest.raises(UserError, match="is not of format 1"):
         checkpoints.load(path)

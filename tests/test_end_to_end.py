@@ -1,0 +1,174 @@
+"""The real digits, real processes, TensorBoard over HTTP and in a browser."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.e2e
+SHORT = ["trainer=quick", "trainer.images_per_epoch=12800", "trainer.device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def real_run(run_script, tmp_path_factory):
+    """A short run on the real digits, by the command line: the root of its folder, and the folder."""
+    root = tmp_path_factory.mktemp("outputs")
+    done = run_script("train.py", *SHORT, f"run.root={root}")
+    assert done.returncode == 0, done.stderr
+    (folder,) = root.glob("rotated-compact-affine-seed0-*")
+    return root, folder
+
+
+def test_a_short_run_learns(real_run):
+    result = json.loads((real_run[1] / "result.json").read_text())
+    assert result["images_seen"] == 2 * 12_800
+    assert result["test_error"] < 12
+    assert result["test_theta_spread"] > 0.01
+
+
+def test_the_same_command_in_another_process_is_the_same_result(real_run, run_script, tmp_path):
+    done = run_script("train.py", *SHORT, f"run.root={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == real_run[1].name
+    one, other = (json.loads((run / "result.json").read_text()) for run in (real_run[1], folder))
+    times = ("train_seconds", "images_per_second")
+    assert {k: v for k, v in one.items() if k not in times} == {
+        k: v for k, v in other.items() if k not in times
+    }
+
+
+def test_the_same_command_again_returns_at_once(real_run, run_script):
+    done = run_script("train.py", *SHORT, f"run.root={real_run[0]}")
+    assert done.returncode == 0
+    assert "is finished already" in done.stdout
+    assert "epoch" not in done.stdout.replace("best epoch", "")
+
+
+def test_a_run_is_rebuilt_from_its_folder_alone(real_run, run_script, tmp_path):
+    copy = shutil.copytree(real_run[1], tmp_path / "moved")
+    done = run_script("evaluate.py", copy, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((copy / "result.json").read_text())
+    assert f"test error  {result['test_error']:.2f} %  on rotated" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def tensorboard(real_run):
+    """The address of a TensorBoard that serves the real run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(real_run[0]), "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--samples_per_plugin", "images=1000"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                if get(f"{address}/data/plugin/images/tags"):
+                    break
+            except OSError:
+                pass
+            time.sleep(0.5)
+        else:
+            pytest.fail("TensorBoard served no images within a minute")
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def get(url, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def test_tensorboard_serves_every_panel_under_one_tag(real_run, tensorboard):
+    name = real_run[1].name
+    assert list(get(f"{tensorboard}/data/plugin/images/tags")) == [name]
+    assert list(get(f"{tensorboard}/data/plugin/images/tags")[name]) == ["panel"]
+    query = urllib.parse.urlencode({"run": name, "tag": "panel", "sample": 0})
+    rows = get(f"{tensorboard}/data/plugin/images/images?{query}")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    with urllib.request.urlopen(
+        f"{tensorboard}/data/plugin/images/individualImage?{rows[-1]['query']}"
+    ) as answer:
+        served = Image.open(BytesIO(answer.read()))
+    assert served.size == Image.open(real_run[1] / "panels" / "panel-0003.png").size
+
+
+def test_tensorboard_shows_the_numbers_and_the_settings_in_the_same_run(real_run, tensorboard):
+    name = real_run[1].name
+    tags = get(f"{tensorboard}/data/plugin/scalars/tags")
+    assert list(tags) == [name]
+    assert {"loss/train", "error/train", "error/val", "lr/network", "lr/localisation",
+            "speed/images_per_second", "transformer/theta_spread",
+            "transformer/localisation_gradient", "transformer/outside_share",
+            "final/test_error", "final/val_error"} <= set(tags[name])  # fmt: skip
+    groups = get(
+        f"{tensorboard}/data/plugin/hparams/session_groups",
+        {
+            "experimentName": "",
+            "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+            "colParams": [{"metric": {"group": "", "tag": "final/test_error"}}],
+            "startIndex": 0,
+            "sliceSize": 10,
+        },
+    )["sessionGroups"]
+    (group,) = groups
+    assert group["hparams"]["stn.family"] == "affine"
+    assert group["hparams"]["seed"] == 0
+    result = json.loads((real_run[1] / "result.json").read_text())
+    values = {row["name"]["tag"]: row["value"] for row in group["metricValues"]}
+    assert values["final/test_error"] == pytest.approx(result["test_error"], rel=1e-5)
+
+
+def test_a_browser_shows_the_panel(tensorboard, tmp_path):
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                 "disable-background-networking", "disable-component-update", f"user-data-dir={tmp_path}",
+                 "window-size=1400,1800"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    with webdriver.Chrome(options, Service(driver)) as chrome:
+        chrome.get(f"{tensorboard}/#images")
+        deadline = time.monotonic() + 60
+        widths = []
+        while time.monotonic() < deadline and not widths:
+            time.sleep(0.5)
+            widths = chrome.execute_script(IMAGES_LOADED)
+        if folder := os.environ.get("STN_SCREENSHOTS"):
+            chrome.save_screenshot(f"{folder}/tensorboard.png")
+    assert widths, "no panel appeared within a minute"
+    assert min(widths) > 400
+
+
+# TensorBoard's pages are nested shadow roots, which no plain selector looks into.
+IMAGES_LOADED = """
+const found = [];
+const walk = (root) => root.querySelectorAll('*').forEach((element) => {
+  if (element.tagName === 'IMG' && element.src.includes('individualImage') && element.naturalWidth > 0)
+    found.push(element.naturalWidth);
+  if (element.shadowRoot) walk(element.shadowRoot);
+});
+walk(document);
+return found;
+"""
