@@ -50,11 +50,15 @@ class TensorBoard:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested settings as ``a.b: value``; what is no plain value becomes a text (None would hide a run)."""
+    """Nested settings as ``a.b: value``, a group's choice as ``a``, without what no result depends on.
+
+    What is no plain value becomes a text: None would hide the run.
+    """
     flat: dict[str, bool | int | float | str] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.") if key != "run" else {}
         elif key != "_target_":
-            flat[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
+            name = (prefix + key).removesuffix(".name")
+            flat[name] = value if isinstance(value, (bool, int, float, str)) else str(value)
     return flat
