@@ -25,7 +25,7 @@ class Backbone(nn.Module):
         UserError: the input is too small for the stages.
     """
 
-    localisation: LocalisationKind = "convolutional"
+    localisation: LocalisationKind = "keypoints"
     """The kind of localisation network that fits in front of it."""
 
     def __init__(self, stages: Mapping[str, nn.Module], shape: tuple[int, int, int], classes: int) -> None:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from stn_experiments import geometry
 
-LocalisationKind = Literal["convolutional", "fully_connected"]
+LocalisationKind = Literal["keypoints", "convolutional", "fully_connected"]
+Shape = tuple[int, int, int]
+"""(C, H, W) of U."""
 
 
 class Localisation(nn.Module):
@@ -18,11 +20,11 @@ class Localisation(nn.Module):
     start is exact for every input, and its gradient is not zero.
 
     Args:
-        features: maps U (B, C, H, W) to (B, ``features.width``).
+        features: what theta is regressed from.
         identity: the P parameters of the identity transform.
     """
 
-    def __init__(self, features: "FullyConnected | Convolutional", identity: Sequence[float]) -> None:
+    def __init__(self, features: "Features", identity: Sequence[float]) -> None:
         super().__init__()
         self.features = features
         self.theta = nn.Linear(features.width, len(identity))
@@ -35,59 +37,82 @@ class Localisation(nn.Module):
         return self.theta(self.features(source))
 
 
-class FullyConnected(nn.Sequential):
-    """The paper's features for ST-FCN, for U of ``shape`` (C, H, W): three layers of ``width`` units."""
+class Features(nn.Sequential):
+    """A chain of layers from U (B, C, H, W) to ``width`` features (B, ``width``)."""
 
-    def __init__(self, shape: tuple[int, int, int], width: int = 32) -> None:
-        channels, height, wide = shape
-        super().__init__(
-            nn.Flatten(),
-            *(nn.Linear(channels * height * wide, width), nn.ReLU()),
-            *(nn.Linear(width, width), nn.ReLU()),
-            *(nn.Linear(width, width), nn.ReLU()),
-        )
+    def __init__(self, width: int, *layers: nn.Module) -> None:
+        super().__init__(*layers)
         self.width = width
 
 
-class Convolutional(nn.Module):
-    """Features for U of ``shape`` (C, H, W): where learned keypoints are, and how much of what there is.
+def fully_connected(shape: Shape, width: int = 32) -> Features:
+    """The paper's features for ST-FCN: three hidden layers of ``width`` units."""
+    inputs = shape[0] * shape[1] * shape[2]
+    layers = [_hidden(size, width) for size in (inputs, width, width)]
+    return Features(width, nn.Flatten(), *layers)
 
-    As the paper's for ST-CNN, two 5×5 convolutions at half size. The paper flattens their maps into a fully
-    connected layer, which has to learn every place anew and hardly ever moves on a cluttered canvas. Here a
-    softmax over the places of a map gives a keypoint's expected position (Levine et al. 2016, "End-to-end
-    training of deep visuomotor policies", section 5.1), which moves along with the digit from the first step.
 
-    Args:
-        shape: (C, H, W) of U.
-        width: units of a hidden layer over positions and means, which stands beside them.
-        filters: of the two convolutions.
-        keypoints: number of keypoints.
+def convolutional(shape: Shape, width: int = 32, filters: int = 20) -> Features:
+    """The paper's features for ST-CNN: two 5×5 convolutions at half size, then ``width`` hidden units.
+
+    Other than in the paper the convolutions are padded, so that any size of U works.
     """
+    channels, height, wide = shape
+    places = -(-height // 8) * -(-wide // 8)
+    return Features(
+        width,
+        nn.AvgPool2d(2, ceil_mode=True),
+        *(nn.Conv2d(channels, filters, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
+        *(nn.Conv2d(filters, filters, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
+        nn.Flatten(),
+        _hidden(filters * places, width),
+    )
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        width: int = 32,
-        filters: tuple[int, int] = (16, 32),
-        keypoints: int = 16,
-    ) -> None:
+
+def keypoints(
+    shape: Shape, width: int = 32, filters: tuple[int, int] = (16, 32), count: int = 16
+) -> Features:
+    """Where ``count`` learned keypoints are, and how much there is of what: our default.
+
+    The paper's flattened maps make the layer behind them learn every place anew. A softmax over the places of
+    a map gives a keypoint's expected position instead (Levine et al. 2016, "End-to-end training of deep
+    visuomotor policies", section 5.1), which moves along with the digit from the first step.
+    """
+    first, second = filters
+    seen = 2 * count + second
+    return Features(
+        seen + width,
+        nn.AvgPool2d(2, ceil_mode=True),
+        *(nn.Conv2d(shape[0], first, 5, padding=2, bias=False), nn.BatchNorm2d(first), nn.ReLU()),
+        nn.MaxPool2d(2, ceil_mode=True),
+        *(nn.Conv2d(first, second, 5, padding=2, bias=False), nn.BatchNorm2d(second), nn.ReLU()),
+        PositionsAndMeans(second, count),
+        Beside(nn.Sequential(nn.Linear(seen, width), nn.Tanh())),
+    )
+
+
+class PositionsAndMeans(nn.Module):
+    """From maps (B, ``channels``, H, W): ``count`` positions, then each map's mean, in one row."""
+
+    def __init__(self, channels: int, count: int) -> None:
         super().__init__()
-        first, second = filters
-        self.maps = nn.Sequential(
-            nn.AvgPool2d(2, ceil_mode=True),
-            *(nn.Conv2d(shape[0], first, 5, padding=2, bias=False), nn.BatchNorm2d(first), nn.ReLU()),
-            nn.MaxPool2d(2, ceil_mode=True),
-            *(nn.Conv2d(first, second, 5, padding=2, bias=False), nn.BatchNorm2d(second), nn.ReLU()),
-        )
-        self.heat = nn.Conv2d(second, keypoints, 1, bias=False)  # a softmax is blind to a bias
-        self.hidden = nn.Sequential(nn.Linear(2 * keypoints + second, width), nn.Tanh())
-        self.width = 2 * keypoints + second + width
+        self.heat = nn.Conv2d(channels, count, 1, bias=False)  # a softmax is blind to a bias
 
-    def forward(self, source: Tensor) -> Tensor:
-        """Features (B, ``width``) of U (B, C, H, W)."""
-        maps = self.maps(source)
-        seen = torch.cat([expected_positions(self.heat(maps)).flatten(1), maps.mean((2, 3))], 1)
-        return torch.cat([seen, self.hidden(seen)], 1)
+    def forward(self, maps: Tensor) -> Tensor:
+        """See the class."""
+        return torch.cat([expected_positions(self.heat(maps)).flatten(1), maps.mean((2, 3))], 1)
+
+
+class Beside(nn.Module):
+    """What comes in, and beside it what ``module`` makes of it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, N) to (B, N + M)."""
+        return torch.cat([features, self.module(features)], 1)
 
 
 def expected_positions(heat: Tensor) -> Tensor:
@@ -99,7 +124,12 @@ def expected_positions(heat: Tensor) -> Tensor:
     return heat.flatten(2).softmax(2) @ places
 
 
-FEATURES: dict[LocalisationKind, Callable[[tuple[int, int, int], int], FullyConnected | Convolutional]] = {
-    "convolutional": Convolutional,
-    "fully_connected": FullyConnected,
+def _hidden(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
+
+
+FEATURES: dict[LocalisationKind, Callable[[Shape, int], Features]] = {
+    "keypoints": keypoints,
+    "convolutional": convolutional,
+    "fully_connected": fully_connected,
 }

@@ -16,7 +16,7 @@ SIZES = [(28, 28), (60, 60), (30, 45)]
 
 def transformer(shape=(1, 28, 45), output_size=(20, 34), family="affine", **settings):
     torch.manual_seed(0)
-    return spatial_transformer(shape, "convolutional", family, output_size, **settings)
+    return spatial_transformer(shape, "keypoints", family, output_size, **settings)
 
 
 def thetas(family, count, generator, dtype=torch.float):
@@ -184,9 +184,11 @@ def test_auto_is_the_localisation_network_that_fits(generator):
         return [type(layer).__name__ for layer in spatial_transformer(**settings).localisation.modules()]
 
     common = {"shape": (1, 28, 28), "family": "affine", "output_size": 28}
-    assert "Conv2d" in kind(fitting="convolutional", **common)
+    assert "PositionsAndMeans" in kind(fitting="keypoints", **common)
     assert "Conv2d" not in kind(fitting="fully_connected", **common)
-    assert "Conv2d" not in kind(fitting="convolutional", localisation="fully_connected", **common)
+    assert "Conv2d" not in kind(fitting="keypoints", localisation="fully_connected", **common)
+    assert "MaxPool2d" in (layers := kind(fitting="keypoints", localisation="convolutional", **common))
+    assert "PositionsAndMeans" not in layers
 
 
 def test_an_output_that_only_repeats_pixels_is_refused():

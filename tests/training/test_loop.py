@@ -25,7 +25,7 @@ def splits(digits):
 
 def start(trainer=TRAINER, stn=True, lr=1e-2, steps=12):
     torch.manual_seed(0)
-    transformer = spatial_transformer((1, 28, 28), "convolutional", "affine", 28) if stn else None
+    transformer = spatial_transformer((1, 28, 28), "keypoints", "affine", 28) if stn else None
     model = Classifier(Compact((1, 28, 28), 10, width=4, pool=2), transformer)
     optimizer = torch.optim.AdamW(model.parameter_groups(), lr=lr)
     for group in optimizer.param_groups[1:]:
