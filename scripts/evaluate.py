@@ -45,10 +45,11 @@ def other_data(own: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     if not any(override.startswith("data=") for override in overrides):
         return plain(OmegaConf.merge({"data": own}, OmegaConf.from_dotlist(overrides)))["data"]
     # The network reads the canvas it was trained on, so that is where the other data are drawn.
-    canvas = f"data.distortion.canvas={own['distortion']['canvas']}".replace(" ", "")
+    if "distortion" in own and "data=npz" not in overrides:
+        overrides = [f"data.distortion.canvas={own['distortion']['canvas']}".replace(" ", ""), *overrides]
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        composed = plain(compose("train", [canvas, *overrides]))
-    return {**composed["data"], "root": composed["data"]["root"] or own["root"]}
+        data = plain(compose("train", overrides))["data"]
+    return {**data, "root": data["root"] or own.get("root")} if "root" in data else data
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ types, choices (``Literal``) and ranges (``ranges.Range``). Nothing is written d
 import importlib
 import inspect
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from stn_experiments.errors import UserError
@@ -41,14 +42,25 @@ def build(node: Any, path: str, **given: Any) -> Any:
         return None
     target = locate(node, path)
     hints = _hints(target)
-    parameters = inspect.signature(target).parameters
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
     _refuse_unknown(settings, [name for name in parameters if name not in given], path)
     values = {key: _value(value, hints.get(key, Any), f"{path}.{key}") for key, value in settings.items()}
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in {**values, **given}:
             raise UserError(f"{path}.{name} is missing")
-    try:
+    with settings_of(path):
         return target(**values, **given)
+
+
+@contextmanager
+def settings_of(path: str) -> Iterator[None]:
+    """Where an object built from the config node at ``path`` says what is wrong with its settings."""
+    try:
+        yield
     except UserError as error:
         raise type(error)(f"{path}.{error}") from error
     except (TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ from stn_experiments.experiment import build_model, find_device
 from stn_experiments.runs import Run, digest, to_json, write_atomically
 from stn_experiments.tracking.panels import draw_panel, save_picture
 from stn_experiments.training import checkpoints
-from stn_experiments.training.evaluation import evaluate, predict
+from stn_experiments.training.evaluation import evaluate, of_test, predict
 from stn_experiments.training.loop import Device
 
 
@@ -40,7 +40,7 @@ def evaluate_run(
     model.load_state_dict(checkpoints.load(run.best)["model"])
     test = data.load(device).test
     result = {"data": data_config["name"], "run": str(run.folder)}
-    result |= {f"test_{name}": value for name, value in evaluate(model.to(device), test).items()}
+    result |= of_test(evaluate(model.to(device), test))
     folder = run.folder / "evaluations" / f"{data_config['name']}-{digest(data_config)}"
     folder.mkdir(parents=True, exist_ok=True)
     digits = one_of_each_class(test)

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from stn_experiments.config import build, check, locate
-from stn_experiments.data.datasets import DistortedMnist
+from stn_experiments.config import build, check, locate, settings_of
+from stn_experiments.data.datasets import DataSet
 from stn_experiments.errors import UserError
-from stn_experiments.models.classifier import Classifier
+from stn_experiments.models.classifier import INPUT, Classifier
+from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.ranges import Seed
 from stn_experiments.runs import RunSettings
 from stn_experiments.training.loop import Device, Trainer
@@ -21,7 +22,7 @@ class Experiment(NamedTuple):
     """What a config describes."""
 
     seed: int
-    data: DistortedMnist
+    data: DataSet
     model: Classifier
     optimizer: torch.optim.Optimizer
     schedule: Schedule
@@ -56,16 +57,24 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     return Experiment(seed, data, model, optimizer, schedule, trainer, device, run)
 
 
-def build_model(config: Mapping[str, Any], data: DistortedMnist, seed: int) -> Classifier:
+def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifier:
     """The classifier of a config for images of ``data``, whose start ``seed`` alone decides."""
-    backbone = locate(config["backbone"], "backbone")
+    fitting = locate(config["backbone"], "backbone").localisation
+    plan = build(config["stn"], "stn")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer = build(config["stn"], "stn", shape=data.shape, fitting=backbone.localisation)
-        shape = (data.shape[0], *transformer.output_size) if transformer else data.shape
-        return Classifier(
-            build(config["backbone"], "backbone", shape=shape, classes=data.classes), transformer
-        )
+        channels, *size = data.shape
+        transformers: dict[str, list[SpatialTransformer]] = {}
+        if plan is not None:
+            with settings_of("stn"):
+                transformers[INPUT] = plan.at_input(data.shape, fitting)
+        for first in transformers.get(INPUT, [])[:1]:
+            channels, size = channels * plan.count, list(first.output_size)
+        backbone = build(config["backbone"], "backbone", shape=(channels, *size), classes=data.classes)
+        if plan is not None:
+            with settings_of("stn"):
+                transformers |= plan.inside(backbone)
+        return Classifier(backbone, transformers)
 
 
 def find_device(name: Device) -> torch.device:

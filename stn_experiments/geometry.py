@@ -23,10 +23,41 @@ def frame(points_per_side: int) -> Tensor:
     return torch.cat([torch.stack(side, -1) for side in sides])
 
 
-def transform(matrix: Tensor, points: Tensor) -> Tensor:
-    """Apply homogeneous matrices (B, 3, 3) to points (N, 2), or to each one's own (B, N, 2): (B, N, 2)."""
+def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> Tensor:
+    """Apply homogeneous matrices (B, 3, 3) to points (N, 2), or to each one's own (B, N, 2): (B, N, 2).
+
+    Third homogeneous coordinates below ``horizon`` are held at it.
+    """
     moved = points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
-    return moved[..., :2] / moved[..., 2:]
+    depth = moved[..., 2:]
+    return moved[..., :2] / (depth if horizon is None else depth.clamp(min=horizon))
+
+
+def control_points(per_side: int) -> Tensor:
+    """A regular grid of points from edge to edge of the [-1, 1] square, row by row: (per_side², 2)."""
+    places = torch.linspace(-1, 1, per_side)
+    return torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).reshape(-1, 2)
+
+
+def spline_basis(control: Tensor, points: Tensor) -> Tensor:
+    """U(r) = r² log r² of the distances to K control points (K, 2), then 1, x, y: (..., N, K + 3).
+
+    ``points`` are (N, 2) or (B, N, 2). The kernel is that of the thin plate spline (Bookstein 1989).
+    """
+    squared = (points[..., :, None, :] - control).square().sum(-1)
+    bend = squared * squared.clamp(min=torch.finfo(squared.dtype).tiny).log()
+    return torch.cat([bend, torch.ones_like(points[..., :1]), points], -1)
+
+
+def spline_solution(control: Tensor) -> Tensor:
+    """What turns values at K control points (K, 2) into weights of their spline's basis: (K + 3, K)."""
+    exact = control.double()
+    count = len(control)
+    basis = spline_basis(exact, exact)
+    system = torch.zeros(count + 3, count + 3, dtype=torch.double)
+    system[:count] = basis
+    system[count:, :count] = basis[:, count:].T
+    return torch.linalg.inv(system)[:, :count].to(control.dtype)
 
 
 def similarity(angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -49,3 +80,24 @@ def normalised(matrix: Tensor, source: tuple[int, int], target: tuple[int, int])
     to_pixels = matrix.new_tensor([w / 2, h / 2, 1])
     from_pixels = matrix.new_tensor([2 / width, 2 / height, 1])
     return from_pixels[:, None] * matrix * to_pixels
+
+
+def homography(source: Tensor, target: Tensor) -> Tensor:
+    """The matrices (B, 3, 3) that map four points (4, 2) onto four others (B, 4, 2), their last entry 1."""
+    x, y = source.unbind(-1)
+    u, v = target.unbind(-1)
+    one, zero = torch.ones_like(u), torch.zeros_like(u)
+    x, y = x.expand_as(u), y.expand_as(u)
+    rows_u = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
+    rows_v = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
+    system, values = torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1)
+    entries = torch.linalg.solve_ex(system, values).result
+    return torch.cat([entries, one[:, :1]], 1).view(-1, 3, 3)
+
+
+def is_convex(corners: Tensor) -> Tensor:
+    """Whether quadrilaterals (B, 4, 2), clockwise on the screen, are convex, by a margin: (B,)."""
+    edge = corners.roll(-1, 1) - corners
+    after = edge.roll(-1, 1)
+    turn = edge[..., 0] * after[..., 1] - edge[..., 1] * after[..., 0]
+    return (turn > 0.1 * edge.norm(dim=2) * after.norm(dim=2)).all(1)

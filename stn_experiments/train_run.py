@@ -17,7 +17,7 @@ from stn_experiments.runs import Run, commit, run_name, to_json, write_atomicall
 from stn_experiments.tracking.panels import draw_panel, save_animation, save_picture
 from stn_experiments.tracking.tensorboard import TensorBoard
 from stn_experiments.training import checkpoints
-from stn_experiments.training.evaluation import evaluate, predict
+from stn_experiments.training.evaluation import evaluate, of_test, predict
 from stn_experiments.training.loop import Trainer, Training, fit
 
 TAGS = {
@@ -30,6 +30,13 @@ TAGS = {
     "localisation_gradient": "transformer/localisation_gradient",
     "val_theta_spread": "transformer/theta_spread",
     "val_outside_share": "transformer/outside_share",
+    "val_iou_mean": "attention/iou_mean",
+    "val_iou_above_half": "attention/iou_above_half",
+    "val_ink_inside": "attention/ink_inside",
+    "val_elsewhere": "attention/elsewhere",
+    "val_residual_rotation_deg": "pose/residual_rotation_deg",
+    "val_residual_scale": "pose/residual_scale",
+    "val_residual_translation_px": "pose/residual_translation_px",
 }
 
 History = list[dict[str, Any]]
@@ -52,7 +59,7 @@ def train_run(config: Mapping[str, Any]) -> dict[str, Any]:
     torch.set_flush_denormal(True)  # a CPU computes with denormal numbers many times slower
     splits = experiment.data.load(experiment.device)
     run.create(config)
-    training = prepare(experiment, len(splits.train))
+    training = prepare(experiment, splits.train.size)
     history = resume(training, run)
     board = TensorBoard(run.folder, first_step=len(history) + 1 if history else 0)
     board.hyperparameters(config)
@@ -132,8 +139,8 @@ def finish(
     board.final(test["error"], best["val_error"], len(history))
     images, seconds = (sum(line[key] for line in history) for key in ("images", "seconds"))
     result = {
-        "test_error": test.pop("error"),
-        "val_error": best["val_error"],
+        **of_test(test),
+        **{name: value for name, value in best.items() if name.startswith("val_")},
         "best_epoch": best["epoch"],
         "epochs": len(history),
         "images_seen": images,
@@ -145,7 +152,6 @@ def finish(
         "attention": "none",
         "device": experiment.device.type,
         "commit": commit(),
-        **{f"test_{name}": value for name, value in test.items()},
         "status": "finished",
     }
     write_atomically(run.result_file, to_json(result))

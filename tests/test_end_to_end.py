@@ -32,7 +32,11 @@ def test_a_short_run_learns(real_run):
     result = json.loads((real_run[1] / "result.json").read_text())
     assert result["images_seen"] == 2 * 12_800
     assert result["test_error"] < 12
-    assert result["test_theta_spread"] > 0.01
+    assert result["theta_spread"] > 0.01
+    assert 0.2 < result["iou_mean"] < 1
+    assert result["ink_inside"] > 0.8
+    assert result["input_rotation_deg"] == pytest.approx(90 / 3**0.5, rel=0.02)
+    assert result["residual_rotation_deg"] < result["input_rotation_deg"]
 
 
 def test_the_same_command_in_another_process_is_the_same_result(real_run, run_script, tmp_path):

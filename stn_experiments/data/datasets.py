@@ -1,45 +1,42 @@
 """Data sets: the splits of distorted MNIST, fresh training batches, fixed validation and test sets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from stn_experiments.data.distortions import Batch, Distortion, Mixed, Pose
+from stn_experiments.data.distortions import Batch, Pose, Task, join, take, to_device
 from stn_experiments.data.mnist import Digits, load_mnist
-from stn_experiments.ranges import Range, Seed
+from stn_experiments.data.npz import Arrays, read_npz
+from stn_experiments.ranges import Pixels, Range, Seed
 
 CHUNK = 1000
 TRAIN_DIGITS = 60_000
 
 
-@dataclass(frozen=True)
 class TrainingSet:
-    """Digits on the training device, distorted afresh for each batch, or frozen once and for all."""
+    """Training images on the training device.
 
-    digits: Digits
-    distortion: Distortion | Mixed
-    frozen: Batch | None = None
+    Args:
+        size: number of digits.
+        draw: the batch of the digits at an index (B,), of which a generator decides what is random.
+    """
 
-    def __len__(self) -> int:
-        return len(self.digits.labels)
+    def __init__(self, size: int, draw: Callable[[Tensor, Generator], Batch]) -> None:
+        self.size = size
+        self.draw = draw
 
     def batches(self, batch_size: int, count: int, generator: Generator) -> Iterator[Batch]:
         """``count`` whole batches in random order; a new order starts when the last cannot fill a batch."""
         order = torch.empty(0, dtype=torch.long, device=generator.device)
         for _ in range(count):
             if len(order) < batch_size:
-                order = torch.randperm(len(self), generator=generator, device=generator.device)
+                order = torch.randperm(self.size, generator=generator, device=generator.device)
             index, order = order[:batch_size], order[batch_size:]
             yield self.draw(index, generator)
-
-    def draw(self, index: Tensor, generator: Generator) -> Batch:
-        """The batch of the digits at ``index`` (B,)."""
-        if self.frozen is not None:
-            return take(self.frozen, index)
-        return self.distortion.draw(self.digits, index, generator)
 
 
 class Splits(NamedTuple):
@@ -62,7 +59,7 @@ class DistortedMnist:
         valid_size: digits of the 60,000 that are held out for validation.
     """
 
-    distortion: Distortion | Mixed
+    distortion: Task
     root: str | None = None
     fresh: bool = True
     seed: Seed = 0
@@ -92,35 +89,60 @@ class DistortedMnist:
         mnist = load_mnist(self.root)
         order = torch.randperm(len(mnist.train.labels), generator=Generator().manual_seed(self.seed))
         train, valid = (_take_digits(mnist.train, part) for part in order.split(self.train_size))
-        frozen = None if self.fresh else _to(self._fixed(train, stream=3), device)
         digits = Digits(train.images.to(device), train.labels.to(device))
+        frozen = None if self.fresh else to_device(self._fixed(train, stream=3), device)
         return Splits(
-            TrainingSet(digits, self.distortion, frozen),
-            _to(self._fixed(valid, stream=1), device),
-            _to(self._fixed(mnist.test, stream=2), device),
+            TrainingSet(self.train_size, partial(self._draw, digits, frozen)),
+            to_device(self._fixed(valid, stream=1), device),
+            to_device(self._fixed(mnist.test, stream=2), device),
         )
+
+    def _draw(self, digits: Digits, frozen: Batch | None, index: Tensor, generator: Generator) -> Batch:
+        return self.distortion.draw(digits, index, generator) if frozen is None else take(frozen, index)
 
     def _fixed(self, digits: Digits, stream: int) -> Batch:
         # Always drawn on the CPU, whose generator gives the same images wherever the model is trained.
         generator = Generator().manual_seed(self.seed * 1_000_003 + stream)
         parts = torch.arange(len(digits.labels)).split(CHUNK)
-        batches = [self.distortion.draw(digits, part, generator) for part in parts]
-        return Batch(
-            torch.cat([batch.images for batch in batches]),
-            torch.cat([batch.labels for batch in batches]),
-            Pose(*(torch.cat(field) for field in zip(*(batch.pose for batch in batches), strict=True))),
-        )
+        return join([self.distortion.draw(digits, part, generator) for part in parts])
 
 
-def take(batch: Batch, index: Tensor | slice) -> Batch:
-    """The part of a batch at ``index``."""
-    pose = Pose(*(field[index] for field in batch.pose))
-    return Batch(batch.images[index], batch.labels[index], pose)
+class NpzFile:
+    """A user's own images, as they are, from one ``.npz`` file; nothing is known of where its digits lie.
+
+    Args:
+        file: the file, see ``npz.read_npz`` for what it may hold.
+        image_size: (height, width) of images that are stored flat; null: they are square.
+        seed: decides the validation split, where the file has none.
+        valid_size: images of that split.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        image_size: tuple[Pixels, Pixels] | None = None,
+        seed: Seed = 0,
+        valid_size: Annotated[int, Range(1, 1_000_000)] = 5_000,
+    ) -> None:
+        self._content = read_npz(file, valid_size, seed, image_size)
+        channels, height, width = self._content.train.images.shape[1:]
+        self.shape = (channels, height, width)
+        self.classes = self._content.classes
+        self.train_size = len(self._content.train.labels)
+
+    def load(self, device: torch.device) -> Splits:
+        """The three splits on a device."""
+        train, valid, test = (to_device(_without_pose(split), device) for split in self._content[:3])
+        return Splits(TrainingSet(self.train_size, lambda index, generator: take(train, index)), valid, test)
+
+
+DataSet = DistortedMnist | NpzFile
 
 
 def one_of_each_class(batch: Batch) -> Batch:
-    """The first image of each class in a batch, by class."""
-    firsts = [int((batch.labels == label).nonzero()[0]) for label in batch.labels.unique()]
+    """The first image of each class in a batch, by class; of every n-th where there are more than ten."""
+    labels = batch.labels.unique()
+    firsts = [int((batch.labels == label).nonzero()[0]) for label in labels[:: -(-len(labels) // 10)]]
     return take(batch, torch.tensor(firsts, device=batch.labels.device))
 
 
@@ -128,6 +150,7 @@ def _take_digits(digits: Digits, index: Tensor) -> Digits:
     return Digits(digits.images[index], digits.labels[index])
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
-    pose = Pose(*(field.to(device) for field in batch.pose))
-    return Batch(batch.images.to(device), batch.labels.to(device), pose)
+def _without_pose(arrays: Arrays) -> Batch:
+    count = len(arrays.labels)
+    pose = Pose(torch.empty(count, 0, 3, 3), torch.empty(count, 0, 4, 2), torch.empty(count, 0, 1, 1))
+    return Batch(arrays.images, arrays.labels, pose)

@@ -1,68 +1,109 @@
 """Distorted digits, made by the batch on any device, each with the pose that was given to it.
 
-The sets are those of Jaderberg et al. 2015 (appendix A) and of n-MNIST (Basu et al. 2015); every one is a
-setting of the distortions here, see ``configs/data``.
+The sets are those of Jaderberg et al. 2015 (appendix A), of n-MNIST (Basu et al. 2015), of affNIST (Tieleman
+2013) and of Esteves et al. 2018 (SIM2MNIST); every one is a setting of the distortions here, see
+``configs/data``.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from functools import cache
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments import geometry
+from stn_experiments.data.canvas import SIDE, add_clutter, add_noise, blur, ink_boxes, render
 from stn_experiments.data.mnist import Digits
 from stn_experiments.errors import UserError
 from stn_experiments.ranges import Pixels, Range, Size, height_width
 
-SIDE = 28
-"""The side in pixels of an MNIST digit's own frame."""
+Scale = Annotated[float, Range(0.1, 4)]
+MOST_INK_CELLS = 24
+CONTROL_POINTS = 4
+INVERSION_STEPS = 30
 
 
 class Pose(NamedTuple):
-    """The truth about where the digits are, in the normalised coordinates of ``geometry``.
+    """The truth about where the D digits of each image are, in the normalised coordinates of ``geometry``.
 
-    ``matrix`` (B, 3, 3) maps the digit's own 28×28 frame onto the canvas: it is the theta with which a
-    transformer would give the upright digit back. ``box`` (B, 4, 2) holds the corners of the digit's ink on
-    the canvas, clockwise from the digit's own top left.
+    ``matrix`` (B, D, 3, 3) maps a digit's own 28×28 frame onto the canvas: it is the theta with which a
+    transformer would give the upright digit back (where the digit is bent, all of it but the bend). ``box``
+    (B, D, 4, 2) holds the corners of the digit's ink on the canvas, clockwise from the digit's own top left.
+    ``ink`` (B, D, h, w) is the digit alone on the canvas, in [0, 1], averaged over cells.
     """
 
     matrix: Tensor
     box: Tensor
+    ink: Tensor
 
 
 class Batch(NamedTuple):
-    """``images`` (B, 1, H, W) in [0, 1], ``labels`` (B,) and the ``pose`` of each digit."""
+    """``images`` (B, C, H, W) in [0, 1], ``labels`` (B,) and the ``pose`` of the digits."""
 
     images: Tensor
     labels: Tensor
     pose: Pose
 
 
+class Task(Protocol):
+    """What makes labelled images of digits; the three distortions below are its kinds."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The canvas's (height, width)."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    def draw(self, digits: Digits, index: Tensor, generator: Generator) -> Batch:
+        """Images of the digits at ``index`` (B,), on their device; the generator decides all."""
+
+
 @dataclass(frozen=True)
 class Distortion:
-    """A digit turned, scaled and placed on a black canvas, then cluttered, then noisy.
+    """A digit warped and placed on a black canvas, then cluttered, faded, blurred, and noisy.
 
     Args:
         canvas: side, or (height, width), of the canvas in pixels, at least the digit's own 28.
         angle: rotation about the digit's centre, uniform in ±angle, degrees.
         scale: smallest and largest factor, uniform between them.
-        place: ``centre``, or ``anywhere``: uniform over the places where the digit's scaled 28×28 frame lies
-            on the canvas, by whole pixels, so that an unscaled digit stays crisp.
+        shear: x moves by this share of y, uniform in ±shear, before the rotation.
+        place: ``centre``; ``anywhere``: uniform over the places where the digit's scaled 28×28 frame lies on
+            the canvas, by whole pixels, so that an unscaled digit stays crisp; ``inside``: uniform over the
+            places where all its ink does.
+        corners: standard deviation in pixels by which each corner of the digit's frame is moved along each
+            axis, which makes a homography; where a corner would fold the frame, all four move half as far.
+        bend: standard deviation in pixels of the digit by which each of 4×4 control points of a thin plate
+            spline over the canvas is moved along each axis.
         clutter: number of square crops of other digits added at random places.
         clutter_size: side of each crop in pixels.
+        contrast: factor on all grey levels.
+        blur: length in pixels of a linear motion; 0 and 1 do nothing.
+        blur_angle: its direction in degrees, counter-clockwise from the right.
         noise: standard deviation of white Gaussian noise, added last and clipped to [0, 1].
     """
 
     canvas: Size = SIDE
     angle: Annotated[float, Range(0, 180)] = 0.0
-    scale: tuple[Annotated[float, Range(0.1, 4)], Annotated[float, Range(0.1, 4)]] = (1.0, 1.0)
-    place: Literal["centre", "anywhere"] = "centre"
+    scale: tuple[Scale, Scale] = (1.0, 1.0)
+    shear: Annotated[float, Range(0, 2)] = 0.0
+    place: Literal["centre", "anywhere", "inside"] = "centre"
+    corners: Annotated[float, Range(0, SIDE)] = 0.0
+    bend: Annotated[float, Range(0, 3)] = 0.0
     clutter: Annotated[int, Range(0, 1000)] = 0
     clutter_size: Pixels = 6
+    contrast: Annotated[float, Range(0, 1)] = 1.0
+    blur: Annotated[float, Range(0, 28)] = 0.0
+    blur_angle: Annotated[float, Range(-180, 180)] = 15.0
     noise: Annotated[float, Range(0, 10)] = 0.0
 
     classes = 10
@@ -85,31 +126,108 @@ class Distortion:
         return height_width(self.canvas)
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator) -> Batch:
-        """Distort the digits at ``index`` (B,), on the device of ``digits``, whose generator decides all."""
+        """See :meth:`Task.draw`."""
         originals = digits.images[index].float().div_(255)
-        matrix = self._poses(len(index), generator)
-        images = render(originals, matrix, self.size)
+        boxes = ink_boxes(originals)
+        matrix = self._matrices(boxes, generator)
+        warp = Warp(matrix, self._bends(len(index), generator))
+        images = render(
+            originals, warp.to_digit(geometry.pixel_centres(*self.size).to(boxes.device)), self.size
+        )
+        height, width = (min(side // 2, MOST_INK_CELLS) for side in self.size)
+        pose = Pose(
+            matrix[:, None], warp.to_canvas(boxes)[:, None], F.adaptive_avg_pool2d(images, (height, width))
+        )
+        return Batch(self._spoil(images, digits, index, generator), digits.labels[index], pose)
+
+    def _spoil(self, images: Tensor, digits: Digits, index: Tensor, generator: Generator) -> Tensor:
         if self.clutter:
             add_clutter(images, digits.images, index, self.clutter, self.clutter_size, generator)
+        if self.contrast != 1:
+            images = images * self.contrast
+        if self.blur > 1:
+            images = blur(images, self.blur, self.blur_angle)
         if self.noise:
-            noise = torch.randn(images.shape, generator=generator, device=images.device)
-            images.add_(noise, alpha=self.noise).clamp_(0, 1)
-        box = geometry.transform(matrix, ink_boxes(originals))
-        return Batch(images, digits.labels[index], Pose(matrix, box))
+            add_noise(images, self.noise, generator)
+        return images
 
-    def _poses(self, count: int, generator: Generator) -> Tensor:
-        angle, scale, *corner = torch.rand(4, count, generator=generator, device=generator.device)
+    def _matrices(self, boxes: Tensor, generator: Generator) -> Tensor:
+        """The pose (B, 3, 3) of digits with ink in ``boxes`` (B, 4, 2)."""
+        count, device = len(boxes), generator.device
+        angle, scale, *place = torch.rand(4, count, generator=generator, device=device)
         angle = (2 * angle - 1) * math.radians(self.angle)
         scale = self.scale[0] + scale * (self.scale[1] - self.scale[0])
-        shift = torch.zeros(count, 2, device=generator.device)
-        if self.place == "anywhere":
-            height, width = self.size
-            canvas = torch.tensor([width, height], device=generator.device)
-            room = (canvas - SIDE * scale[:, None]).clamp(min=0)
-            corner = (torch.stack(corner, -1) * (room + 1)).floor().minimum(room)
-            shift = corner - room / 2
-        matrix = geometry.similarity(angle, scale, shift)
+        matrix = geometry.similarity(angle, scale, torch.zeros(count, 2, device=device))
+        if self.shear:
+            shear = self.shear * (2 * torch.rand(count, generator=generator, device=device) - 1)
+            matrix[:, :2, 1] += shear[:, None] * matrix[:, :2, 0]
+        if self.corners:
+            matrix = matrix @ self._homographies(scale, generator)
+        matrix[:, :2, 2] += self._shifts(torch.stack(place, -1), matrix, scale, boxes)
         return geometry.normalised(matrix, (SIDE, SIDE), self.size)
+
+    def _shifts(self, place: Tensor, matrix: Tensor, scale: Tensor, boxes: Tensor) -> Tensor:
+        """Where to move digits, in pixels (B, 2), for a ``place`` (B, 2) drawn from [0, 1)."""
+        height, width = self.size
+        canvas = torch.tensor([width, height], device=place.device)
+        if self.place == "anywhere":
+            room = (canvas - SIDE * scale[:, None]).clamp(min=0)
+            return (place * (room + 1)).floor().minimum(room) - room / 2
+        if self.place == "inside":
+            ink = geometry.transform(matrix, boxes * (SIDE / 2))
+            lowest, highest = -canvas / 2 - ink.amin(1), canvas / 2 - ink.amax(1)
+            return torch.where(lowest < highest, lowest + place * (highest - lowest), (lowest + highest) / 2)
+        return torch.zeros_like(place)
+
+    def _homographies(self, scale: Tensor, generator: Generator) -> Tensor:
+        """Homographies (B, 3, 3), in pixels, that move the corners of a digit's frame."""
+        frame = geometry.frame(1).to(generator.device) * (SIDE / 2)
+        moves = torch.randn(len(scale), 4, 2, generator=generator, device=generator.device) * self.corners
+        moves = moves / scale[:, None, None]  # the jitter is in pixels of the canvas, the frame yet unscaled
+        for _ in range(4):
+            moves = torch.where(geometry.is_convex(frame + moves)[:, None, None], moves, moves / 2)
+        return geometry.homography(frame, frame + moves)
+
+    def _bends(self, count: int, generator: Generator) -> Tensor | None:
+        if not self.bend:
+            return None
+        moves = torch.randn(count, CONTROL_POINTS**2, 2, generator=generator, device=generator.device)
+        return moves * (self.bend * 2 / SIDE)
+
+
+class Warp:
+    """The way from a canvas to its digit and back: a pose (B, 3, 3), and a bend (B, K, 2) or none."""
+
+    def __init__(self, matrix: Tensor, bend: Tensor | None) -> None:
+        self.matrix = matrix
+        self.inverse = torch.linalg.inv_ex(matrix).inverse  # waits for no device, unlike inv
+        self.bend = bend
+
+    def to_digit(self, points: Tensor) -> Tensor:
+        """Points (N, 2) of the canvas in the digit's frame: (B, N, 2)."""
+        source = geometry.transform(self.inverse, points)
+        return source if self.bend is None else source + bent(self.bend, points)
+
+    def to_canvas(self, points: Tensor) -> Tensor:
+        """Points (B, N, 2) of the digit's frame on the canvas: (B, N, 2)."""
+        there = geometry.transform(self.matrix, points)
+        if self.bend is not None:
+            # A bend has no inverse in closed form: what it adds is taken off again until nothing changes.
+            for _ in range(INVERSION_STEPS):
+                there = geometry.transform(self.matrix, points - bent(self.bend, there))
+        return there
+
+
+def bent(bend: Tensor, points: Tensor) -> Tensor:
+    """How far a spline moves ``points`` (..., N, 2) when its control points move by ``bend`` (B, K, 2)."""
+    control, solution = (part.to(points.device) for part in _spline())
+    return geometry.spline_basis(control, points) @ (solution @ bend)
+
+
+@cache
+def _spline() -> tuple[Tensor, Tensor]:
+    control = geometry.control_points(CONTROL_POINTS)
+    return control, geometry.spline_solution(control)
 
 
 @dataclass(frozen=True)
@@ -142,63 +260,66 @@ class Mixed:
         return height_width(self.canvas)
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator) -> Batch:
-        """As :meth:`Distortion.draw`; which image is of which kind is drawn too."""
+        """See :meth:`Task.draw`; which image is of which kind is drawn too."""
         # Kinds are dealt out by a shuffled place in the batch: shapes stay fixed and no device has to wait.
         order = torch.randperm(len(index), generator=generator, device=generator.device)
         parts = [
             kind.draw(digits, index[place], generator)
             for kind, place in zip(self.kinds.values(), order.tensor_split(len(self.kinds)), strict=True)
         ]
-        images, labels, poses = zip(*parts, strict=True)
-        matrix, box = (torch.cat(field)[order.argsort()] for field in zip(*poses, strict=True))
-        return Batch(
-            torch.cat(images)[order.argsort()], torch.cat(labels)[order.argsort()], Pose(matrix, box)
-        )
+        return take(join(parts), order.argsort())
 
 
-def render(digits: Tensor, matrix: Tensor, size: tuple[int, int]) -> Tensor:
-    """Put digits (B, 28, 28) on black canvases (B, 1, *size) by their pose ``matrix`` (B, 3, 3)."""
-    inverse = torch.linalg.inv_ex(matrix).inverse
-    grid = geometry.transform(inverse, geometry.pixel_centres(*size).to(digits.device))
-    return F.grid_sample(digits[:, None], grid.view(-1, *size, 2), align_corners=False)
+@dataclass(frozen=True)
+class Addition:
+    """Two digits, each distorted by itself in a channel of its own; the label is their sum.
 
+    The task for parallel transformers of Jaderberg et al. 2015, appendix A.
 
-def ink_boxes(digits: Tensor) -> Tensor:
-    """The corners (B, 4, 2) of the ink of digits (B, 28, 28) in their own frame, clockwise."""
-    edges = torch.linspace(-1, 1, SIDE + 1, device=digits.device)
-    columns, rows = (digits.amax(dim) > 0 for dim in (1, 2))
-
-    def first_and_last(ink: Tensor) -> tuple[Tensor, Tensor]:
-        return edges[ink.byte().argmax(1)], edges[SIDE - ink.byte().flip(1).argmax(1)]
-
-    (left, right), (top, bottom) = first_and_last(columns), first_and_last(rows)
-    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return torch.stack([torch.stack(corner, -1) for corner in corners], 1)
-
-
-def add_clutter(
-    images: Tensor, pool: Tensor, index: Tensor, count: int, side: int, generator: Generator
-) -> None:
-    """Add ``count`` crops of ``side`` pixels to images (B, 1, H, W), in place, and clip at 1.
-
-    Which digit of ``pool`` (N, 28, 28), which part of it and where it lands are each uniform, as in the first
-    public generator of cluttered MNIST (Mnih et al. 2014). ``index`` (B,) is each image's own digit in the
-    pool, from which no crop is taken.
+    Args:
+        canvas: side, or (height, width), of the canvas in pixels.
+        each: the distortion of each digit, on that canvas.
     """
-    batch, _, height, width = images.shape
-    device = generator.device
 
-    def uniform(high: int) -> Tensor:
-        return torch.randint(high, (count, batch, 1, 1), generator=generator, device=device)
+    canvas: Size
+    each: Distortion
 
-    source = (index[:, None, None] + 1 + uniform(len(pool) - 1)) % len(pool)
-    source_y, source_x = uniform(SIDE - side + 1), uniform(SIDE - side + 1)
-    target_y, target_x = uniform(height - side + 1), uniform(width - side + 1)
-    step = torch.arange(side, device=device)
-    crops = pool[source, source_y + step[:, None], source_x + step].float().div_(255)
-    places = ((target_y + step[:, None]) * width + target_x + step).flatten(2)
-    # One crop at a time: within one no pixel is hit twice, so the sum has one order on every device.
-    flat = images.view(batch, -1)
-    for crop, place in zip(crops.flatten(2), places, strict=True):
-        flat.scatter_(1, place, flat.gather(1, place) + crop)
-    flat.clamp_(max=1)
+    classes = 19
+    channels = 2
+
+    def __post_init__(self) -> None:
+        if self.each.size != height_width(self.canvas):
+            raise UserError(f"each.canvas must be the same as canvas, {self.canvas}, got {self.each.canvas}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The canvas's (height, width)."""
+        return height_width(self.canvas)
+
+    def draw(self, digits: Digits, index: Tensor, generator: Generator) -> Batch:
+        """See :meth:`Task.draw`; which digit is added to each is drawn too."""
+        other = torch.randint(len(digits.labels), index.shape, generator=generator, device=generator.device)
+        one, two = (self.each.draw(digits, part, generator) for part in (index, other))
+        pose = Pose(*(torch.cat(fields, 1) for fields in zip(one.pose, two.pose, strict=True)))
+        return Batch(torch.cat([one.images, two.images], 1), one.labels + two.labels, pose)
+
+
+def take(batch: Batch, index: Tensor | slice) -> Batch:
+    """The part of a batch at ``index``."""
+    return Batch(batch.images[index], batch.labels[index], Pose(*(field[index] for field in batch.pose)))
+
+
+def join(batches: list[Batch]) -> Batch:
+    """Batches one after the other, as one."""
+    images, labels, poses = zip(*batches, strict=True)
+    pose = Pose(*(torch.cat(fields) for fields in zip(*poses, strict=True)))
+    return Batch(torch.cat(images), torch.cat(labels), pose)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    return Batch(
+        batch.images.to(device),
+        batch.labels.to(device),
+        Pose(*(field.to(device) for field in batch.pose)),
+    )

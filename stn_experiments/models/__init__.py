@@ -1,0 +1,5 @@
+"""Networks and their parts; a ``SpatialTransformer`` works in any other network as well."""
+
+from stn_experiments.models.spatial_transformer import SpatialTransformer, View
+
+__all__ = ["SpatialTransformer", "View"]

@@ -1,9 +1,10 @@
 """Backbones: networks from images to class scores, as named stages and a linear head, for any canvas size."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from stn_experiments.errors import UserError
@@ -13,8 +14,18 @@ from stn_experiments.ranges import Range
 Width = Annotated[int, Range(1, 4096)]
 
 
+class Stage(NamedTuple):
+    """A part of a backbone between whose neighbours a transformer may stand; ``stride`` of its maps."""
+
+    layers: nn.Module
+    stride: int = 1
+
+
 class Backbone(nn.Module):
     """Stages one after the other, flattened into a linear classifier.
+
+    ``shapes`` holds the shape (C, H, W) of what each stage reads, and ``reach`` how far, as a factor on x and
+    on y, the map that a stage gives reaches on the one it reads: below 1 for unpadded convolutions.
 
     Args:
         stages: the stages by name, in order.
@@ -28,21 +39,26 @@ class Backbone(nn.Module):
     localisation: LocalisationKind = "keypoints"
     """The kind of localisation network that fits in front of it."""
 
-    def __init__(self, stages: Mapping[str, nn.Module], shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, stages: Mapping[str, Stage], shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         self.stages = nn.Sequential()
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.reach: dict[str, tuple[float, ...]] = {}
+        features = torch.zeros(1, *shape)
         for name, stage in stages.items():
-            self.stages.add_module(name, stage)
-        try:
-            with torch.no_grad():
-                features = self.stages.eval()(torch.zeros(1, *shape)).numel()
-        except RuntimeError as error:
-            height, width = shape[1:]
-            raise UserError(
-                f"{type(self).__name__} cannot read an input as small as {height}×{width}"
-            ) from error
+            self.stages.add_module(name, stage.layers)
+            self.shapes[name] = tuple(features.shape[1:])
+            try:
+                with torch.no_grad():
+                    features = stage.layers.eval()(features)
+            except RuntimeError as error:
+                raise UserError(
+                    f"{type(self).__name__} cannot read an input as small as {shape[1]}×{shape[2]}"
+                ) from error
+            ratios = zip(features.shape[:1:-1], self.shapes[name][:0:-1], strict=False)
+            self.reach[name] = tuple(stage.stride * after / before for after, before in ratios)
         self.stages.train()
-        self.head = nn.Linear(features, classes)
+        self.head = nn.Linear(features.numel(), classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (B, classes) of images (B, C, H, W)."""
@@ -60,8 +76,8 @@ class FCN(Backbone):
         inputs = shape[0] * shape[1] * shape[2]
         first, second = widths
         stages = {
-            "hidden1": nn.Sequential(nn.Flatten(), nn.Linear(inputs, first), nn.ReLU()),
-            "hidden2": nn.Sequential(nn.Linear(first, second), nn.ReLU()),
+            "hidden1": Stage(nn.Sequential(nn.Flatten(), nn.Linear(inputs, first), nn.ReLU())),
+            "hidden2": Stage(nn.Sequential(nn.Linear(first, second), nn.ReLU())),
         }
         super().__init__(stages, shape, classes)
 
@@ -74,8 +90,8 @@ class CNN(Backbone):
     ) -> None:
         first, second = filters
         stages = {
-            "conv1": nn.Sequential(nn.Conv2d(shape[0], first, 9), nn.MaxPool2d(2), nn.ReLU()),
-            "conv2": nn.Sequential(nn.Conv2d(first, second, 7), nn.MaxPool2d(2), nn.ReLU()),
+            "conv1": Stage(nn.Sequential(nn.Conv2d(shape[0], first, 9), nn.MaxPool2d(2), nn.ReLU()), 2),
+            "conv2": Stage(nn.Sequential(nn.Conv2d(first, second, 7), nn.MaxPool2d(2), nn.ReLU()), 2),
         }
         super().__init__(stages, shape, classes)
 
@@ -95,11 +111,27 @@ class Compact(Backbone):
         width: Width = 32,
         pool: Annotated[int, Range(1, 64)] = 4,
     ) -> None:
+        last = nn.Sequential(*_convolution(2 * width, 2 * width, 3), nn.AdaptiveAvgPool2d(pool))
         stages = {
-            "stem": _convolution(shape[0], width, 5, stride=2),
-            "layer1": nn.Sequential(*_convolution(width, width, 3), nn.MaxPool2d(2)),
-            "layer2": _convolution(width, 2 * width, 3),
-            "layer3": nn.Sequential(*_convolution(2 * width, 2 * width, 3), nn.AdaptiveAvgPool2d(pool)),
+            "stem": Stage(_convolution(shape[0], width, 5, stride=2), 2),
+            "layer1": Stage(nn.Sequential(*_convolution(width, width, 3), nn.MaxPool2d(2)), 2),
+            "layer2": Stage(_convolution(width, 2 * width, 3)),
+            "layer3": Stage(last),
+        }
+        super().__init__(stages, shape, classes)
+
+
+class ResNet18(Backbone):
+    """torchvision's ResNet-18 (He et al. 2016) with a stem for small images: 3×3, stride 2, no pooling."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        network = torchvision.models.resnet18()
+        stages = {
+            "stem": Stage(_convolution(shape[0], 64, 3, stride=2), 2),
+            "layer1": Stage(network.layer1),
+            "layer2": Stage(network.layer2, 2),
+            "layer3": Stage(network.layer3, 2),
+            "layer4": Stage(nn.Sequential(network.layer4, nn.AdaptiveAvgPool2d(1)), 2),
         }
         super().__init__(stages, shape, classes)
 

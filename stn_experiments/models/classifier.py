@@ -1,12 +1,21 @@
-"""The whole network: a transformer in front of a backbone, or the backbone alone."""
+"""The whole network: a backbone, and the transformers in front of it or between its stages."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from stn_experiments.errors import UserError
 from stn_experiments.models.backbones import Backbone
+from stn_experiments.models.grids import Family
+from stn_experiments.models.localisation import LocalisationKind
+from stn_experiments.models.sampler import Interpolation, Padding
 from stn_experiments.models.spatial_transformer import SpatialTransformer, View
+from stn_experiments.ranges import Range, Size
+
+INPUT = "input"
 
 
 class Prediction(NamedTuple):
@@ -16,34 +25,148 @@ class Prediction(NamedTuple):
     views: list[View]
 
 
+@dataclass(frozen=True)
+class Transformers:
+    """Which transformers stand where in a network; see ``SpatialTransformer`` for the settings of each.
+
+    Args:
+        family: the family of their transforms.
+        output_size: of V at the input; null is that of U. Inside the network V is always as large as U.
+        at: ``input``, or the stage of the backbone in front of which one stands, or a list of such places.
+        count: transformers side by side at the input, their V stacked as channels.
+        localisation: ``auto`` is the kind that fits the backbone.
+    """
+
+    family: Family
+    output_size: Size | None = None
+    at: str | Sequence[str] = INPUT
+    count: Annotated[int, Range(1, 16)] = 1
+    steps: Annotated[int, Range(1, 16)] = 1
+    interpolation: Interpolation = "bilinear"
+    padding: Padding = "zeros"
+    antialias: bool = True
+    localisation: Literal["auto"] | LocalisationKind = "auto"
+    width: Annotated[int, Range(1, 4096)] = 32
+
+    def __post_init__(self) -> None:
+        if not self.places or len(set(self.places)) < len(self.places):
+            raise UserError(f"at must name different places, at least one, got {self.at}")
+        if self.count > 1 and self.places != [INPUT]:
+            raise UserError(
+                f"count must be 1 unless the transformers stand at the input alone, got {self.count}"
+            )
+
+    @property
+    def places(self) -> list[str]:
+        """Where they stand."""
+        return [self.at] if isinstance(self.at, str) else list(self.at)
+
+    def at_input(self, shape: tuple[int, int, int], fitting: LocalisationKind) -> list[SpatialTransformer]:
+        """Those for an input of ``shape`` (C, H, W); ``fitting`` is the kind that fits the backbone."""
+        count = self.count if INPUT in self.places else 0
+        return [self._one(shape, fitting, self.output_size) for _ in range(count)]
+
+    def inside(self, backbone: Backbone) -> dict[str, list[SpatialTransformer]]:
+        """Those in front of a backbone's stages.
+
+        Raises:
+            UserError: it has no such stage, or there is no map in front of it.
+        """
+        maps = {name: shape for name, shape in backbone.shapes.items() if len(shape) == 3}
+        inside = {}
+        for place in self.places:
+            if place == INPUT:
+                continue
+            if place not in maps:
+                raise UserError(f"at must name places among {', '.join([INPUT, *maps])}, got {place}")
+            channels, height, width = maps[place]
+            inside[place] = [self._one((channels, height, width), backbone.localisation, None)]
+        return inside
+
+    def _one(
+        self, shape: tuple[int, int, int], fitting: LocalisationKind, output_size: Size | None
+    ) -> SpatialTransformer:
+        return SpatialTransformer(
+            shape,
+            output_size,
+            self.family,
+            fitting if self.localisation == "auto" else self.localisation,
+            self.width,
+            self.interpolation,
+            self.padding,
+            self.antialias,
+            self.steps,
+        )
+
+
 class Classifier(nn.Module):
     """Images in [0, 1] on black to class scores.
 
     The images reach the transformer as they are: normalising them first would make its zero padding a grey
     border, which it learns to flee from.
+
+    Args:
+        backbone: for what the transformers at the input give.
+        transformers: those in front of each place, ``input`` or a stage of the backbone.
     """
 
-    def __init__(self, backbone: Backbone, transformer: SpatialTransformer | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, transformers: Mapping[str, Sequence[SpatialTransformer]] | None = None
+    ) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.transformers = nn.ModuleDict(
+            {place: nn.ModuleList(some) for place, some in (transformers or {}).items() if some}
+        )
         self.backbone = backbone
         # oneDNN convolves small maps a quarter faster this way on a CPU, and tensor cores want it too.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Prediction:
         """The prediction for images (B, C, H, W)."""
-        if self.transformer is None:
-            return Prediction(self.backbone(images), [])
-        view = self.transformer(images)
-        return Prediction(self.backbone(view.output), [view])
+        path = Path()
+        features = self._attend(INPUT, images, path)
+        for name, stage in self.backbone.stages.named_children():
+            features = stage(self._attend(name, features, path))
+            path.narrow(self.backbone.reach[name])
+        return Prediction(self.backbone.head(features.flatten(1)), path.views)
+
+    def _attend(self, place: str, features: Tensor, path: "Path") -> Tensor:
+        if place not in self.transformers:
+            return features
+        side_by_side = cast(Iterable[SpatialTransformer], self.transformers[place].children())
+        return torch.cat([path.follow(transformer, features) for transformer in side_by_side], 1)
 
     def localisation_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the localisation network: none without a transformer."""
-        return list(self.transformer.localisation.parameters()) if self.transformer else []
+        """The parameters of the localisation networks: none without a transformer."""
+        networks = [module for module in self.modules() if isinstance(module, SpatialTransformer)]
+        return [parameter for network in networks for parameter in network.localisation.parameters()]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """An optimiser's parameter groups: the network, then its localisation network if it has one."""
+        """An optimiser's parameter groups: the network, then its localisation networks if it has any."""
         localisation = self.localisation_parameters()
         ids = {id(parameter) for parameter in localisation}
         groups = [[p for p in self.parameters() if id(p) not in ids], localisation]
         return [{"params": group} for group in groups if group]
+
+
+class Path:
+    """The views on the way through a network, and how points of the map in hand lie on the input."""
+
+    def __init__(self) -> None:
+        self.views: list[View] = []
+        self._back: list[Any] = []
+
+    def follow(self, transformer: SpatialTransformer, features: Tensor) -> Tensor:
+        """Send features through a transformer, whose outline is led back to the input."""
+        view = transformer(features)
+        outline = view.outline
+        for step in reversed(self._back):
+            outline = step(outline)
+        self.views.append(view._replace(outline=outline))
+        self._back.append(lambda points: transformer.family.transform(view.theta, points))
+        return view.output
+
+    def narrow(self, reach: Sequence[float]) -> None:
+        """Go through a stage whose map reaches so far, in x and in y, on the one it reads."""
+        if any(factor != 1 for factor in reach):
+            self._back.append(lambda points: points * points.new_tensor(reach))

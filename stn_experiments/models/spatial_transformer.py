@@ -1,14 +1,14 @@
 """The spatial transformer: localisation network, grid generator, sampler (Jaderberg et al. 2015, 3)."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from stn_experiments.errors import UserError
-from stn_experiments.models.grids import FAMILIES, Family, GridGenerator
+from stn_experiments.models.grids import Affine, Family, GridGenerator, MatrixFamily
 from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind
-from stn_experiments.models.sampler import Padding, Sampler
-from stn_experiments.ranges import Range, Size, height_width
+from stn_experiments.models.sampler import Interpolation, Padding, Sampler
+from stn_experiments.ranges import Size, height_width
 
 MOST_ENLARGED = 4
 
@@ -17,8 +17,9 @@ class View(NamedTuple):
     """What one transformer did to one batch; metrics and panels are made from it.
 
     ``theta`` (B, P); ``grid`` (B, s H', s W', 2), where the s × s samples of each pixel of V read U;
-    ``outline`` (B, K, 2), the edge of V on U as a closed line; ``source`` U (B, C, H, W); ``output`` V
-    (B, C, H', W'). Points are normalised (x, y).
+    ``outline`` (B, K, 2), the edge of V on the network's input, which is U where the transformer stands at
+    the input, as a closed line; ``source`` U (B, C, H, W); ``output`` V (B, C, H', W'). Points are normalised
+    (x, y).
     """
 
     theta: Tensor
@@ -29,63 +30,66 @@ class View(NamedTuple):
 
 
 class SpatialTransformer(nn.Module):
-    """Warps a feature map by a transform that it regresses from that map."""
+    """Warps a feature map by a transform that it regresses from that map.
 
-    def __init__(self, localisation: Localisation, grid_generator: GridGenerator, sampler: Sampler) -> None:
+    Args:
+        shape: (C, H, W) of U.
+        output_size: side, or (height, width), of V in pixels; by default that of U.
+        family: the family of transforms; by default affine.
+        localisation: the kind of localisation network, see ``localisation``.
+        width: units of its hidden layers.
+        interpolation: between the pixels of U.
+        padding: what is read outside U.
+        antialias: average over as many samples along a side of a pixel of V as the identity puts pixels of U
+            into it, rounded; this does nothing where V is as large as U.
+        steps: how often the localisation network looks: after the first time at U as warped so far, to refine
+            the transform; U itself is resampled each time (Lin and Lucey 2017, "Inverse compositional spatial
+            transformer networks").
+
+    Raises:
+        UserError: V is more than four times as large as U, where it would only repeat pixels; or there are
+            several steps of a family whose transforms do not compose.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        output_size: Size | None = None,
+        family: Family | None = None,
+        localisation: LocalisationKind = "keypoints",
+        width: int = 32,
+        interpolation: Interpolation = "bilinear",
+        padding: Padding = "zeros",
+        antialias: bool = True,
+        steps: int = 1,
+    ) -> None:
         super().__init__()
-        self.localisation = localisation
-        self.grid_generator = grid_generator
-        self.sampler = sampler
-
-    @property
-    def output_size(self) -> tuple[int, int]:
-        """(height, width) of V in pixels."""
-        height, width = self.grid_generator.size
-        return height // self.sampler.oversample, width // self.sampler.oversample
+        family = family or Affine()
+        height, wide = shape[1:]
+        size = (height, wide) if output_size is None else height_width(output_size)
+        if size[0] > MOST_ENLARGED * height or size[1] > MOST_ENLARGED * wide:
+            raise UserError(
+                f"output_size must be at most {MOST_ENLARGED} times the input's {height}×{wide}, "
+                f"got {size[0]}×{size[1]}"
+            )
+        if steps > 1 and not isinstance(family, MatrixFamily):
+            name = type(family).__name__
+            raise UserError(f"steps must be 1 for {name}, whose transforms do not compose, got {steps}")
+        oversample = max(1, round(max(height / size[0], wide / size[1]))) if antialias else 1
+        self.family = family
+        self.output_size = size
+        self.localisation = Localisation(FEATURES[localisation](shape, width), family.identity)
+        self.grid_generator = GridGenerator(family, (size[0] * oversample, size[1] * oversample))
+        self.sampler = Sampler(interpolation, padding, oversample)
+        self.glances = nn.ModuleList(GridGenerator(family, (height, wide)) for _ in range(steps - 1))
+        self.glance_sampler = Sampler(interpolation, padding)
 
     def forward(self, source: Tensor) -> View:
         """What the transformer does to U (B, C, H, W)."""
         theta = self.localisation(source)
+        for grid_generator in self.glances:
+            seen = self.glance_sampler(source, grid_generator(theta))
+            theta = self.family.compose(theta, self.localisation(seen))
         grid = self.grid_generator(theta)
         outline = self.grid_generator.outline(theta)
         return View(theta, grid, outline, source, self.sampler(source, grid))
-
-
-def spatial_transformer(
-    shape: tuple[int, int, int],
-    fitting: LocalisationKind,
-    family: Family,
-    output_size: Size,
-    padding: Padding = "zeros",
-    antialias: bool = True,
-    localisation: Literal["auto"] | LocalisationKind = "auto",
-    width: Annotated[int, Range(1, 4096)] = 32,
-) -> SpatialTransformer:
-    """Put a transformer together from its three parts.
-
-    Args:
-        shape: (C, H, W) of U.
-        fitting: the localisation network that fits the backbone behind, for ``localisation="auto"``.
-        family: the family of transforms.
-        output_size: side, or (height, width), of V in pixels.
-        padding: what the sampler reads outside U.
-        antialias: average over as many samples along a side of a pixel of V as the identity puts pixels of U
-            into it, rounded; this does nothing where V is as large as U.
-        localisation: the kind of localisation network.
-        width: units of its hidden layers.
-
-    Raises:
-        UserError: V is more than four times as large as U, where it would only repeat pixels.
-    """
-    size = height_width(output_size)
-    if size[0] > MOST_ENLARGED * shape[1] or size[1] > MOST_ENLARGED * shape[2]:
-        raise UserError(
-            f"output_size must be at most {MOST_ENLARGED} times the input's {shape[1]}×{shape[2]}, "
-            f"got {size[0]}×{size[1]}"
-        )
-    oversample = max(1, round(max(shape[1] / size[0], shape[2] / size[1]))) if antialias else 1
-    grid_generator = FAMILIES[family]((size[0] * oversample, size[1] * oversample))
-    features = FEATURES[fitting if localisation == "auto" else localisation](shape, width)
-    return SpatialTransformer(
-        Localisation(features, grid_generator.identity), grid_generator, Sampler(padding, oversample)
-    )

@@ -52,7 +52,7 @@ class Place(NamedTuple):
 def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: int = 120) -> Image.Image:
     """A row for each image: the input, the learned box on it, what the transformer gives on, the prediction.
 
-    The box is each view's outline, with a dot at V's top left; the dashed box is the digit's true one.
+    The box is each view's outline, with a dot at V's top left; the dashed boxes are the digits' true ones.
 
     Args:
         batch: images (B, C, H, W) in [0, 1], shown as their mean over C, with labels and poses.
@@ -106,13 +106,13 @@ def save_animation(frames: Sequence[Path], path: Path, seconds_per_frame: float 
 
 
 def _row(batch: Batch, prediction: Prediction, index: int, cell: int) -> list[Image.Image]:
-    image, box = batch.images[index].detach().cpu(), batch.pose.box[index].detach().cpu()
+    image, boxes = batch.images[index].detach().cpu(), batch.pose.box[index].detach().cpu()
     outlines = [view.outline[index].detach().cpu() for view in prediction.views]
     outputs = [view.output[index].detach().cpu() for view in prediction.views]
     colours = [COLOURS[(index + number) % len(COLOURS)] for number in range(len(outlines))]
     return [
         _image_cell(image, cell),
-        _box_cell(image, outlines, colours, box, cell) if outlines else _empty_cell(cell),
+        _box_cell(image, outlines, colours, boxes, cell) if outlines else _empty_cell(cell),
         _transformed_cell(outputs, colours, cell) if outputs else _empty_cell(cell),
         _prediction_cell(prediction.logits[index].detach().cpu(), int(batch.labels[index]), cell),
     ]
@@ -125,7 +125,7 @@ def _image_cell(image: Tensor, cell: int) -> Image.Image:
 
 
 def _box_cell(
-    image: Tensor, outlines: list[Tensor], colours: list[Colour], box: Tensor, cell: int
+    image: Tensor, outlines: list[Tensor], colours: list[Colour], boxes: Tensor, cell: int
 ) -> Image.Image:
     picture = _blank(cell, OUTSIDE)
     place = _fit(image, picture.size, CANVAS_SHARE)
@@ -136,7 +136,8 @@ def _box_cell(
         for outline, colour in zip(outlines, colours, strict=True)
     ]
     # After the outlines, which are thicker and would hide it where they fit well.
-    _draw_dashed(picture, place.pixels(box))
+    for box in boxes:
+        _draw_dashed(picture, place.pixels(box))
     picture = picture.reduce(OVERSAMPLE)
     _write(picture, " ".join(note for note in notes if note), colours[0], (0.5, 0.93), 0.1)
     return picture

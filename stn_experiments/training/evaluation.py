@@ -1,14 +1,21 @@
-"""Evaluation of a model on a fixed set."""
+"""Evaluation of a model on a fixed set: is it right, is its transformer sound, and is it on the digit?"""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from stn_experiments.data.datasets import take
-from stn_experiments.data.distortions import Batch
+from stn_experiments import geometry
+from stn_experiments.data.distortions import Batch, Pose, take
 from stn_experiments.models.classifier import Classifier, Prediction
+from stn_experiments.models.spatial_transformer import View
+from stn_experiments.training import attention
 from stn_experiments.training.metrics import outside_share, theta_spread
 
 CHUNK = 500
+FOUND = 0.5
+"""A digit is found where the IoU is above this (Jaderberg et al. 2015, co-localisation)."""
 
 
 @torch.no_grad()
@@ -24,23 +31,71 @@ def predict(model: Classifier, batch: Batch) -> Prediction:
 def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     """Cross-entropy ``loss`` and ``error`` in percent over a whole set, on whose device the model is.
 
-    With a transformer also ``theta_spread`` and ``outside_share``, see ``metrics``.
+    With a transformer also ``theta_spread`` and ``outside_share`` (see ``metrics``), and where the digits are
+    known the attention scores (see :func:`attention_scores` and :func:`pose_scores`).
     """
-    losses, wrong, thetas, outside = [], [], [], []
+    parts = []
     for start in range(0, len(batch.labels), CHUNK):
         part = take(batch, slice(start, start + CHUNK))
-        logits, views = predict(model, part)
-        losses.append(F.cross_entropy(logits, part.labels, reduction="sum"))
-        wrong.append((logits.argmax(1) != part.labels).sum())
-        thetas += [torch.cat([view.theta for view in views], 1)] if views else []
-        outside += [outside_share(view.grid) for view in views]
-    count = len(batch.labels)
+        parts.append(per_image(predict(model, part), part))
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    scores = {name: value.mean() for name, value in whole.items() if name not in ("theta", "outline")}
+    scores["error"] = 100 * scores["error"]
+    if "theta" in whole:
+        scores["theta_spread"] = theta_spread(whole["theta"])
+    if "outline" in whole:
+        scores |= pose_scores(whole["outline"], batch.pose, tuple(batch.images.shape[-2:]))
     # The host waits for the device here, once.
-    result = {
-        "loss": torch.stack(losses).sum().item() / count,
-        "error": 100 * torch.stack(wrong).sum().item() / count,
+    return dict(zip(scores, torch.stack(list(scores.values())).tolist(), strict=True))
+
+
+def of_test(scores: dict[str, float]) -> dict[str, float]:
+    """The scores of a test set under the names that they have in ``result.json``."""
+    return {f"test_{name}" if name in ("error", "loss") else name: value for name, value in scores.items()}
+
+
+def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+    """What is found out image by image: a row for each."""
+    logits, views = prediction
+    found = {
+        "loss": F.cross_entropy(logits, batch.labels, reduction="none"),
+        "error": (logits.argmax(1) != batch.labels).float(),
     }
-    if thetas:
-        result["theta_spread"] = theta_spread(torch.cat(thetas)).item()
-        result["outside_share"] = torch.cat(outside).mean().item()
-    return result
+    if views:
+        found["theta"] = torch.cat([view.theta for view in views], 1)
+        found["outside_share"] = torch.stack([outside_share(view.grid) for view in views], 1).mean(1)
+        digits = batch.pose.box.shape[1]
+        if digits:
+            found |= attention_scores(views, batch.pose)
+        if digits == len(views) == 1:
+            found["outline"] = views[0].outline
+    return found
+
+
+def attention_scores(views: Sequence[View], pose: Pose) -> dict[str, Tensor]:
+    """``iou_mean``, ``iou_above_half``, ``ink_inside`` and ``elsewhere`` (B,), see ``attention.score``."""
+    outlines = torch.stack([view.outline for view in views], 1)
+    count, digits, height, width = pose.ink.shape
+    cells = geometry.pixel_centres(height, width).to(outlines.device).expand(count, digits, -1, -1)
+    score = attention.score(outlines, pose.box, pose.ink, cells)
+    return {
+        "iou_mean": score["iou"],
+        "iou_above_half": (score["iou"] > FOUND).float(),
+        "ink_inside": score["ink_inside"],
+        "elsewhere": score["elsewhere"],
+    }
+
+
+def pose_scores(outline: Tensor, pose: Pose, size: tuple[int, ...]) -> dict[str, Tensor]:
+    """How much rotation, scale and translation is left in V, and how much went in, as spreads over a set.
+
+    Of one outline (N, K, 2) and one digit an image; see ``attention.spread``.
+    """
+    height, width = size
+    left = attention.spread(attention.residual_pose(outline, pose.matrix[:, 0], (height, width)))
+    put_in = attention.spread(attention.input_pose(pose.matrix[:, 0], (height, width)))
+    return {
+        f"{name}_{key}{unit}": value[key]
+        for name, value in (("residual", left), ("input", put_in))
+        for key, unit in (("rotation", "_deg"), ("scale", ""), ("translation", "_px"))
+    }

@@ -107,7 +107,7 @@ def train_epoch(training: Training, splits: Splits, trainer: Trainer, epoch: int
     """One epoch of training; see :func:`fit`."""
     model, optimizer, scheduler, generator = training
     localisation = model.localisation_parameters()
-    steps, size = trainer.steps_per_epoch(len(splits.train)), trainer.batch_size
+    steps, size = trainer.steps_per_epoch(splits.train.size), trainer.batch_size
     losses = torch.zeros(steps, device=generator.device)
     wrong, norms = torch.zeros_like(losses), torch.zeros_like(losses)
     model.train()

@@ -35,8 +35,9 @@ def numbers(images):
 
 def test_the_splits_hold_each_digit_once(mnist):
     train, valid, test = DistortedMnist(Distortion()).load(CPU)
-    assert (len(train), len(valid.labels), len(test.labels)) == (55_000, 5_000, 10_000)
-    together = numbers(train.digits.images) + numbers(valid.images)
+    assert (train.size, len(valid.labels), len(test.labels)) == (55_000, 5_000, 10_000)
+    (everything,) = train.batches(55_000, 1, torch.Generator())
+    together = numbers(everything.images) + numbers(valid.images)
     assert sorted(together) == list(range(60_000))
     assert together != list(range(60_000))
     assert numbers(test.images) == list(range(60_000, 70_000))
@@ -86,7 +87,7 @@ def test_training_images_are_drawn_afresh_unless_frozen(mnist, fresh, generator)
 def test_the_validation_split_has_the_size_asked_for(mnist):
     data = DistortedMnist(Distortion(), valid_size=10_000)
     train, valid, _ = data.load(CPU)
-    assert (len(train), len(valid.labels), data.train_size) == (50_000, 10_000, 50_000)
+    assert (train.size, len(valid.labels), data.train_size) == (50_000, 10_000, 50_000)
 
 
 def test_shape_and_classes():

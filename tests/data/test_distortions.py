@@ -1,13 +1,17 @@
 import math
 
 import kornia
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import RBFInterpolator
 
 from stn_experiments import geometry
-from stn_experiments.data.distortions import Digits, Distortion, Mixed, add_clutter, ink_boxes, render
+from stn_experiments.data.canvas import add_clutter, blur, ink_boxes, render
+from stn_experiments.data.distortions import Addition, Distortion, Mixed, Warp
+from stn_experiments.data.mnist import Digits
 from stn_experiments.errors import UserError
 
 EVERYTHING = Distortion(
@@ -21,6 +25,12 @@ def pixels(points, size):
     return (points + 1) / 2 * torch.tensor([width, height])
 
 
+def drawn(originals, matrix, size):
+    """Digits on canvases, by a matrix of pixels."""
+    warp = Warp(geometry.normalised(matrix, (28, 28), size), None)
+    return render(originals, warp.to_digit(geometry.pixel_centres(*size)), size)
+
+
 @pytest.mark.parametrize("size", [(28, 28), (50, 70), (61, 33)])
 def test_render_agrees_with_kornias_warp(digits, generator, size):
     count = 40
@@ -28,9 +38,7 @@ def test_render_agrees_with_kornias_warp(digits, generator, size):
     scale = 0.6 + torch.rand(count, generator=generator)
     shift = (torch.rand(count, 2, generator=generator) - 0.5) * 20
     originals = digits.images.float() / 255
-    ours = render(
-        originals, geometry.normalised(geometry.similarity(angle, scale, shift), (28, 28), size), size
-    )
+    ours = drawn(originals, geometry.similarity(angle, scale, shift), size)
     # kornia works on pixel indices: turn and scale about the digit's centre 13.5, then move to the canvas's.
     centre = torch.full((count, 2), 13.5)
     to_canvas = torch.tensor([(size[1] - 28) / 2, (size[0] - 28) / 2])
@@ -58,7 +66,7 @@ def test_a_positive_angle_turns_the_ink_counter_clockwise(generator):
     image = torch.zeros(1, 28, 28)
     image[0, 13:15, 20:24] = 1  # right of the centre
     quarter = geometry.similarity(torch.tensor([math.pi / 2]), torch.ones(1), torch.zeros(1, 2))
-    turned = render(image, geometry.normalised(quarter, (28, 28), (28, 28)), (28, 28))
+    turned = drawn(image, quarter, (28, 28))
     torch.testing.assert_close(turned[0, 0, 4:8, 13:15], torch.ones(4, 2), atol=1e-4, rtol=0)  # above it
 
 
@@ -67,7 +75,7 @@ def test_a_positive_angle_turns_the_ink_counter_clockwise(generator):
 def test_poses_carry_the_digits_corners_to_where_the_ink_is(digits, generator, canvas, place):
     batch = Distortion(canvas=canvas, scale=(0.6, 0.9), place=place).draw(digits, ALL, generator)
     size = batch.images.shape[-2:]
-    corners = pixels(batch.pose.box, size)
+    corners = pixels(batch.pose.box[:, 0], size)
     for image, box in zip(batch.images[:, 0], corners, strict=True):
         rows, columns = ((image > 0.01).any(dim).nonzero() for dim in (1, 0))
         ink = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
@@ -89,7 +97,7 @@ def test_the_pose_gives_the_upright_digit_back(angle, scale, height, width):
     digits = Digits((images * 255).byte(), torch.zeros(4, dtype=torch.long))
     distortion = Distortion(canvas=(height, width), angle=angle, scale=(scale, scale), place="anywhere")
     batch = distortion.draw(digits, torch.arange(4), generator)
-    grid = geometry.transform(batch.pose.matrix, geometry.pixel_centres(28, 28)).view(-1, 28, 28, 2)
+    grid = geometry.transform(batch.pose.matrix[:, 0], geometry.pixel_centres(28, 28)).view(-1, 28, 28, 2)
     back = torch.nn.functional.grid_sample(batch.images, grid, align_corners=False)[:, 0]
     inner = (slice(None), slice(9, 19), slice(9, 19))  # away from the blob's edge, which any resampling blurs
     assert (back[inner] - digits.images[inner] / 255).abs().mean() < 0.06
@@ -108,7 +116,7 @@ def test_settings_reach_their_ranges(generator):
     images[:, 4:24, 4:24] = 255
     many = Digits(images, torch.zeros(4000, dtype=torch.long))
     distortion = Distortion(canvas=(40, 60), angle=45, scale=(0.7, 1.2), place="anywhere")
-    matrix = distortion.draw(many, torch.arange(4000), generator).pose.matrix
+    matrix = distortion.draw(many, torch.arange(4000), generator).pose.matrix[:, 0]
     to_pixels = geometry.normalised(matrix, (2 / 28 * 2, 2 / 28 * 2), (4 / 40, 4 / 60))  # undo normalised()
     angle = torch.atan2(to_pixels[:, 0, 1], to_pixels[:, 0, 0]).rad2deg()
     scale = to_pixels[:, :2, :2].det().sqrt()
@@ -130,7 +138,7 @@ def test_whole_pixel_places_keep_an_unscaled_digit_crisp(digits, generator):
     batch = Distortion(canvas=(45, 61), place="anywhere").draw(digits, ALL, generator)
     values = (batch.images * 255).round()
     torch.testing.assert_close(batch.images * 255, values, atol=2e-2, rtol=0)
-    assert len(batch.pose.matrix[:, :2, 2].unique(dim=0)) > 30
+    assert len(batch.pose.matrix[:, 0][:, :2, 2].unique(dim=0)) > 30
 
 
 def test_images_labels_and_shapes(digits, generator):
@@ -140,8 +148,9 @@ def test_images_labels_and_shapes(digits, generator):
     assert batch.images.min() >= 0
     assert batch.images.max() <= 1
     assert batch.labels.tolist() == [5, 3, 9]
-    assert batch.pose.matrix.shape == (3, 3, 3)
-    assert batch.pose.box.shape == (3, 4, 2)
+    assert batch.pose.matrix.shape == (3, 1, 3, 3)
+    assert batch.pose.box.shape == (3, 1, 4, 2)
+    assert batch.pose.ink.shape == (3, 1, 24, 24)
 
 
 def test_a_generator_decides_all(digits):
@@ -149,9 +158,9 @@ def test_a_generator_decides_all(digits):
         EVERYTHING.draw(digits, ALL, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert one.images.equal(same.images)
-    assert one.pose.matrix.equal(same.pose.matrix)
+    assert one.pose.matrix[:, 0].equal(same.pose.matrix[:, 0])
     assert not one.images.equal(other.images)
-    assert not one.pose.matrix.equal(other.pose.matrix)
+    assert not one.pose.matrix[:, 0].equal(other.pose.matrix[:, 0])
 
 
 def test_noise_has_its_deviation_and_is_clipped(generator):
@@ -203,18 +212,132 @@ def test_mixed_holds_equally_many_of_each_kind_in_random_order(digits, generator
     for _ in range(2):
         batch = mixed.draw(digits, ALL, generator)
         assert batch.labels.equal(digits.labels)
-        turned = batch.pose.matrix[:, 0, 1] != 0
+        turned = batch.pose.matrix[:, 0][:, 0, 1] != 0
         noisy = (batch.images > 0).float().mean((1, 2, 3)) > 0.4
-        placed = batch.pose.matrix[:, 0, 2].abs() > 0
+        placed = batch.pose.matrix[:, 0][:, 0, 2].abs() > 0
         assert turned.sum() == 10
         assert noisy.sum() == 10
         assert 5 <= placed.sum() <= 10
         orders.append(turned)
-        corners = pixels(batch.pose.box, (40, 40))[placed]
+        corners = pixels(batch.pose.box[:, 0], (40, 40))[placed]
         for image, box in zip(batch.images[placed, 0], corners, strict=True):
             left, top = box[0].round().int().tolist()
             assert image[:top].sum() + image[:, :left].sum() < 1e-3
     assert not orders[0].equal(orders[1])
+
+
+def test_corners_move_by_their_deviation_and_never_fold(digits, generator):
+    many = Digits(digits.images.repeat(50, 1, 1), digits.labels.repeat(50))
+    still = geometry.frame(1) * 14
+    for scale in (1.0, 0.75):
+        batch = Distortion(canvas=(40, 50), corners=5.0, scale=(scale, scale)).draw(
+            many, torch.arange(2000), generator
+        )
+        frame = geometry.transform(batch.pose.matrix[:, 0], geometry.frame(1)) * torch.tensor([25.0, 20.0])
+        assert abs((frame - scale * still).std() - 5) < 0.5  # some had to be halved
+        assert geometry.is_convex(frame).float().mean() == 1
+
+
+def test_a_bent_digit_agrees_with_scipys_spline(digits, generator):
+    batch_size, size = 3, (34, 46)
+    matrix = Distortion(canvas=size, angle=30, scale=(0.7, 1.1))._matrices(torch.zeros(3, 4, 2), generator)
+    bend = torch.randn(batch_size, 16, 2, generator=generator) * 0.2
+    warp = Warp(matrix, bend)
+    points = geometry.pixel_centres(*size)
+    control = geometry.control_points(4)
+    values = Warp(matrix, None).to_digit(control) + bend
+    for ours, moved in zip(warp.to_digit(points), values, strict=True):
+        spline = RBFInterpolator(control.double(), moved.double(), kernel="thin_plate_spline", degree=1)
+        assert np.abs(ours.numpy() - spline(points.double())).max() < 1e-4
+    there = warp.to_canvas(geometry.frame(4).expand(3, -1, -1))
+    back = torch.stack(
+        [w.to_digit(p)[0] for w, p in zip(map(Warp, matrix[:, None], bend[:, None]), there, strict=True)]
+    )
+    torch.testing.assert_close(back, geometry.frame(4).expand(3, -1, -1), atol=1e-4, rtol=0)
+
+
+def test_bends_have_their_deviation_in_pixels_of_the_digit(generator):
+    bends = Distortion(bend=1.5)._bends(2000, generator)
+    assert abs(bends.std() * 14 - 1.5) < 0.02
+    assert Distortion()._bends(5, generator) is None
+
+
+@pytest.mark.parametrize("settings", [{"bend": 1.5}, {"corners": 4.0}, {"shear": 0.4}])
+def test_boxes_stay_on_the_ink_under_every_warp(digits, generator, settings):
+    batch = Distortion(canvas=(60, 70), angle=20, **settings).draw(digits, ALL, generator)
+    for image, box in zip(batch.images[:, 0], pixels(batch.pose.box[:, 0], (60, 70)), strict=True):
+        rows, columns = ((image > 0.02).any(dim).nonzero() for dim in (1, 0))
+        ink = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        assert (
+            ink - torch.cat([box.amin(0), box.amax(0)])
+        ).abs().max() <= 2.6  # a bent side is no straight line
+
+
+def test_inside_keeps_all_ink_on_the_canvas_and_uses_all_of_it(digits, generator):
+    many = Digits(digits.images.repeat(10, 1, 1), digits.labels.repeat(10))
+    batch = Distortion(canvas=(40, 44), angle=20, shear=0.2, place="inside").draw(
+        many, torch.arange(400), generator
+    )
+    boxes = batch.pose.box[:, 0]
+    assert boxes.abs().max() <= 1 + 1e-5
+    assert boxes.abs().amax((1, 2)).max() > 0.98
+    assert batch.images.sum((1, 2, 3)).min() > 0.9 * many.images.float().sum((1, 2)).min() / 255
+
+
+def test_shear_moves_x_by_y(generator):
+    matrix = Distortion(shear=0.5)._matrices(torch.zeros(500, 4, 2), generator)
+    assert matrix[:, 0, 1].abs().max() <= 0.5
+    assert matrix[:, 0, 1].std() == pytest.approx(0.5 / 3**0.5, rel=0.1)
+    torch.testing.assert_close(matrix[:, 1], torch.tensor([[0.0, 1, 0]]).expand(500, -1))
+
+
+def test_blur_is_a_line_of_its_length_and_angle():
+    image = torch.zeros(1, 1, 21, 21)
+    image[0, 0, 10, 10] = 1
+    across = blur(image, 5, 0)[0, 0]
+    torch.testing.assert_close(across[10, 8:13], torch.full((5,), 0.2))
+    assert across.sum() == pytest.approx(1)
+    upright = blur(image, 5, 90)[0, 0]
+    torch.testing.assert_close(upright, across.T, atol=1e-6, rtol=0)
+    slanted = blur(image, 9, 45)[0, 0]
+    assert slanted[8, 12] > 0.05  # counter-clockwise: up on the right
+    assert slanted[12, 12] == 0
+
+
+def test_contrast_fades_before_the_noise(digits, generator):
+    plain, faded = (
+        Distortion(contrast=contrast).draw(digits, ALL, generator).images for contrast in (1.0, 0.5)
+    )
+    torch.testing.assert_close(faded, plain / 2)
+
+
+def test_the_ink_of_the_pose_is_the_digit_without_its_clutter_and_noise(digits, generator):
+    batch = EVERYTHING.draw(digits, ALL, generator)
+    per_cell = 50 * 70 / (24 * 24)
+    expected = Distortion(canvas=(50, 70), angle=60, scale=(0.6, 1.3), place="anywhere")
+    alone = expected.draw(digits, ALL, torch.Generator().manual_seed(0)).images.sum((1, 2, 3))
+    ink = batch.pose.ink[:, 0].sum((1, 2)) * per_cell
+    assert (ink / alone - 1).abs().max() < 0.2
+
+
+def test_addition_is_two_digits_and_their_sum(digits, generator):
+    each = Distortion(canvas=42, angle=45, scale=(0.7, 1.2), place="anywhere")
+    addition = Addition(canvas=42, each=each)
+    batch = addition.draw(digits, ALL, generator)
+    assert (addition.channels, addition.classes, addition.size) == (2, 19, (42, 42))
+    assert batch.images.shape == (40, 2, 42, 42)
+    second = batch.labels - digits.labels
+    assert set(second.tolist()) <= set(range(10))
+    assert len(second.unique()) > 5
+    assert batch.pose.box.shape == (40, 2, 4, 2)
+    for channel in range(2):
+        for image, box in zip(
+            batch.images[:, channel], pixels(batch.pose.box[:, channel], (42, 42)), strict=True
+        ):
+            left, top = box.amin(0).floor().int().clamp(min=0).tolist()
+            assert image[:top].sum() + image[:, :left].sum() < 1
+    with pytest.raises(UserError, match=r"each\.canvas must be the same as canvas, 50, got 42"):
+        Addition(canvas=50, each=each)
 
 
 @pytest.mark.parametrize(

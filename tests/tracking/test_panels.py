@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from stn_experiments.data.distortions import Batch, Distortion, Pose
+from stn_experiments.data.distortions import Batch, Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.models.classifier import Prediction
-from stn_experiments.models.grids import Affine
+from stn_experiments.models.grids import Affine, GridGenerator
 from stn_experiments.models.sampler import Sampler
 from stn_experiments.models.spatial_transformer import View
 from stn_experiments.tracking.panels import (
@@ -26,7 +26,7 @@ from stn_experiments.tracking.panels import (
 
 CELL = 120
 IDENTITY = [1, 0, 0, 0, 1, 0]
-OFF_CANVAS = torch.full((1, 4, 2), 50.0)
+OFF_CANVAS = torch.full((1, 1, 4, 2), 50.0)
 
 
 def make_digits():
@@ -44,7 +44,7 @@ def make_batch(canvas=28, count=1, **options):
 
 def make_view(images, theta, output_size=(28, 28)):
     theta = torch.as_tensor(theta, dtype=torch.float).expand(len(images), -1)
-    grids = Affine(output_size)
+    grids = GridGenerator(Affine(), output_size)
     grid = grids(theta)
     return View(theta, grid, grids.outline(theta), images, Sampler()(images, grid))
 
@@ -108,7 +108,7 @@ def test_the_dot_is_where_the_top_left_of_v_reads():
 
 def test_the_perfect_theta_frames_the_digit_and_gives_it_back():
     batch = make_batch(canvas=42, place="anywhere")
-    theta = batch.pose.matrix[:, :2].reshape(-1, 6)
+    theta = batch.pose.matrix[:, 0, :2].reshape(-1, 6)
     panel = draw_panel(batch, make_prediction(batch, theta))
 
     found = pixels_of(cell_of(panel, 1), COLOURS[0])
@@ -124,7 +124,7 @@ def test_the_perfect_theta_frames_the_digit_and_gives_it_back():
 def test_the_true_box_lies_on_the_ink(options):
     batch = make_batch(**options)
     prediction = make_prediction(batch, [9, 0, 0, 0, 9, 0])
-    hidden = batch._replace(pose=Pose(batch.pose.matrix, OFF_CANVAS))
+    hidden = batch._replace(pose=batch.pose._replace(box=OFF_CANVAS))
     panels = [draw_panel(each, prediction) for each in (batch, hidden)]
     drawn = ImageChops.difference(*(cell_of(panel, 1) for panel in panels)).convert("L")
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -6,7 +8,7 @@ from stn_experiments.data.distortions import Distortion
 from stn_experiments.errors import TrainingFailed, UserError
 from stn_experiments.models.backbones import Compact
 from stn_experiments.models.classifier import Classifier
-from stn_experiments.models.spatial_transformer import spatial_transformer
+from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.training import checkpoints
 from stn_experiments.training.evaluation import CHUNK, evaluate, predict
 from stn_experiments.training.loop import Trainer, Training, fit, stop_unless_finite
@@ -20,13 +22,13 @@ def splits(digits):
     distortion = Distortion(angle=30)
     generator = torch.Generator().manual_seed(5)
     fixed = distortion.draw(digits, torch.arange(40), generator)
-    return Splits(TrainingSet(digits, distortion), fixed, fixed)
+    return Splits(TrainingSet(40, partial(distortion.draw, digits)), fixed, fixed)
 
 
 def start(trainer=TRAINER, stn=True, lr=1e-2, steps=12):
     torch.manual_seed(0)
-    transformer = spatial_transformer((1, 28, 28), "keypoints", "affine", 28) if stn else None
-    model = Classifier(Compact((1, 28, 28), 10, width=4, pool=2), transformer)
+    transformer = SpatialTransformer((1, 28, 28))
+    model = Classifier(Compact((1, 28, 28), 10, width=4, pool=2), {"input": [transformer] if stn else []})
     optimizer = torch.optim.AdamW(model.parameter_groups(), lr=lr)
     for group in optimizer.param_groups[1:]:
         group["lr"] *= trainer.localisation_lr
@@ -88,7 +90,7 @@ def test_the_localisation_network_has_settings_of_its_own(splits, change):
     (metrics,) = fit(training, splits, trainer)
     moved = {name: (value - before[name]).abs().max() for name, value in training.model.named_parameters()}
     assert moved["backbone.head.weight"] > 1e-3
-    assert moved["transformer.localisation.theta.bias"] < 1e-6
+    assert moved["transformers.input.0.localisation.theta.bias"] < 1e-6
     if "localisation_clip" in change:
         assert metrics["localisation_gradient"] > 1e-4  # the norm before clipping
 

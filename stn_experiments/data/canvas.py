@@ -1,0 +1,82 @@
+"""What is done to digits and canvases, by the batch: rendering, clutter, blur, noise."""
+
+import math
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+SIDE = 28
+"""The side in pixels of an MNIST digit's own frame."""
+
+
+def render(digits: Tensor, source: Tensor, size: tuple[int, int]) -> Tensor:
+    """Black canvases (B, 1, *size) that show digits (B, 28, 28) at the points ``source`` (B, H * W, 2)."""
+    return F.grid_sample(digits[:, None], source.view(-1, *size, 2), align_corners=False)
+
+
+def ink_boxes(digits: Tensor) -> Tensor:
+    """The corners (B, 4, 2) of the ink of digits (B, 28, 28) in their own frame, clockwise."""
+    edges = torch.linspace(-1, 1, SIDE + 1, device=digits.device)
+    columns, rows = (digits.amax(dim) > 0 for dim in (1, 2))
+
+    def first_and_last(ink: Tensor) -> tuple[Tensor, Tensor]:
+        return edges[ink.byte().argmax(1)], edges[SIDE - ink.byte().flip(1).argmax(1)]
+
+    (left, right), (top, bottom) = first_and_last(columns), first_and_last(rows)
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    return torch.stack([torch.stack(corner, -1) for corner in corners], 1)
+
+
+def add_clutter(
+    images: Tensor, pool: Tensor, index: Tensor, count: int, side: int, generator: Generator
+) -> None:
+    """Add ``count`` crops of ``side`` pixels to images (B, 1, H, W), in place, and clip at 1.
+
+    Which digit of ``pool`` (N, 28, 28), which part of it and where it lands are each uniform, as in the first
+    public generator of cluttered MNIST (Mnih et al. 2014). ``index`` (B,) is each image's own digit in the
+    pool, from which no crop is taken.
+    """
+    batch, _, height, width = images.shape
+    device = generator.device
+
+    def uniform(high: int) -> Tensor:
+        return torch.randint(high, (count, batch, 1, 1), generator=generator, device=device)
+
+    source = (index[:, None, None] + 1 + uniform(len(pool) - 1)) % len(pool)
+    source_y, source_x = uniform(SIDE - side + 1), uniform(SIDE - side + 1)
+    target_y, target_x = uniform(height - side + 1), uniform(width - side + 1)
+    step = torch.arange(side, device=device)
+    crops = pool[source, source_y + step[:, None], source_x + step].float().div_(255)
+    places = ((target_y + step[:, None]) * width + target_x + step).flatten(2)
+    # One crop at a time: within one no pixel is hit twice, so the sum has one order on every device.
+    flat = images.view(batch, -1)
+    for crop, place in zip(crops.flatten(2), places, strict=True):
+        flat.scatter_(1, place, flat.gather(1, place) + crop)
+    flat.clamp_(max=1)
+
+
+def add_noise(images: Tensor, deviation: float, generator: Generator) -> None:
+    """Add white Gaussian noise of a standard deviation to images, in place, and clip to [0, 1]."""
+    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    images.add_(noise, alpha=deviation).clamp_(0, 1)
+
+
+def blur(images: Tensor, length: float, angle: float) -> Tensor:
+    """Images (B, 1, H, W) as under a linear motion of ``length`` pixels at ``angle`` degrees."""
+    kernel = torch.tensor(_motion(length, angle), device=images.device)
+    return F.conv2d(images, kernel[None, None], padding=len(kernel) // 2)
+
+
+@cache
+def _motion(length: float, angle: float) -> list[list[float]]:
+    """A line of that length through the middle of a kernel: each pixel's weight falls with its distance."""
+    reach = math.ceil(length / 2)
+    steps = torch.arange(-reach, reach + 1.0)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    half = (length - 1) / 2
+    beyond = (x * cos - y * sin).abs().sub(half).clamp(min=0)  # y points down, a positive angle turns up
+    weight = (1 - torch.hypot(beyond, x * sin + y * cos)).clamp(min=0)
+    return (weight / weight.sum()).tolist()
