@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from stn_experiments import geometry
 from stn_experiments.ranges import Range
 
-POINTS_PER_SIDE = 8
 HORIZON = 0.1
 
 
@@ -18,6 +17,8 @@ class Family(nn.Module):
 
     identity: Sequence[float]
     """The parameters that change nothing."""
+    points_per_side = 2
+    """Points that tell an image of the square's sides: few where they stay straight."""
 
     def transform(self, theta: Tensor, points: Tensor) -> Tensor:
         """T_theta of ``points`` (N, 2), or of each one's own (B, N, 2), for theta (B, P): (B, N, 2)."""
@@ -144,6 +145,7 @@ class ThinPlateSpline(Family):
         control_points: along each side; the paper has 4.
     """
 
+    points_per_side = 8
     control: Tensor
     solution: Tensor
 
@@ -177,7 +179,7 @@ class GridGenerator(nn.Module):
         self.family = family
         self.size = size
         self.register_buffer("target", geometry.pixel_centres(*size), persistent=False)
-        self.register_buffer("frame", geometry.frame(POINTS_PER_SIDE), persistent=False)
+        self.register_buffer("frame", geometry.frame(family.points_per_side), persistent=False)
 
     def forward(self, theta: Tensor) -> Tensor:
         """The sampling grid of each theta (B, P): (B, H', W', 2)."""

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from stn_experiments.ranges import Count, Range
 from stn_experiments.training.evaluation import evaluate
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+logger = logging.getLogger(__name__)
+
 LOOK_EVERY = 50
 BAR: dict[str, Any] = {
     "unit": " images",
@@ -121,11 +124,13 @@ def train_epoch(training: Training, splits: Splits, trainer: Trainer, epoch: int
                 norms[step] = nn.utils.clip_grad_norm_(localisation, trainer.localisation_clip or math.inf)
             optimizer.step()
             scheduler.step()
+            if localisation and epoch == 1 and step == 0:
+                warn_without_gradient(norms[0])
             losses[step] = loss.detach()
             wrong[step] = (prediction.logits.argmax(1) != batch.labels).float().mean()
             bar.update(size)
             if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
-                # The host waits for the device here, and nowhere else in the loop.
+                # The host waits for the device here, and nowhere else in the loop but after its first step.
                 stop_unless_finite(losses[: step + 1], first_step=(epoch - 1) * steps + 1)
                 so_far = losses[: step + 1].mean().item(), 100 * wrong[: step + 1].mean().item()
                 bar.set_postfix_str(f"loss {so_far[0]:.4f}, error {so_far[1]:.2f} %")
@@ -134,6 +139,15 @@ def train_epoch(training: Training, splits: Splits, trainer: Trainer, epoch: int
         metrics |= {"localisation_lr": optimizer.param_groups[1]["lr"]}
         metrics |= {"localisation_gradient": norms.mean().item()}
     return {**metrics, "images": steps * size}
+
+
+def warn_without_gradient(norm: Tensor) -> None:
+    """Say so if the first gradient of the localisation network, of that norm, is zero: it will never move."""
+    if norm == 0:
+        logger.warning(
+            "warning: the localisation network has no gradient at step 1, so the transformer will not move; "
+            "theta must not be behind a function that saturates, nor the sampler be stn.interpolation=nearest"
+        )
 
 
 def stop_unless_finite(losses: Tensor, first_step: int) -> None:

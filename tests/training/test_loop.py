@@ -100,6 +100,37 @@ def test_without_a_transformer_nothing_is_said_of_one(splits):
     assert not [name for name in metrics if "localisation" in name or "theta" in name or "outside" in name]
 
 
+class Saturated(torch.nn.Module):
+    """The known failure: a right identity, behind a function whose gradient there is exactly zero."""
+
+    def __init__(self, theta):
+        super().__init__()
+        self.theta = theta
+
+    def forward(self, features):
+        identity = torch.tensor([1.0, 0, 0, 0, 1, 0])
+        return (
+            torch.tanh(self.theta(features) - identity + 100 * (2 * identity - 1)) * 0.5
+            + identity
+            - 0.5 * (2 * identity - 1)
+        )
+
+
+@pytest.mark.parametrize("saturated", [True, False])
+def test_a_localisation_network_without_gradient_is_told_at_step_1(splits, caplog, saturated):
+    training = start()
+    if saturated:
+        localisation = training.model.transformers["input"][0].localisation
+        localisation.theta = Saturated(localisation.theta)
+        view = predict(training.model, splits.valid).views[0]
+        torch.testing.assert_close(view.output, splits.valid.images, atol=1e-5, rtol=0)
+    history = list(fit(training, splits, TRAINER))
+    warnings = [record.message for record in caplog.records if "no gradient at step 1" in record.message]
+    assert len(warnings) == saturated
+    assert (history[-1]["val_theta_spread"] == 0) is saturated
+    assert (history[-1]["localisation_gradient"] == 0) is saturated
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(splits):
     training = start(lr=1e30)
     with pytest.raises(TrainingFailed, match=r"the loss of step \d+ is (nan|inf)"):
@@ -133,6 +164,38 @@ def test_evaluation_is_the_same_in_parts_as_in_one(splits, monkeypatch):
     assert whole["loss"] == pytest.approx(
         torch.nn.functional.cross_entropy(logits, splits.test.labels).item()
     )
+
+
+def test_attention_is_scored_against_the_truth(splits):
+    """A transformer that is the identity sees what went in; one that is the truth sees it undone."""
+    truth = splits.valid.pose.matrix[:, 0, :2].flatten(1)
+
+    class Known(torch.nn.Module):
+        def forward(self, images):
+            return truth[:: 40 // len(images)] if len(images) < 40 else truth
+
+    model = start().model
+    seen = evaluate(model, splits.valid)
+    assert seen["residual_rotation_deg"] == pytest.approx(seen["input_rotation_deg"], rel=1e-4)
+    assert seen["residual_translation_px"] == pytest.approx(seen["input_translation_px"], abs=1e-3)
+    assert 0.3 < seen["iou_mean"] < 0.9
+    model.transformers["input"][0].localisation = Known()
+    found = evaluate(model, splits.valid)
+    assert found["residual_rotation_deg"] == pytest.approx(0, abs=1e-2)
+    assert found["residual_scale"] == pytest.approx(0, abs=1e-3)
+    assert found["iou_mean"] == pytest.approx((20 / 28) ** 2, abs=0.02)  # the ink's box in the digit's frame
+    assert found["iou_above_half"] > 0.9
+    assert found["ink_inside"] > 0.98
+    assert found["elsewhere"] == pytest.approx(1 - (20 / 28) ** 2, abs=0.02)
+
+
+def test_without_a_known_digit_or_a_transformer_there_is_no_score(splits):
+    assert set(evaluate(start(stn=False).model, splits.valid)) == {"loss", "error"}
+    empty = type(splits.valid.pose)(
+        torch.empty(40, 0, 3, 3), torch.empty(40, 0, 4, 2), torch.empty(40, 0, 1, 1)
+    )
+    scores = evaluate(start().model, splits.valid._replace(pose=empty))
+    assert set(scores) == {"loss", "error", "theta_spread", "outside_share"}
 
 
 def test_evaluation_leaves_the_model_as_it_was(splits):
