@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stn_experiments.errors import UserError
 
@@ -52,9 +52,14 @@ def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
     """A composed config as plain dicts and values, all interpolations resolved.
 
     Raises:
-        omegaconf.errors.OmegaConfBaseException: a value is missing, or an interpolation leads nowhere.
+        UserError: a value is missing, or an interpolation leads nowhere.
     """
-    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is missing: give it a value") from None
+    except OmegaConfBaseException as error:
+        raise UserError(in_one_line(error)) from None
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 

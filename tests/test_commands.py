@@ -17,7 +17,7 @@ WRONG = [
         "+data.distortion.angel=3",
         "data.distortion.angel is not a setting of data.distortion: it has canvas, angle",
     ),
-    ("data=mnits", "Could not find 'data/mnits' Available options in 'data': clean cluttered"),
+    ("data=mnits", "Could not find 'data/mnits' Available options in 'data': addition affnist"),
     ("model=cnn", "model"),
     ("~optimizer", "optimizer is missing from the config"),
     # wrong type
@@ -52,6 +52,14 @@ WRONG = [
     ("trainer.batch_size=60000", "batch_size must be at most the 55000 training images"),
     ("data=mixed data.distortion.kinds.noisy.canvas=50", "kinds.noisy.canvas must be the same as canvas, 42"),
     ("stn=none +stn.output_size=28", "stn.output_size is not a setting of stn: it has no settings"),
+    (
+        "stn=tps stn.steps=2",
+        "stn.steps must be 1 for ThinPlateSpline, whose transforms do not compose, got 2",
+    ),
+    ("stn.at=layer9", "stn.at must name places among input, stem, layer1, layer2, layer3, got layer9"),
+    ("stn.count=2 stn.at=[input,layer2]", "stn.count must be 1 unless the transformers stand at the input"),
+    ("data=npz", "data.file is missing: give it a value"),
+    ("data=npz data.file=nowhere.npz", "data.file nowhere.npz"),
     # not a setting at all
     ("data.root=/does/not/exist", "data.root: /does/not/exist is no readable folder"),
     (

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,7 @@ class Batch(NamedTuple):
     pose: Pose
 
 
+@runtime_checkable
 class Task(Protocol):
     """What makes labelled images of digits; the three distortions below are its kinds."""
 

@@ -40,13 +40,14 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
         parts.append(per_image(predict(model, part), part))
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     scores = {name: value.mean() for name, value in whole.items() if name not in ("theta", "outline")}
-    scores["error"] = 100 * scores["error"]
+    scores["error"] = whole["error"].sum()
     if "theta" in whole:
         scores["theta_spread"] = theta_spread(whole["theta"])
     if "outline" in whole:
         scores |= pose_scores(whole["outline"], batch.pose, tuple(batch.images.shape[-2:]))
     # The host waits for the device here, once.
-    return dict(zip(scores, torch.stack(list(scores.values())).tolist(), strict=True))
+    values = dict(zip(scores, torch.stack(list(scores.values())).tolist(), strict=True))
+    return values | {"error": values["error"] * 100 / len(batch.labels)}
 
 
 def of_test(scores: dict[str, float]) -> dict[str, float]:

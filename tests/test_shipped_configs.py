@@ -1,0 +1,67 @@
+"""Every config that is shipped composes, is named as its file, and makes a network that runs."""
+
+import numpy as np
+import pytest
+import torch
+
+from stn_experiments.experiment import build_experiment
+from tests.conftest import ROOT
+
+
+def choices(group):
+    return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+
+
+GROUPS = ("data", "backbone", "stn", "optimizer", "scheduler", "trainer")
+CHOICES = [(group, choice) for group in GROUPS for choice in choices(group)]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice):
+    overrides = [f"{group}={choice}", "trainer.device=cpu"]
+    if choice == "npz":
+        arrays = {f"{kind}_{split}": value for split in ("train", "test") for kind, value in
+                  (("x", np.zeros((200, 900), np.uint8)), ("y", np.arange(200) % 7))}  # fmt: skip
+        np.savez(tmp_path / "own.npz", **arrays)
+        overrides += [f"data.file={tmp_path / 'own.npz'}", "trainer.batch_size=10"]
+    config = compose(*overrides)
+    if "name" in config[group]:
+        assert config[group]["name"] == choice
+    experiment = build_experiment(config)
+    logits, views = experiment.model.eval()(torch.rand(2, *experiment.data.shape))
+    assert logits.shape == (2, experiment.data.classes)
+    assert len(views) == (choice != "none")
+
+
+def test_the_map_of_configs_names_every_choice():
+    text = (ROOT / "configs" / "train.yaml").read_text()
+    for group in GROUPS:
+        (line,) = (line for line in text.splitlines() if line.startswith(f"  - {group}: "))
+        assert sorted(line.partition("#")[2].split()) == choices(group)
+
+
+def test_a_users_own_file_is_trained_on(compose, tmp_path, digits):
+    from stn_experiments.train_run import train_run
+
+    images, labels = digits.images.numpy(), digits.labels.numpy()
+    np.savez(
+        tmp_path / "own.npz",
+        X_train=images.reshape(40, -1),
+        Y_train=np.eye(10)[labels],
+        X_test=images,
+        Y_test=labels,
+    )
+    result = train_run(
+        compose(
+            "data=npz",
+            f"data.file={tmp_path / 'own.npz'}",
+            "trainer=quick",
+            "trainer.batch_size=8",
+            "backbone.width=4",
+            f"run.root={tmp_path}",
+            "trainer.device=cpu",
+        )
+    )
+    assert result["status"] == "finished"
+    assert "theta_spread" in result
+    assert "iou_mean" not in result
