@@ -51,13 +51,13 @@ def train_run(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     experiment = build_experiment(config)
     run = Run(Path(experiment.run.root) / run_name(config))
-    if experiment.run.force:
-        shutil.rmtree(run.folder, ignore_errors=True)
-    if (result := run.result()) is not None:
+    if not experiment.run.force and (result := run.result()) is not None:
         print(f"{run.folder} is finished already; run.force=true trains it again")
         return result
     torch.set_flush_denormal(True)  # a CPU computes with denormal numbers many times slower
     splits = experiment.data.load(experiment.device)
+    if experiment.run.force:  # not before all that can be refused has been
+        shutil.rmtree(run.folder, ignore_errors=True)
     run.create(config)
     training = prepare(experiment, splits.train.size)
     history = resume(training, run)
