@@ -17,6 +17,13 @@ from stn_experiments.data.mnist import Digits, Mnist
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def denormals():
+    """Training flushes them for its whole process, which in a test is that of the other tests too."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)

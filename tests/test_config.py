@@ -42,7 +42,7 @@ def test_a_null_target_builds_nothing():
         (node(angle=float("nan")), r"data\.angle must be .* got nan"),
         (node(angle=True), r"data\.angle must be .* got True"),
         (node(clutter=1.5), r"data\.clutter must be an integer from 0 to 1000, got 1\.5"),
-        (node(place="left"), r"data\.place must be one of centre, anywhere, got 'left'"),
+        (node(place="left"), r"data\.place must be one of centre, anywhere, inside, got 'left'"),
         (
             node(scale=[1, 2, 3]),
             r"data\.scale must be a list of 2, each a number from 0\.1 to 4, got \[1, 2, 3\]",
