@@ -159,10 +159,10 @@ class Path:
     def follow(self, transformer: SpatialTransformer, features: Tensor) -> Tensor:
         """Send features through a transformer, whose outline is led back to the input."""
         view = transformer(features)
-        outline = view.outline
+        outline, marks = view.outline, view.marks
         for step in reversed(self._back):
-            outline = step(outline)
-        self.views.append(view._replace(outline=outline))
+            outline, marks = step(outline), step(marks)
+        self.views.append(view._replace(outline=outline, marks=marks))
         self._back.append(lambda points: transformer.family.transform(view.theta, points))
         return view.output
 

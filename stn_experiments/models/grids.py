@@ -32,6 +32,10 @@ class Family(nn.Module):
         """
         raise NotImplementedError
 
+    def marks(self, theta: Tensor) -> Tensor:
+        """Points (B, M, 2) of U that tell more of T_theta than the edge of V does, for panels; M may be 0."""
+        return theta.new_zeros(len(theta), 0, 2)
+
 
 class MatrixFamily(Family):
     """A family of homogeneous matrices, in which one transform after another is again one of the family."""
@@ -161,6 +165,10 @@ class ThinPlateSpline(Family):
         weights = geometry.spline_basis(self.control, points) @ self.solution
         # A spline of what the control points are moved by, so that where none is moved nothing is rounded.
         return points + weights @ (theta.unflatten(1, (-1, 2)) - self.control)
+
+    def marks(self, theta: Tensor) -> Tensor:
+        """The control points: (B, K², 2)."""
+        return theta.unflatten(1, (-1, 2))
 
 
 class GridGenerator(nn.Module):

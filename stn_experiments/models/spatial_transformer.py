@@ -18,13 +18,14 @@ class View(NamedTuple):
 
     ``theta`` (B, P); ``grid`` (B, s H', s W', 2), where the s × s samples of each pixel of V read U;
     ``outline`` (B, K, 2), the edge of V on the network's input, which is U where the transformer stands at
-    the input, as a closed line; ``source`` U (B, C, H, W); ``output`` V (B, C, H', W'). Points are normalised
-    (x, y).
+    the input, as a closed line; ``marks`` (B, M, 2), points there that tell more, such as the control points
+    of a spline; ``source`` U (B, C, H, W); ``output`` V (B, C, H', W'). Points are normalised (x, y).
     """
 
     theta: Tensor
     grid: Tensor
     outline: Tensor
+    marks: Tensor
     source: Tensor
     output: Tensor
 
@@ -92,4 +93,5 @@ class SpatialTransformer(nn.Module):
             theta = self.family.compose(theta, self.localisation(seen))
         grid = self.grid_generator(theta)
         outline = self.grid_generator.outline(theta)
-        return View(theta, grid, outline, source, self.sampler(source, grid))
+        marks = self.family.marks(theta)
+        return View(theta, grid, outline, marks, source, self.sampler(source, grid))

@@ -108,11 +108,12 @@ def save_animation(frames: Sequence[Path], path: Path, seconds_per_frame: float 
 def _row(batch: Batch, prediction: Prediction, index: int, cell: int) -> list[Image.Image]:
     image, boxes = batch.images[index].detach().cpu(), batch.pose.box[index].detach().cpu()
     outlines = [view.outline[index].detach().cpu() for view in prediction.views]
+    marks = [view.marks[index].detach().cpu() for view in prediction.views]
     outputs = [view.output[index].detach().cpu() for view in prediction.views]
     colours = [COLOURS[(index + number) % len(COLOURS)] for number in range(len(outlines))]
     return [
         _image_cell(image, cell),
-        _box_cell(image, outlines, colours, boxes, cell) if outlines else _empty_cell(cell),
+        _box_cell(image, outlines, marks, colours, boxes, cell) if outlines else _empty_cell(cell),
         _transformed_cell(outputs, colours, cell) if outputs else _empty_cell(cell),
         _prediction_cell(prediction.logits[index].detach().cpu(), int(batch.labels[index]), cell),
     ]
@@ -125,7 +126,12 @@ def _image_cell(image: Tensor, cell: int) -> Image.Image:
 
 
 def _box_cell(
-    image: Tensor, outlines: list[Tensor], colours: list[Colour], boxes: Tensor, cell: int
+    image: Tensor,
+    outlines: list[Tensor],
+    marks: list[Tensor],
+    colours: list[Colour],
+    boxes: Tensor,
+    cell: int,
 ) -> Image.Image:
     picture = _blank(cell, OUTSIDE)
     place = _fit(image, picture.size, CANVAS_SHARE)
@@ -135,6 +141,8 @@ def _box_cell(
         _draw_outline(picture, outline, place, colour)
         for outline, colour in zip(outlines, colours, strict=True)
     ]
+    for points, colour in zip(marks, colours, strict=True):
+        _draw_marks(picture, points, place, colour)
     # After the outlines, which are thicker and would hide it where they fit well.
     for box in boxes:
         _draw_dashed(picture, place.pixels(box))
@@ -210,6 +218,14 @@ def _draw_outline(picture: Image.Image, outline: Tensor, place: Place, colour: C
     draw.ellipse([x - dot, y - dot, x + dot, y + dot], 255)
     picture.paste(colour, mask=line)
     return "" if line.getbbox() else "box out of view"
+
+
+def _draw_marks(picture: Image.Image, points: Tensor, place: Place, colour: Colour) -> None:
+    """Draw points (M, 2) as small dots."""
+    draw = ImageDraw.Draw(picture)
+    radius = picture.height // 60
+    for x, y in place.pixels(points.nan_to_num(FARTHEST)):
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], colour)
 
 
 def _draw_dashed(picture: Image.Image, corners: list[Point]) -> None:

@@ -121,7 +121,9 @@ def test_a_classifier_exports_to_onnx_with_the_same_logits(tmp_path, generator):
     )
     images = torch.rand(3, 1, 42, 42, generator=generator)
     expected = model(images).logits
-    torch.onnx.export(Logits(model).eval(), (images,), str(tmp_path / "model.onnx"), dynamo=True, verbose=False)
+    torch.onnx.export(
+        Logits(model).eval(), (images,), str(tmp_path / "model.onnx"), dynamo=True, verbose=False
+    )
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)

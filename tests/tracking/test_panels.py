@@ -8,7 +8,7 @@ from PIL import Image, ImageChops
 from stn_experiments.data.distortions import Batch, Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.models.classifier import Prediction
-from stn_experiments.models.grids import Affine, GridGenerator
+from stn_experiments.models.grids import Affine, GridGenerator, ThinPlateSpline
 from stn_experiments.models.sampler import Sampler
 from stn_experiments.models.spatial_transformer import View
 from stn_experiments.tracking.panels import (
@@ -46,7 +46,7 @@ def make_view(images, theta, output_size=(28, 28)):
     theta = torch.as_tensor(theta, dtype=torch.float).expand(len(images), -1)
     grids = GridGenerator(Affine(), output_size)
     grid = grids(theta)
-    return View(theta, grid, grids.outline(theta), images, Sampler()(images, grid))
+    return View(theta, grid, grids.outline(theta), grids.family.marks(theta), images, Sampler()(images, grid))
 
 
 def make_prediction(batch, theta=IDENTITY, predicted=7):
@@ -362,3 +362,18 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path):
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_control_points_of_a_spline_are_marked():
+    batch, family = make_batch(), ThinPlateSpline(4)
+    theta = torch.tensor(family.identity).expand(len(batch.images), -1)
+    grids = GridGenerator(family, (28, 28))
+    grid = grids(theta)
+    view = View(theta, grid, grids.outline(theta), family.marks(theta), batch.images, batch.images)
+    prediction = make_prediction(batch)._replace(views=[view])
+    box = cell_of(draw_panel(batch, prediction), 1)
+    plain = cell_of(draw_panel(batch, prediction._replace(views=[view._replace(marks=view.marks[:, :0])])), 1)
+    for x in (1 / 3, -1 / 3):  # the four inner control points
+        at = (round(60 + x * 42), round(60 + x * 42))
+        assert box.getpixel(at) == COLOURS[0]
+        assert plain.getpixel(at) != COLOURS[0]
