@@ -58,14 +58,23 @@ class MatrixFamily(Family):
 
 
 class Translation(MatrixFamily):
-    """theta = (tx, ty)."""
+    """theta = (tx, ty): a window of a fixed size that moves.
+
+    Args:
+        window: its side by that of U. 1 shows all of U, and starts at the identity. Below 1 V is a crop, which
+            starts in the middle of U; at 28/60 one of 28×28 pixels from 60×60, pixel for pixel.
+    """
 
     identity = (0.0, 0.0)
 
+    def __init__(self, window: Annotated[float, Range(0.01, 10)] = 1.0) -> None:
+        super().__init__()
+        self.window = window
+
     def matrix(self, theta: Tensor) -> Tensor:
         """See :meth:`MatrixFamily.matrix`."""
-        one, zero = torch.ones_like(theta[:, 0]), torch.zeros_like(theta[:, 0])
-        return _affine(one, zero, theta[:, 0], zero, one, theta[:, 1])
+        side, zero = torch.full_like(theta[:, 0], self.window), torch.zeros_like(theta[:, 0])
+        return _affine(side, zero, theta[:, 0], zero, side, theta[:, 1])
 
     def theta(self, matrix: Tensor) -> Tensor:
         """See :meth:`MatrixFamily.theta`."""

@@ -8,6 +8,7 @@ of the batch, on any device, without waiting for it. A polygon that is not finit
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stn_experiments import geometry
@@ -85,30 +86,36 @@ def elsewhere(outline: Tensor, box: Tensor) -> Tensor:
     return _overlap(outline, box)[1]
 
 
-def ink_inside(outline: Tensor, ink: Tensor, points: Tensor) -> Tensor:
+def ink_inside(outline: Tensor, ink: Tensor) -> Tensor:
     """Share (B,), in [0, 1], of ``ink`` (B, h, w) >= 0 that lies inside outlines (B, K, 2); without ink 0.
 
-    ``points`` (B, h w, 2) is where on the canvas the ink lies. A point is inside where the ray from it to the
-    right crosses the outline an odd number of times (Shimrat 1962), so outlines may be bent.
+    ``ink`` is what each cell of the canvas holds, and a row of cells is inside where its middle line is. By
+    Green's theorem the ink inside is Σ ± F over the places where the outline crosses a row's middle line, up
+    or down, and F is the row's ink to the left of that place. So outlines may be bent, but one that crosses
+    itself loses ink as it loses area.
     """
-    start = _bounded(outline)
-    edge = start.roll(-1, 1) - start
-    x, y = points.mT.contiguous().unbind(1)
-    above = y[:, None] < start[:, :, 1:]
-    # edge × (point - start), for all (B, K, h w) at once, with a sign: > 0 where the edge is to the right.
-    lines = torch.stack([-edge[..., 1], edge[..., 0], -_cross(edge, start)], 2) * edge[..., 1:].sign()
-    crossed = (above != above.roll(-1, 1)) & (lines @ torch.stack([x, y, torch.ones_like(x)], 1) > 0)
-    # Only whether their number is odd matters, so it may overflow.
-    inside = crossed.sum(1, dtype=torch.uint8) % 2
-    weight = ink.flatten(1)
-    return _share((weight * inside).sum(1), weight.sum(1))
+    height, width = ink.shape[1:]
+    start = _bounded(outline)[:, :, None]  # (B, K, 1, 2), against the (h,) rows
+    end = start.roll(-1, 1)
+    with ink.device:
+        row = (torch.arange(height) * 2 + 1) / height - 1
+    above, above_after = row < start[..., 1], row < end[..., 1]
+    crossed = above != above_after
+    part = torch.where(crossed, (row - start[..., 1]) / (end[..., 1] - start[..., 1]), 0)
+    x = start[..., 0].lerp(end[..., 0], part)
+    cell = ((x + 1) * (width / 2)).clamp(0, width)
+    to_the_left = F.pad(ink.cumsum(2), (1, 0))
+    whole = cell.floor().clamp(max=width - 1)
+    left, right = (_at(to_the_left, whole.long() + side) for side in (0, 1))
+    signed = torch.lerp(left, right, cell - whole) * (above.float() - above_after.float())
+    return _share(signed.sum((1, 2)).abs(), to_the_left[:, :, -1].sum(1))
 
 
-def score(outlines: Tensor, boxes: Tensor, ink: Tensor, points: Tensor) -> dict[str, Tensor]:
+def score(outlines: Tensor, boxes: Tensor, ink: Tensor) -> dict[str, Tensor]:
     """``iou``, ``ink_inside``, ``elsewhere`` (B,): means over D digits, each in its view of the highest IoU.
 
-    ``outlines`` (B, V, K, 2), ``boxes`` (B, D, 4, 2), ``ink`` (B, D, h, w) at ``points`` (B, D, h w, 2).
-    Other digits in a view count as elsewhere.
+    ``outlines`` (B, V, K, 2), ``boxes`` (B, D, 4, 2), ``ink`` (B, D, h, w). Other digits in a view count as
+    elsewhere.
     """
     (batch, views, *line), digits = outlines.shape, boxes.shape[1]
     pairs = outlines[:, None].expand(-1, digits, -1, -1, -1).flatten(0, 2)
@@ -116,7 +123,7 @@ def score(outlines: Tensor, boxes: Tensor, ink: Tensor, points: Tensor) -> dict[
     overlap, other = (value.view(batch, digits, views) for value in overlaps)
     best = overlap.argmax(2, keepdim=True)
     outline = outlines.gather(1, best[..., None].expand(-1, -1, *line)).flatten(0, 1)
-    ink_seen = ink_inside(outline, ink.flatten(0, 1), points.flatten(0, 1)).view(batch, digits)
+    ink_seen = ink_inside(outline, ink.flatten(0, 1)).view(batch, digits)
     return {
         "iou": overlap.amax(2).mean(1),
         "ink_inside": ink_seen.mean(1),
@@ -205,6 +212,11 @@ def _signed_area(polygon: Tensor) -> Tensor:
     """Positive where clockwise on the screen, about a corner of its own as that loses less to rounding."""
     polygon = polygon - polygon[:, :1]
     return _cross(polygon, polygon.roll(-1, 1)).sum(1) / 2
+
+
+def _at(rows: Tensor, place: Tensor) -> Tensor:
+    """Entries ``place`` (B, K, h) of ``rows`` (B, h, N): (B, K, h)."""
+    return rows.gather(2, place.mT).mT
 
 
 def _overlap(outline: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:

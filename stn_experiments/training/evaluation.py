@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stn_experiments import geometry
 from stn_experiments.data.distortions import Batch, Pose, take
 from stn_experiments.models.classifier import Classifier, Prediction
 from stn_experiments.models.spatial_transformer import View
@@ -76,9 +75,7 @@ def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
 def attention_scores(views: Sequence[View], pose: Pose) -> dict[str, Tensor]:
     """``iou_mean``, ``iou_above_half``, ``ink_inside`` and ``elsewhere`` (B,), see ``attention.score``."""
     outlines = torch.stack([view.outline for view in views], 1)
-    count, digits, height, width = pose.ink.shape
-    cells = geometry.pixel_centres(height, width).to(outlines.device).expand(count, digits, -1, -1)
-    score = attention.score(outlines, pose.box, pose.ink, cells)
+    score = attention.score(outlines, pose.box, pose.ink)
     return {
         "iou_mean": score["iou"],
         "iou_above_half": (score["iou"] > FOUND).float(),

@@ -96,6 +96,18 @@ def test_the_spline_agrees_with_scipy(generator, dtype, tolerance, control_point
         assert np.abs(ours.reshape(-1, 2).double().numpy() - spline(points)).max() < tolerance
 
 
+def test_a_window_is_a_crop_pixel_for_pixel_and_moves(generator):
+    """Also when it takes two steps to its place."""
+    images = torch.rand(2, 1, 60, 60, generator=generator)
+    family = Translation(window=28 / 60)
+    grids = GridGenerator(family, (28, 28))
+    right, down = torch.tensor([[5.0, 0]] * 2), torch.tensor([[0, 7.0]] * 2)  # in pixels of V, and of U too
+    first, second = right * 2 / 60, down * 2 / 28
+    for theta, (x, y) in [(first, (5, 0)), (family.compose(first, second), (5, 7))]:
+        output = Sampler()(images, grids(theta))
+        torch.testing.assert_close(output, images[:, :, 16 + y : 44 + y, 16 + x : 44 + x], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("family", MATRICES)
 def test_theta_and_matrix_are_one_and_compose(family, generator):
     family = family()

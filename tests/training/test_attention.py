@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stn_experiments import geometry
+from stn_experiments.data.canvas import render
 from stn_experiments.training.attention import (
     Residual,
     area,
@@ -200,13 +201,13 @@ BAD = {
 
 @pytest.mark.parametrize("line", BAD.values(), ids=BAD)
 def test_an_outline_without_area_sees_nothing(line):
-    line, box, nearby = polygon(*line), polygon(*BOX), torch.tensor([[[0.1, 0.3]]])
+    line, box = polygon(*line), polygon(*BOX)
     assert area(line).item() == pytest.approx(0, abs=1e-7)
     assert intersection_area(line, box).item() == pytest.approx(0, abs=1e-7)
     assert intersection_area(box, line).item() == pytest.approx(0, abs=1e-7)
     assert iou(line, box).item() == pytest.approx(0, abs=1e-7)
     assert elsewhere(line, box) == 1
-    assert ink_inside(line, torch.ones(1, 1, 1), nearby) == 0
+    assert ink_inside(line, torch.ones(1, 5, 5)).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("far", [1e3, 1e6, 1e30])
@@ -215,55 +216,60 @@ def test_a_huge_outline_sees_everything_and_hardly_the_digit(far):
     assert intersection_area(line, box).item() == pytest.approx(1, rel=1e-3)
     assert 0 < iou(line, box) < 1e-6
     assert 1 - 1e-6 < elsewhere(line, box) <= 1
-    assert ink_inside(line, torch.ones(1, 2, 2), box) == 1
+    assert ink_inside(line, torch.ones(1, 2, 2)) == 1
     assert all(part.isfinite().all() for part in residual_pose(line, turned(30.0), (28, 28)))
 
 
 def test_a_line_that_crosses_itself_gives_shares_too():
     bow = polygon((-0.5, -0.5), (0.4, 0.5), (0.4, -0.5), (-0.5, 0.7))
-    for value in (iou(bow, polygon(*BOX)), elsewhere(bow, polygon(*BOX))):
+    box = polygon(*BOX)
+    for value in (iou(bow, box), elsewhere(bow, box), ink_inside(bow, torch.ones(1, 4, 6))):
         assert 0 <= value <= 1
 
 
 def test_ink_inside_weighs_the_ink():
     left = polygon((-1, -1), (0, -1), (0, 1), (-1, 1))
-    points = geometry.pixel_centres(2, 2)[None]
     for ink, expected in [([[3, 1], [0, 4]], 3 / 8), ([[0, 1], [0, 0]], 0), ([[0, 0], [0, 0]], 0)]:
-        assert ink_inside(left, torch.tensor([ink]), points).item() == expected
+        for line in (left, left.flip(1), left * torch.tensor([9.0, 9.0])):
+            assert ink_inside(line, torch.tensor([ink]).float()).item() == expected
+
+
+def test_ink_of_a_cell_on_the_edge_counts_in_part():
+    line = polygon((-0.75, -1), (0.25, -1), (0.25, 1), (-0.75, 1))  # three quarters and one quarter of a cell
+    assert ink_inside(line, torch.tensor([[[2.0, 4.0]]])).item() == pytest.approx((0.75 * 2 + 0.25 * 4) / 6)
 
 
 def test_ink_in_the_notch_of_a_bent_outline_is_outside():
-    points = torch.tensor([[[0.9, 0.5], [1.1, 0.5], [0.5, 0.2], [0.5, 0.5]]])
-    each = [ink_inside(polygon(*ARROW), torch.eye(4)[i].view(1, 2, 2), points).item() for i in range(4)]
-    assert each == [0, 1, 1, 0]
+    arrow = polygon(*ARROW) - torch.tensor([1.0, 0.5])  # its notch reaches from x = -1 to 0 on y = 0
+    ink = torch.eye(4).view(4, 1, 4)  # one cell each of the row y = 0
+    assert ink_inside(arrow.expand(4, -1, -1), ink).tolist() == [0, 0, 1, 1]
 
 
 @every
 @given(seed=seeds)
 def test_ink_inside_agrees_with_winding_numbers(seed):
     generator = torch.Generator().manual_seed(seed)
-    lines = around(generator, 3, 16, 0.1)
-    ink, points = torch.rand(3, 7, 9, generator=generator), torch.rand(3, 63, 2, generator=generator) - 0.5
-    expected = [
-        ((winding(line, place) != 0) * weight.flatten()).sum() / weight.sum()
-        for line, place, weight in zip(lines, points, ink, strict=True)
-    ]
-    torch.testing.assert_close(ink_inside(lines, ink, points), torch.stack(expected).float())
+    lines, ink = around(generator, 3, 16, 0.1), torch.rand(3, 7, 9, generator=generator)
+    # A row of cells is seen along its middle line: at a thousand places of each cell.
+    inside = torch.stack([winding(line, geometry.pixel_centres(7, 9000)) != 0 for line in lines])
+    expected = (inside.view(3, 7, 9, 1000).double().mean(3) * ink).sum((1, 2)) / ink.sum((1, 2))
+    torch.testing.assert_close(ink_inside(lines, ink).double(), expected, atol=1e-3, rtol=0)
 
 
-def test_points_level_with_an_outlines_corners_are_counted_once():
-    diamond = polygon((0, -1), (1, 0), (0, 1), (-1, 0))
-    points = torch.tensor([[[0.0, 0.0], [-2, 0], [-1.5, -1], [-1.5, 1]]])
-    assert ink_inside(diamond, torch.tensor([[[1.0, 2], [4, 8]]]), points).item() == pytest.approx(1 / 15)
+def test_rows_level_with_an_outlines_corners_are_counted_once():
+    diamond = polygon((0, -2 / 3), (2 / 3, 0), (0, 2 / 3), (-2 / 3, 0))  # of three rows at -2/3, 0 and 2/3
+    ink = torch.tensor([[[1.0, 2, 4]] * 3])
+    assert ink_inside(diamond, ink).item() == pytest.approx((0.5 * 1 + 2 + 0.5 * 4) / 21, abs=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_transformer_that_finds_the_digit_sees_all_of_it(digits, size):
     pose = similarities(0, size, 40)
-    ink, points = digits.images.float(), geometry.transform(pose, geometry.pixel_centres(28, 28))
+    places = geometry.transform(torch.linalg.inv(pose), geometry.pixel_centres(*size))
+    ink = render(digits.images.float() / 255, places, size)[:, 0]
     box = geometry.transform(pose, geometry.frame(1) * 20 / 28)  # of the fixture's ink
     for seen in (box, outline(pose)):
-        torch.testing.assert_close(ink_inside(seen, ink, points), torch.ones(40))
+        assert ink_inside(seen, ink).min() > (0.93 if seen is box else 0.999)  # interpolation blurs the ink
         torch.testing.assert_close(iou(seen, box), area(box) / area(seen), atol=1e-5, rtol=0)
         torch.testing.assert_close(elsewhere(seen, box), 1 - area(box) / area(seen), atol=1e-5, rtol=0)
     torch.testing.assert_close(iou(outline(pose), box), torch.full((40,), (20 / 28) ** 2))
@@ -381,15 +387,14 @@ def test_score_takes_the_best_view_of_each_digit_and_then_the_mean():
     generator = torch.Generator().manual_seed(0)
     boxes, ink = around(generator, 30, 4, 1.0).view(10, 3, 4, 2), torch.rand(10, 3, 5, 6, generator=generator)
     outlines = around(generator, 20, 32, 0.5).view(10, 2, 32, 2)
-    points = torch.rand(10, 3, 30, 2, generator=generator) - 0.5
-    scores = score(outlines, boxes, ink, points)
+    scores = score(outlines, boxes, ink)
     assert set(scores) == {"iou", "ink_inside", "elsewhere"}
     for item in range(10):
         expected = torch.zeros(3)
         for digit in range(3):
             box = boxes[item, digit, None]
             line = max(outlines[item].split(1), key=lambda view: iou(view, box).item())
-            inside = ink_inside(line, ink[item, digit, None], points[item, digit, None])
+            inside = ink_inside(line, ink[item, digit, None])
             expected += torch.cat([iou(line, box), inside, elsewhere(line, box)]) / 3
         ours = [scores[name][item].item() for name in ("iou", "ink_inside", "elsewhere")]
         assert ours == pytest.approx(expected.tolist(), abs=1e-5)
@@ -398,8 +403,8 @@ def test_score_takes_the_best_view_of_each_digit_and_then_the_mean():
 def test_no_value_is_looked_at_on_the_host():
     """Tensors without values raise on whatever would make the host wait for a device."""
     lines, boxes = torch.empty(5, 2, 32, 2, device="meta"), torch.empty(5, 1, 4, 2, device="meta")
-    ink, points = torch.empty(5, 1, 3, 3, device="meta"), torch.empty(5, 1, 9, 2, device="meta")
-    assert {value.shape for value in score(lines, boxes, ink, points).values()} == {(5,)}
+    ink = torch.empty(5, 1, 3, 3, device="meta")
+    assert {value.shape for value in score(lines, boxes, ink).values()} == {(5,)}
     pose = torch.empty(5, 3, 3, device="meta")
     for residual in (residual_pose(lines[:, 0], pose, (28, 28)), input_pose(pose, (28, 28))):
         assert [part.shape for part in residual] == [(5,), (5,), (5, 2)]
