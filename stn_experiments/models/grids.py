@@ -61,7 +61,7 @@ class Translation(MatrixFamily):
     """theta = (tx, ty): a window of a fixed size that moves.
 
     Args:
-        window: its side by that of U. 1 shows all of U, and starts at the identity. Below 1 V is a crop, which
+        window: its side by that of U. 1 shows all of U, and starts at the identity. Below 1 V is a crop that
             starts in the middle of U; at 28/60 one of 28×28 pixels from 60×60, pixel for pixel.
     """
 
