@@ -315,6 +315,21 @@ def test_it_works_in_anybodys_network(generator):
     torch.testing.assert_close(exported(images).output, view.output)
 
 
+@pytest.mark.parametrize("settings", [{}, {"family": ThinPlateSpline()}, {"steps": 2}], ids=str)
+def test_it_compiles_into_one_graph_with_the_same_output_and_gradient(generator, settings):
+    model = transformer((3, 20, 30), (10, 15), **settings).eval()
+    torch.nn.init.normal_(model.localisation.theta.weight, std=0.1)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")  # which needs no C++ compiler
+    images = torch.rand(4, 3, 20, 30, generator=generator)
+    seen = []
+    for run in (model, compiled):
+        source = images.clone().requires_grad_()
+        view = run(source)
+        view.output.square().sum().backward()
+        seen.append((view.output, source.grad))
+    torch.testing.assert_close(seen[0], seen[1])
+
+
 def test_an_output_that_only_repeats_pixels_is_refused():
     with pytest.raises(UserError, match="output_size must be at most 4 times the input's 28×28, got 28×113"):
         transformer((1, 28, 28), (28, 113))
