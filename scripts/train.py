@@ -1,7 +1,7 @@
 """Train: python scripts/train.py data=rotated backbone=compact stn=affine ... (--help tells the rest)."""
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from stn_experiments.commands import one_of_a_sweep, plain, run_command
 
@@ -9,11 +9,15 @@ from stn_experiments.commands import one_of_a_sweep, plain, run_command
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Train what the command line describes, and say what came out and where it lies."""
-    from stn_experiments.train_run import summary, train_run  # torch loads slowly, --help needs none
+    from stn_experiments.replay import replay_step  # here, as torch loads slowly and --help needs none
+    from stn_experiments.train_run import summary, train_run
 
     with one_of_a_sweep():
         settings = plain(config)
-        print(summary(settings, train_run(settings)))
+        if OmegaConf.select(config, "run.replay") is None:
+            print(summary(settings, train_run(settings)))
+        else:
+            print(replay_step(settings))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stn_experiments.errors import UserError
+from stn_experiments.signals import Stopped
 
 INTERRUPTED = 130
 
@@ -33,8 +34,10 @@ def run_command(main: Callable[[], Any]) -> None:
         leave(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         leave(in_one_line(error), UserError.exit_code)
+    except Stopped as stopped:
+        leave(str(stopped), stopped.exit_code, "")
     except KeyboardInterrupt:
-        leave("interrupted", INTERRUPTED)
+        leave("interrupted", INTERRUPTED, "")
     finally:
         GlobalHydra.instance().clear()
 
@@ -77,7 +80,7 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     raise UserError(f"{message}; --help tells what there is")
 
 
-def leave(message: str, exit_code: int) -> NoReturn:
+def leave(message: str, exit_code: int, head: str = "error: ") -> NoReturn:
     """Print one line and end the program."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(head + " ".join(message.split()), file=sys.stderr)
     sys.exit(exit_code)

@@ -1,4 +1,4 @@
-"""The two ways in which a command ends early, each with its own exit code (see the README)."""
+"""The four ways in which a command ends early, each with its own exit code (see the README)."""
 
 
 class UserError(Exception):
@@ -17,3 +17,9 @@ class TrainingFailed(UserError):
     """Training could not go on, as with a loss that is not finite: one clear line, exit code 4."""
 
     exit_code = 4
+
+
+class RunHeld(UserError):
+    """Another process trains the run, or may well do so: one clear line, exit code 5."""
+
+    exit_code = 5

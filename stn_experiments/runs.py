@@ -2,19 +2,23 @@
 
 import hashlib
 import json
+import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import yaml
 
 from stn_experiments.errors import UserError
+from stn_experiments.ranges import Count, Range
 
+LOCK = "lock"
 VERSIONS_OF = ("torch", "torchvision", "hydra-core", "tensorboard", "numpy", "pillow")
 
 
@@ -25,10 +29,16 @@ class RunSettings:
     Args:
         root: the folder that holds the runs' folders.
         force: throw an old run of the same config away and start again.
+        checkpoint_seconds: longest time between two checkpoints; null: only after each epoch.
+        checkpoint_steps: most steps between two checkpoints; null: no matter how many.
+        replay: show what happened in that step of the run, and train nothing.
     """
 
     root: str = "outputs"
     force: bool = False
+    checkpoint_seconds: Annotated[float, Range(0)] | None = 60.0
+    checkpoint_steps: Count | None = None
+    replay: Count | None = None
 
 
 class Run:
@@ -42,6 +52,7 @@ class Run:
         self.result_file = folder / "result.json"
         self.animation = folder / "panels" / "training.gif"
         self.last = folder / "checkpoints" / "last.pt"
+        self.previous = folder / "checkpoints" / "previous.pt"
         self.best = folder / "checkpoints" / "best.pt"
 
     def create(self, config: Mapping[str, Any]) -> None:
@@ -62,9 +73,20 @@ class Run:
         """The panel after epoch ``step``: 0 is the start, one past the last epoch the best one again."""
         return self.animation.with_name(f"panel-{step:04d}.png")
 
+    def clear(self) -> None:
+        """Throw away all that lies in the folder, but the lock of who holds it."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
     def result(self) -> dict[str, Any] | None:
-        """The result of a finished run, ``None`` of any other."""
-        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+        """The result of a finished run; ``None`` of any other, and where it cannot be read."""
+        try:
+            return json.loads(self.result_file.read_text())
+        except (OSError, ValueError):
+            return None
 
     def config(self) -> dict[str, Any]:
         """The resolved config that the run was made from.
@@ -133,7 +155,10 @@ def to_json(value: Any) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, even if power is lost meanwhile."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)

@@ -1,8 +1,11 @@
 """A run from config to result: train, choose on validation, test once."""
 
 import json
-import shutil
-from collections.abc import Mapping
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,21 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from stn_experiments.data.datasets import Splits, one_of_each_class
 from stn_experiments.data.distortions import Batch
+from stn_experiments.errors import TrainingFailed, UserError
 from stn_experiments.experiment import Experiment, build_experiment
+from stn_experiments.lock import held
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs import Run, commit, run_name, to_json, write_atomically
+from stn_experiments.saving import Due, History, resume, save
+from stn_experiments.signals import Stopped, StopSignals
 from stn_experiments.tracking.panels import draw_panel, save_animation, save_picture
 from stn_experiments.tracking.tensorboard import TensorBoard
 from stn_experiments.training import checkpoints
 from stn_experiments.training.evaluation import evaluate, of_test, predict
-from stn_experiments.training.loop import Trainer, Training, fit
+from stn_experiments.training.health import diagnose, epoch_warning
+from stn_experiments.training.loop import Progress, Trainer, Training, train_epoch
+
+logger = logging.getLogger(__name__)
 
 TAGS = {
     "train_loss": "loss/train",
@@ -27,6 +37,7 @@ TAGS = {
     "val_error": "error/val",
     "lr": "lr/network",
     "localisation_lr": "lr/localisation",
+    "gradient": "gradient/network",
     "localisation_gradient": "transformer/localisation_gradient",
     "val_theta_spread": "transformer/theta_spread",
     "val_outside_share": "transformer/outside_share",
@@ -39,34 +50,44 @@ TAGS = {
     "val_residual_translation_px": "pose/residual_translation_px",
 }
 
-History = list[dict[str, Any]]
-
 
 def train_run(config: Mapping[str, Any]) -> dict[str, Any]:
     """Train what a config describes, or go on with it, or find it finished: its ``result.json``.
 
     Raises:
         UserError: the config cannot work, or the data cannot be had.
-        TrainingFailed: the loss is not finite.
+        RunHeld: another process trains it.
+        TrainingFailed: the loss or a gradient is not finite, or memory or disk are too small.
+        Stopped: a signal asked for it; the run's folder holds all that was done.
     """
     experiment = build_experiment(config)
     run = Run(Path(experiment.run.root) / run_name(config))
     if not experiment.run.force and (result := run.result()) is not None:
         print(f"{run.folder} is finished already; run.force=true trains it again")
         return result
-    torch.set_flush_denormal(True)  # a CPU computes with denormal numbers many times slower
-    splits = experiment.data.load(experiment.device)
-    if experiment.run.force:  # not before all that can be refused has been
-        shutil.rmtree(run.folder, ignore_errors=True)
+    set_up_torch(experiment.trainer)
+    with told_to_people(run, experiment.trainer):
+        splits = experiment.data.load(experiment.device)
+        with held(run.folder):
+            return train_held(experiment, splits, run, config)
+
+
+def train_held(experiment: Experiment, splits: Splits, run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`train_run` with its data loaded, in a folder that is this process's alone."""
+    if experiment.run.force:
+        run.clear()
+    elif (result := run.result()) is not None:  # who held the folder until now has finished it
+        return result
     run.create(config)
     training = prepare(experiment, splits.train.size)
     history = resume(training, run)
     board = TensorBoard(run.folder, first_step=len(history) + 1 if history else 0)
     board.hyperparameters(config)
-    train(training, splits, experiment.trainer, run, board, history)
-    result = finish(experiment, splits, run, board, history, config)
-    board.close()
-    return result
+    try:
+        train(training, splits, experiment, run, board, history)
+        return finish(experiment, splits, run, board, history, config)
+    finally:
+        board.close()
 
 
 def summary(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
@@ -82,42 +103,105 @@ def summary(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     )
 
 
+def set_up_torch(trainer: Trainer) -> None:
+    """Make torch compute fast and, where it is asked for, the same bits every time."""
+    torch.set_flush_denormal(True)  # a CPU computes with denormal numbers many times slower
+    if trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(trainer.deterministic)
+
+
+@contextmanager
+def told_to_people(run: Run, trainer: Trainer) -> Iterator[None]:
+    """Say in one line what torch and the system say in many: of memory, of disks and of determinism.
+
+    Raises:
+        TrainingFailed: one of them is too small, or broken.
+        UserError: a kernel is not deterministic.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingFailed(
+            f"training stopped: {run.folder} cannot be written to ({error}); what was saved there is whole, "
+            "and the same command goes on from it"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error)):
+            raise TrainingFailed(
+                "training stopped: there is too little memory for trainer.batch_size="
+                f"{trainer.batch_size}; a smaller one needs less"
+            ) from error
+        if "deterministic" in str(error):
+            raise UserError(
+                f"trainer.deterministic cannot be true here: {str(error).splitlines()[0]}"
+            ) from error
+        raise
+
+
 def prepare(experiment: Experiment, train_size: int) -> Training:
     """What training changes, at its start and on its device."""
-    steps = experiment.trainer.epochs * experiment.trainer.steps_per_epoch(train_size)
+    count = experiment.trainer.steps_per_epoch(train_size)
+    steps = experiment.trainer.epochs * count
     scheduler = LambdaLR(experiment.optimizer, lambda step: experiment.schedule(step / steps))
-    generator = torch.Generator(experiment.device).manual_seed(experiment.seed)
-    return Training(experiment.model.to(experiment.device), experiment.optimizer, scheduler, generator)
-
-
-def resume(training: Training, run: Run) -> History:
-    """Put ``training`` where the run's last checkpoint was, and give the history up to there."""
-    if not run.last.exists():
-        return []
-    state = checkpoints.load(run.last)
-    training.load(state["training"])
-    print(f"{run.folder} goes on after epoch {len(state['history'])}")
-    return state["history"]
+    return Training(
+        experiment.model.to(experiment.device),
+        experiment.optimizer,
+        scheduler,
+        Progress(torch.zeros(4, count, device=experiment.device)),
+        torch.Generator(experiment.device),
+        experiment.seed,
+    )
 
 
 def train(
-    training: Training, splits: Splits, trainer: Trainer, run: Run, board: TensorBoard, history: History
+    training: Training, splits: Splits, experiment: Experiment, run: Run, board: TensorBoard, history: History
 ) -> None:
     """Train to the end, adding to ``history`` and to the run's folder after each epoch."""
-    digits = one_of_each_class(splits.test)
-    if not history:
+    digits, epochs, progress = one_of_each_class(splits.test), experiment.trainer.epochs, training.progress
+    due = Due(experiment.run)
+    if progress.step == 0:
         record_panel(training.model, digits, run, board, 0, "before training")
-    for metrics in fit(training, splits, trainer, len(history) + 1):
-        history.append(metrics)
-        epoch, val_error = metrics["epoch"], metrics["val_error"]
-        print(epoch_line(metrics, trainer.epochs))
-        board.scalars(tags(metrics), epoch)
-        caption = f"epoch {epoch} of {trainer.epochs}, validation error {val_error:.2f} %"
-        record_panel(training.model, digits, run, board, epoch, caption)
-        write_atomically(run.history_file, "".join(json.dumps(line) + "\n" for line in history))
-        if epoch == best_epoch(history)["epoch"]:
-            checkpoints.save({"model": training.model.state_dict(), "epoch": epoch}, run.best)
-        checkpoints.save({"training": training.state(), "history": history}, run.last)
+    with StopSignals() as signals:
+
+        def after_step() -> None:
+            if due():
+                save(training, history, run)
+            signals.check()
+
+        try:
+            while progress.epoch <= epochs:
+                metrics = train_epoch(training, splits.train, experiment.trainer, after_step)
+                with signals.at_once():
+                    valid = evaluate(training.model, splits.valid)
+                history.append(
+                    {"epoch": progress.epoch, **metrics} | {f"val_{k}": v for k, v in valid.items()}
+                )
+                record_epoch(training.model, digits, run, board, history, epochs)
+                progress.next_epoch()
+                save(training, history, run)
+        except Stopped:
+            save(training, history, run)
+            print(f"stopped after step {progress.step:,}; the same command goes on from there")
+            raise
+
+
+def record_epoch(
+    model: Classifier, digits: Batch, run: Run, board: TensorBoard, history: History, epochs: int
+) -> None:
+    """Tell the last epoch of ``history`` to the terminal, TensorBoard and the run's folder; keep the best."""
+    metrics = history[-1]
+    epoch = metrics["epoch"]
+    print(epoch_line(metrics, epochs))
+    if warning := epoch_warning(history):
+        logger.warning(warning)
+    board.scalars(tags(metrics), epoch)
+    caption = f"epoch {epoch} of {epochs}, validation error {metrics['val_error']:.2f} %"
+    record_panel(model, digits, run, board, epoch, caption)
+    write_atomically(run.history_file, "".join(json.dumps(line) + "\n" for line in history))
+    if metrics is best_epoch(history):
+        checkpoints.save({"run": run.folder.name, "model": model.state_dict(), "epoch": epoch}, run.best)
 
 
 def finish(
@@ -150,6 +234,7 @@ def finish(
         "seed": experiment.seed,
         **{group: config[group]["name"] for group in ("data", "backbone", "stn")},
         "attention": "none",
+        **({"collapsed": diagnose(best)} if "localisation_gradient" in best else {}),
         "device": experiment.device.type,
         "commit": commit(),
         "status": "finished",

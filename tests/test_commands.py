@@ -137,7 +137,7 @@ def test_ctrl_c_is_one_line(command, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stn_experiments.train_run.train_run", interrupted)
-    assert command("train.py") == (130, "", "error: interrupted\n")
+    assert command("train.py") == (130, "", "interrupted\n")
 
 
 def test_training_prints_a_line_per_epoch_and_where_to_look(command, few_digits, tmp_path):

@@ -1,6 +1,6 @@
 """Data sets: the splits of distorted MNIST, fresh training batches, fixed validation and test sets."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, NamedTuple
@@ -29,14 +29,9 @@ class TrainingSet:
         self.size = size
         self.draw = draw
 
-    def batches(self, batch_size: int, count: int, generator: Generator) -> Iterator[Batch]:
-        """``count`` whole batches in random order; a new order starts when the last cannot fill a batch."""
-        order = torch.empty(0, dtype=torch.long, device=generator.device)
-        for _ in range(count):
-            if len(order) < batch_size:
-                order = torch.randperm(self.size, generator=generator, device=generator.device)
-            index, order = order[:batch_size], order[batch_size:]
-            yield self.draw(index, generator)
+    def order(self, generator: Generator) -> Tensor:
+        """All digits' indices (``size``,) in random order."""
+        return torch.randperm(self.size, generator=generator, device=generator.device)
 
 
 class Splits(NamedTuple):

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -24,6 +25,9 @@ OUTSIDE, EDGE, TRUTH = (52, 56, 63), (112, 118, 127), (235, 235, 235)
 RIGHT, WRONG = (0, 128, 96), (204, 41, 54)
 # After Okabe and Ito (2008), less what is dark on black and what could be taken for right or wrong.
 COLOURS = ((86, 180, 233), (240, 165, 30), (230, 140, 195), (240, 228, 66), (60, 200, 165))
+
+# Of an image's two channels; together they are white, so both of two digits can be told where they cross.
+TINTS = ((255, 176, 96), (96, 176, 255))
 
 HEADS = ("a  input", "b  learned box", "c  transformed", "d  prediction")
 BORDER, GAP = 14, 8
@@ -110,7 +114,9 @@ def _row(batch: Batch, prediction: Prediction, index: int, cell: int) -> list[Im
     outlines = [view.outline[index].detach().cpu() for view in prediction.views]
     marks = [view.marks[index].detach().cpu() for view in prediction.views]
     outputs = [view.output[index].detach().cpu() for view in prediction.views]
-    colours = [COLOURS[(index + number) % len(COLOURS)] for number in range(len(outlines))]
+    # Where there are several transformers each keeps its colour.
+    first = index if len(outlines) == 1 else 0
+    colours = [COLOURS[(first + number) % len(COLOURS)] for number in range(len(outlines))]
     return [
         _image_cell(image, cell),
         _box_cell(image, outlines, marks, colours, boxes, cell) if outlines else _empty_cell(cell),
@@ -194,12 +200,15 @@ def _fit(image: Tensor, size: tuple[int, int], share: float) -> Place:
 
 
 def _paste_image(picture: Image.Image, image: Tensor, place: Place) -> None:
-    """Paste an image (C, H, W): one channel as it is, of several the mean, scaled if it leaves [0, 1]."""
-    grey = image.float().nan_to_num(0, 1, 0).mean(0)
-    low, high = grey.aminmax()
-    if len(image) > 1 and (low < 0 or high > 1):
-        grey = (grey - low) / (high - low).clamp(min=1e-12)
-    values = (grey.clamp(0, 1) * 255).round().byte().numpy()
+    """Paste an image (C, H, W): one channel in grey, two in two colours, of more the mean, in range."""
+    image = image.float().nan_to_num(0, 1, 0)
+    if len(image) > 2:
+        image = image.mean(0, keepdim=True)
+        low, high = image.aminmax()
+        if low < 0 or high > 1:
+            image = (image - low) / (high - low).clamp(min=1e-12)
+    tints = torch.tensor(TINTS if len(image) == 2 else ((255, 255, 255),), dtype=torch.float)
+    values = torch.einsum("chw,ck->hwk", image.clamp(0, 1), tints).round().clamp(max=255).byte().numpy()
     size = (place.width, place.height)
     picture.paste(Image.fromarray(values).resize(size, Image.Resampling.NEAREST), (place.left, place.top))
 

@@ -1,39 +1,72 @@
 """A run's TensorBoard file: scalars, the panel, and the hyper-parameters beside the final metrics."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, cast
 
 import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 FINAL_METRICS = ("final/test_error", "final/val_error")
+
+
+def harmless(method: Callable[P, None]) -> Callable[P, None]:
+    """A method of ``TensorBoard`` that in trouble says so, once for all of them, and then does nothing."""
+
+    @wraps(method)
+    def tried(*arguments: P.args, **named: P.kwargs) -> None:
+        board = cast("TensorBoard", arguments[0])
+        if board.broken:
+            return
+        try:
+            method(*arguments, **named)
+        except Exception as error:  # of the disk, the file or the writer's thread: a picture is worth no run
+            board.broken = True
+            logger.warning("warning: TensorBoard cannot be written (%s); the run goes on without it", error)
+
+    return tried
 
 
 class TensorBoard:
     """Writes to ``folder``; from ``first_step`` on, what an interrupted run left there is hidden.
+
+    It is for looking only, so trouble with it never ends a run.
 
     Args:
         folder: the run's folder, which is the run's name in TensorBoard.
         first_step: the first epoch that will be written.
     """
 
+    broken = False
+
     def __init__(self, folder: Path, first_step: int = 0) -> None:
+        self._open(folder, first_step)
+
+    @harmless
+    def _open(self, folder: Path, first_step: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
 
+    @harmless
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write each value under its tag."""
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
         self._writer.flush()
 
+    @harmless
     def panel(self, image: Image.Image, step: int) -> None:
         """Write the panel under its one tag, so that the step slider plays the learning."""
         self._writer.add_image("panel", np.asarray(image), step, dataformats="HWC")
         self._writer.flush()
 
+    @harmless
     def hyperparameters(self, settings: Mapping[str, Any]) -> None:
         """Declare the run's settings, nested as in the config, and the metrics that :meth:`final` gives."""
         # SummaryWriter.add_hparams would open a second run; its parts write to this one.
@@ -44,6 +77,7 @@ class TensorBoard:
         """Write the final metrics, errors in percent, in the columns that the settings stand beside."""
         self.scalars(dict(zip(FINAL_METRICS, (test_error, val_error), strict=True)), step)
 
+    @harmless
     def close(self) -> None:
         """Write what is pending."""
         self._writer.close()

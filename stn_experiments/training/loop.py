@@ -1,10 +1,11 @@
 """The training loop."""
 
+import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -13,11 +14,12 @@ from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from stn_experiments.data.datasets import Splits
+from stn_experiments.data.datasets import TrainingSet
+from stn_experiments.data.distortions import Batch
 from stn_experiments.errors import TrainingFailed, UserError
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.ranges import Count, Range
-from stn_experiments.training.evaluation import evaluate
+from stn_experiments.training.health import first_step_warning
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Trainer:
             after whole batches is passed over, in a new order every epoch.
         localisation_lr: factor on the learning rate for the localisation network.
         localisation_clip: largest norm of the localisation network's gradient; null does not clip.
+        deterministic: on CUDA use only kernels that give the same bits every time; a CPU always does.
         device: ``auto`` takes CUDA or MPS where there is one.
     """
 
@@ -52,6 +55,7 @@ class Trainer:
     images_per_epoch: Count | None = None
     localisation_lr: Annotated[float, Range(0, 1000)] = 1.0
     localisation_clip: Annotated[float, Range(1e-6)] | None = None
+    deterministic: bool = False
     device: Device = "auto"
 
     def steps_per_epoch(self, train_size: int) -> int:
@@ -68,98 +72,165 @@ class Trainer:
         return images // self.batch_size
 
 
+@dataclass
+class Progress:
+    """How far training is: ``done`` steps of epoch ``epoch``, which took ``seconds``.
+
+    ``steps`` (4, N) has a column for each of the epoch's N steps, of those done so far: the loss, the share
+    of wrong predictions, and the norms of the localisation network's and of all other gradients.
+    """
+
+    steps: Tensor
+    epoch: int = 1
+    done: int = 0
+    seconds: float = 0.0
+
+    @property
+    def step(self) -> int:
+        """Number of steps done in the whole run."""
+        return (self.epoch - 1) * self.steps.shape[1] + self.done
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch."""
+        self.epoch, self.done, self.seconds = self.epoch + 1, 0, 0.0
+
+
 class Training(NamedTuple):
-    """All that changes while training, and that a checkpoint holds."""
+    """All that changes while training, and that a checkpoint holds; the ``seed`` decides all that is random.
+
+    The order of each epoch and the distortion of each step have a stream of random numbers of their own, see
+    :func:`stream`. So nothing need be remembered of ``generator``, and any step can be done again alone.
+    """
 
     model: Classifier
     optimizer: torch.optim.Optimizer
     scheduler: LambdaLR
+    progress: Progress
     generator: Generator
+    seed: int
 
     def state(self) -> dict[str, Any]:
         """The state of each part."""
-        parts = {name: part.state_dict() for name, part in self._asdict().items() if name != "generator"}
-        return {**parts, "generator": self.generator.get_state()}
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+        return {**parts, "progress": vars(self.progress), "seed": self.seed}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         """Put every part back into a state."""
-        for name, part in self._asdict().items():
-            part.set_state(state[name]) if name == "generator" else part.load_state_dict(state[name])
+        for name in ("model", "optimizer", "scheduler"):
+            getattr(self, name).load_state_dict(state[name])
+        for field in fields(Progress):
+            value = state["progress"][field.name]
+            here = value.to(self.generator.device) if field.name == "steps" else value
+            setattr(self.progress, field.name, here)
 
 
-def fit(
-    training: Training, splits: Splits, trainer: Trainer, first_epoch: int = 1
-) -> Iterator[dict[str, Any]]:
-    """Train from ``first_epoch`` on; after each epoch yield its number and its metrics.
+def stream(seed: int, kind: Literal["epoch", "step"], number: int) -> int:
+    """The seed of the random numbers of one epoch's order or one step's batch, in [0, 2^63)."""
+    digest = hashlib.sha256(f"{seed} {kind} {number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
-    Errors are in percent, ``seconds`` are those of training alone, ``localisation_gradient`` is the mean norm
-    of the localisation network's gradient before clipping.
+
+def train_epoch(
+    training: Training,
+    train: TrainingSet,
+    trainer: Trainer,
+    after_step: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Train to the end of the epoch that ``training`` is in, from where it is, and give the epoch's metrics.
+
+    Errors are in percent, ``seconds`` are those of training alone, the gradients are mean norms before
+    clipping. ``after_step`` is called between steps, where all of ``training`` is as a checkpoint wants it.
 
     Raises:
-        TrainingFailed: the loss of a step, which the message names, is not finite.
+        TrainingFailed: the loss or a gradient of a step, which the message names, is not finite.
     """
-    for epoch in range(first_epoch, trainer.epochs + 1):
-        start = time.perf_counter()
-        metrics = train_epoch(training, splits, trainer, epoch)
-        seconds = time.perf_counter() - start
-        valid = {f"val_{name}": value for name, value in evaluate(training.model, splits.valid).items()}
-        yield {"epoch": epoch, **metrics, **valid, "seconds": seconds}
-
-
-def train_epoch(training: Training, splits: Splits, trainer: Trainer, epoch: int) -> dict[str, float]:
-    """One epoch of training; see :func:`fit`."""
-    model, optimizer, scheduler, generator = training
-    localisation = model.localisation_parameters()
-    steps, size = trainer.steps_per_epoch(splits.train.size), trainer.batch_size
-    losses = torch.zeros(steps, device=generator.device)
-    wrong, norms = torch.zeros_like(losses), torch.zeros_like(losses)
-    model.train()
-    with tqdm(total=steps * size, desc=f"epoch {epoch}/{trainer.epochs}", **BAR) as bar:
-        for step, batch in enumerate(splits.train.batches(size, steps, generator)):
-            prediction = model(batch.images)
-            loss = F.cross_entropy(prediction.logits, batch.labels)
-            optimizer.zero_grad()
-            loss.backward()
-            if localisation:
-                norms[step] = nn.utils.clip_grad_norm_(localisation, trainer.localisation_clip or math.inf)
-            optimizer.step()
-            scheduler.step()
-            if localisation and epoch == 1 and step == 0:
-                warn_without_gradient(norms[0])
-            losses[step] = loss.detach()
-            wrong[step] = (prediction.logits.argmax(1) != batch.labels).float().mean()
+    progress, size = training.progress, trainer.batch_size
+    count = progress.steps.shape[1]
+    order = epoch_order(training, train)
+    training.model.train()
+    label = f"epoch {progress.epoch}/{trainer.epochs}"
+    with tqdm(desc=label, total=count * size, initial=progress.done * size, **BAR) as bar:
+        while progress.done < count:
+            start = time.perf_counter()
+            batch = next_batch(training, train, order, size)
+            progress.steps[:, progress.done] = train_step(training, batch, trainer)
+            progress.done += 1
             bar.update(size)
-            if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
-                # The host waits for the device here, and nowhere else in the loop but after its first step.
-                stop_unless_finite(losses[: step + 1], first_step=(epoch - 1) * steps + 1)
-                so_far = losses[: step + 1].mean().item(), 100 * wrong[: step + 1].mean().item()
-                bar.set_postfix_str(f"loss {so_far[0]:.4f}, error {so_far[1]:.2f} %")
-    metrics = {"train_loss": so_far[0], "train_error": so_far[1], "lr": optimizer.param_groups[0]["lr"]}
-    if localisation:
-        metrics |= {"localisation_lr": optimizer.param_groups[1]["lr"]}
-        metrics |= {"localisation_gradient": norms.mean().item()}
-    return {**metrics, "images": steps * size}
+            if progress.done % LOOK_EVERY == 0 or progress.done == count or progress.step == 1:
+                # The host waits for the device here, and nowhere else in the loop.
+                look(training)
+                loss, wrong = progress.steps[:2, : progress.done].mean(1).tolist()
+                bar.set_postfix_str(f"loss {loss:.4f}, error {100 * wrong:.2f} %")
+            progress.seconds += time.perf_counter() - start
+            after_step()
+    return epoch_metrics(training, size)
 
 
-def warn_without_gradient(norm: Tensor) -> None:
-    """Say so if the first gradient of the localisation network, of that norm, is zero: it will never move."""
-    if norm == 0:
-        logger.warning(
-            "warning: the localisation network has no gradient at step 1, so the transformer will not move; "
-            "theta must not be behind a function that saturates, nor the sampler be stn.interpolation=nearest"
-        )
+def epoch_order(training: Training, train: TrainingSet) -> Tensor:
+    """The order (N,) in which the epoch goes through the training digits."""
+    return train.order(
+        training.generator.manual_seed(stream(training.seed, "epoch", training.progress.epoch))
+    )
 
 
-def stop_unless_finite(losses: Tensor, first_step: int) -> None:
-    """Check the ``losses`` (N,) of consecutive steps, the first of which is step ``first_step`` of the run.
+def next_batch(training: Training, train: TrainingSet, order: Tensor, size: int) -> Batch:
+    """The batch of the next step, of ``size`` images."""
+    progress, generator = training.progress, training.generator
+    generator.manual_seed(stream(training.seed, "step", progress.step + 1))
+    return train.draw(order[progress.done * size :][:size], generator)
+
+
+def train_step(training: Training, batch: Batch, trainer: Trainer) -> Tensor:
+    """One step on one batch; gives a column (4,) of :class:`Progress`'s ``steps``."""
+    prediction = training.model(batch.images)
+    loss = F.cross_entropy(prediction.logits, batch.labels)
+    training.optimizer.zero_grad()
+    loss.backward()
+    network, *localisation = (group["params"] for group in training.optimizer.param_groups)
+    norm, localisation_norm = gradient_norm(network), torch.zeros_like(loss)
+    for parameters in localisation:
+        localisation_norm = gradient_norm(parameters)
+        nn.utils.clip_grads_with_norm_(parameters, trainer.localisation_clip or math.inf, localisation_norm)
+    training.optimizer.step()
+    training.scheduler.step()
+    wrong = (prediction.logits.argmax(1) != batch.labels).float().mean()
+    return torch.stack([loss.detach(), wrong, localisation_norm, norm])
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm () of all gradients of ``parameters`` together."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def epoch_metrics(training: Training, batch_size: int) -> dict[str, float]:
+    """The metrics of an epoch whose steps are done."""
+    progress, groups = training.progress, training.optimizer.param_groups
+    loss, wrong, localisation_norm, norm = progress.steps.mean(1).tolist()
+    metrics = {"train_loss": loss, "train_error": 100 * wrong, "gradient": norm, "lr": groups[0]["lr"]}
+    if len(groups) > 1:
+        metrics |= {"localisation_gradient": localisation_norm, "localisation_lr": groups[1]["lr"]}
+    return {**metrics, "images": progress.steps.shape[1] * batch_size, "seconds": progress.seconds}
+
+
+def look(training: Training) -> None:
+    """See whether the steps done so far in the epoch went well; tell if the first of the run did not.
 
     Raises:
-        TrainingFailed: one of them is not finite.
+        TrainingFailed: the loss or a gradient of one of them is not finite.
     """
-    bad = (~losses.isfinite()).nonzero()
-    if len(bad):
-        step = int(bad[0])
+    progress = training.progress
+    steps = progress.steps[:, : progress.done].cpu()
+    finite = steps.isfinite()
+    if not finite.all():
+        column = int((~finite.all(0)).nonzero()[0])
+        step = progress.step - progress.done + column + 1
+        what = "gradient" if finite[0, column] else "loss"
+        seed = stream(training.seed, "step", step)
         raise TrainingFailed(
-            f"training stopped: the loss of step {first_step + step} is {losses[step].item()}. "
-            "A lower optimizer.lr or trainer.localisation_lr, or trainer.localisation_clip=1, usually helps"
+            f"training stopped: the {what} of step {step} is not finite; its batch comes from seed {seed}, "
+            f"and run.replay={step} shows it. A lower optimizer.lr or trainer.localisation_lr, or "
+            "trainer.localisation_clip=1, usually helps"
         )
+    localised = len(training.optimizer.param_groups) > 1
+    if progress.step == 1 and localised and (warning := first_step_warning(steps[2, 0].item())):
+        logger.warning(warning)

@@ -36,7 +36,7 @@ def numbers(images):
 def test_the_splits_hold_each_digit_once(mnist):
     train, valid, test = DistortedMnist(Distortion()).load(CPU)
     assert (train.size, len(valid.labels), len(test.labels)) == (55_000, 5_000, 10_000)
-    (everything,) = train.batches(55_000, 1, torch.Generator())
+    everything = train.draw(train.order(torch.Generator()), torch.Generator())
     together = numbers(everything.images) + numbers(valid.images)
     assert sorted(together) == list(range(60_000))
     assert together != list(range(60_000))
@@ -58,21 +58,14 @@ def test_test_digits_are_not_all_turned_alike_from_chunk_to_chunk(mnist):
     assert not matrix[:1000].equal(matrix[1000:2000])
 
 
-def test_an_epoch_uses_no_digit_twice(mnist, generator):
+def test_an_order_is_of_all_digits_and_another_every_time(mnist, generator):
     train = DistortedMnist(Distortion()).load(CPU).train
-    batches = list(train.batches(500, 110, generator))
-    assert all(batch.images.shape == (500, 1, 28, 28) for batch in batches)
-    used = [number for batch in batches for number in numbers(batch.images)]
-    assert len(set(used)) == 55_000
-    again = numbers(next(train.batches(500, 1, generator)).images)
-    assert again != used[:500]
-
-
-def test_batches_go_on_in_a_new_order_when_the_digits_are_used_up(mnist, generator):
-    train = DistortedMnist(Distortion()).load(CPU).train
-    batches = [numbers(batch.images) for batch in train.batches(30_000, 3, generator)]
-    assert all(len(set(batch)) == 30_000 for batch in batches)
-    assert len({tuple(batch) for batch in batches}) == 3
+    one, other = train.order(generator), train.order(generator)
+    assert one.sort().values.equal(torch.arange(55_000))
+    assert not one.equal(other)
+    assert numbers(train.draw(one[:500], generator).images) != numbers(
+        train.draw(other[:500], generator).images
+    )
 
 
 @pytest.mark.parametrize("fresh", [True, False])

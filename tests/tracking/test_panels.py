@@ -18,6 +18,7 @@ from stn_experiments.tracking.panels import (
     GAP,
     INK,
     RIGHT,
+    TINTS,
     WRONG,
     draw_panel,
     save_animation,
@@ -242,6 +243,15 @@ def test_a_canvas_that_is_not_square_keeps_its_shape():
     assert np.ptp(found, 0) + 1 == pytest.approx([112, 56], abs=1)
 
 
+def test_two_channels_have_each_its_colour_and_are_white_together():
+    images = torch.zeros(1, 2, 28, 28)
+    images[:, 0, :, :20], images[:, 1, :, 10:] = 1.0, 1.0
+    batch = make_batch()._replace(images=images)
+    cell = cell_of(draw_panel(batch, make_prediction(batch)), 0)
+
+    assert [cell.getpixel((x, 60)) for x in (20, 60, 100)] == [TINTS[0], (255, 255, 255), TINTS[1]]
+
+
 def test_several_channels_are_shown_as_their_mean():
     images = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1).expand(1, 3, 28, 28)
     batch = make_batch()._replace(images=images)
@@ -249,7 +259,7 @@ def test_several_channels_are_shown_as_their_mean():
     assert cell_of(draw_panel(batch, make_prediction(batch)), 0).getpixel((60, 60)) == (128, 128, 128)
 
 
-@pytest.mark.parametrize(("channels", "left"), [(1, 128), (2, 43)])
+@pytest.mark.parametrize(("channels", "left"), [(1, 128), (3, 43)])
 def test_v_is_clamped_with_one_channel_and_scaled_with_several(channels, left):
     batch = make_batch()
     prediction = make_prediction(batch)
@@ -264,13 +274,15 @@ def test_v_is_clamped_with_one_channel_and_scaled_with_several(channels, left):
 
 
 def test_several_views_are_told_apart():
-    batch = make_batch()
+    batch = make_batch(count=2)
     views = [make_view(batch.images, [0.5, 0, shift, 0, 0.5, 0]) for shift in (-0.5, 0.5)]
     panel = draw_panel(batch, make_prediction(batch)._replace(views=views))
 
-    for column in (1, 2):
-        first, second = (pixels_of(cell_of(panel, column), colour) for colour in COLOURS[:2])
+    for row, column in [(0, 1), (0, 2), (1, 1), (1, 2)]:
+        cell = cell_of(panel, column, row, rows=2)
+        first, second = (pixels_of(cell, colour) for colour in COLOURS[:2])
         assert first[:, 0].max() < second[:, 0].max()
+        assert not has(cell, COLOURS[2])
 
 
 def test_a_caption_adds_a_line_however_long_it_is():

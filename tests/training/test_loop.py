@@ -1,3 +1,4 @@
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -11,7 +12,8 @@ from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.training import checkpoints
 from stn_experiments.training.evaluation import CHUNK, evaluate, predict
-from stn_experiments.training.loop import Trainer, Training, fit, stop_unless_finite
+from stn_experiments.training.health import diagnose, epoch_warning
+from stn_experiments.training.loop import Progress, Trainer, Training, look, stream, train_epoch
 from stn_experiments.training.schedules import onecycle
 
 TRAINER = Trainer(epochs=3, batch_size=10)
@@ -34,7 +36,17 @@ def start(trainer=TRAINER, stn=True, lr=1e-2, steps=12):
         group["lr"] *= trainer.localisation_lr
     schedule = onecycle()
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / steps))
-    return Training(model, optimizer, scheduler, torch.Generator().manual_seed(1))
+    progress = Progress(torch.zeros(4, trainer.steps_per_epoch(40)))
+    return Training(model, optimizer, scheduler, progress, torch.Generator(), seed=1)
+
+
+def fit(training, splits, trainer):
+    """Train to the end; after each epoch give what its history has of it."""
+    while training.progress.epoch <= trainer.epochs:
+        metrics = train_epoch(training, splits.train, trainer)
+        valid = {f"val_{name}": value for name, value in evaluate(training.model, splits.valid).items()}
+        yield {"epoch": training.progress.epoch, **metrics, **valid}
+        training.progress.next_epoch()
 
 
 def same_weights(one, other):
@@ -64,17 +76,54 @@ def test_the_same_seed_is_the_same_training(splits):
     assert same_weights(one.model, other.model)
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(splits, tmp_path):
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 12])
+def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(splits, tmp_path, step):
+    """Within an epoch, at the end of one, and at the end of all."""
     whole = start()
-    list(fit(whole, splits, TRAINER))
+    history = list(fit(whole, splits, TRAINER))
     stopped = start()
-    epochs = fit(stopped, splits, TRAINER)
-    next(epochs)
-    checkpoints.save(stopped.state(), tmp_path / "last.pt")
+
+    def stop():
+        if stopped.progress.step == step:
+            checkpoints.save(stopped.state(), tmp_path / "last.pt")
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        while True:
+            train_epoch(stopped, splits.train, TRAINER, stop)
+            stopped.progress.next_epoch()
     resumed = start()
     resumed.load(checkpoints.load(tmp_path / "last.pt"))
-    list(fit(resumed, splits, TRAINER, first_epoch=2))
+    assert resumed.progress.step == step
+    ends = list(fit(resumed, splits, TRAINER))
+    timeless = [[{**line, "seconds": 0} for line in lines] for lines in (ends, history[-len(ends) :])]
+    assert timeless[0] == timeless[1]
     assert same_weights(whole.model, resumed.model)
+    assert checkpoints.digest(whole.optimizer.state_dict()) == checkpoints.digest(
+        resumed.optimizer.state_dict()
+    )
+
+
+def test_a_step_can_be_done_again_alone(splits):
+    """Its batch depends on the seed and its number, not on what was drawn before."""
+    seen = []
+    for skipped in (0, 2):
+        training = start()
+        training.progress.done = skipped
+        batches = []
+        draw = splits.train.draw
+
+        def recorded(index, generator, draw=draw, batches=batches):
+            batches.append(draw(index, generator))
+            return batches[-1]
+
+        train_epoch(training, TrainingSet(40, recorded), TRAINER)
+        seen.append(batches)
+    assert [len(batches) for batches in seen] == [4, 2]
+    assert all(one.images.equal(other.images) for one, other in zip(seen[0][2:], seen[1], strict=True))
+    assert (
+        len({stream(seed, kind, n) for seed in (0, 1) for kind in ("epoch", "step") for n in range(9)}) == 36
+    )
 
 
 @pytest.mark.parametrize("change", [{"localisation_lr": 0.0}, {"localisation_clip": 1e-6}])
@@ -125,7 +174,7 @@ def test_a_localisation_network_without_gradient_is_told_at_step_1(splits, caplo
         view = predict(training.model, splits.valid).views[0]
         torch.testing.assert_close(view.output, splits.valid.images, atol=1e-5, rtol=0)
     history = list(fit(training, splits, TRAINER))
-    warnings = [record.message for record in caplog.records if "no gradient at step 1" in record.message]
+    warnings = [record.message for record in caplog.records if "step 1: the localisation" in record.message]
     assert len(warnings) == saturated
     assert (history[-1]["val_theta_spread"] == 0) is saturated
     assert (history[-1]["localisation_gradient"] == 0) is saturated
@@ -133,15 +182,55 @@ def test_a_localisation_network_without_gradient_is_told_at_step_1(splits, caplo
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(splits):
     training = start(lr=1e30)
-    with pytest.raises(TrainingFailed, match=r"the loss of step \d+ is (nan|inf)"):
+    with pytest.raises(TrainingFailed, match=r"the (loss|gradient) of step \d+ is not finite.*from seed \d+"):
         list(fit(training, splits, TRAINER))
 
 
-def test_the_step_named_is_the_first_bad_one_of_the_whole_run():
-    losses = torch.tensor([1.0, 2.0, float("inf"), float("nan")])
-    with pytest.raises(TrainingFailed, match="the loss of step 103 is inf"):
-        stop_unless_finite(losses, first_step=101)
-    stop_unless_finite(losses[:2], first_step=101)
+@pytest.mark.parametrize(("row", "what"), [(0, "loss"), (2, "gradient"), (3, "gradient")])
+def test_the_step_named_is_the_first_bad_one_of_the_whole_run(row, what):
+    training = start()
+    training.progress.epoch, training.progress.done = 3, 3  # of 4 steps each
+    training.progress.steps[row, 1:] = float("nan")
+    with pytest.raises(
+        TrainingFailed, match=f"the {what} of step 10 is not .*{stream(1, 'step', 10)}, and run.re"
+    ):
+        look(training)
+    training.progress.done = 1
+    look(training)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "what"),
+    [
+        ({"localisation_gradient": 1.0, "val_outside_share": 0.2, "val_theta_spread": 0.1}, None),
+        ({"localisation_gradient": 1.0, "val_outside_share": 0.6, "val_theta_spread": 0.1}, "outside"),
+        ({"localisation_gradient": 1.0, "val_outside_share": 0.2, "val_theta_spread": 0.0}, "still"),
+        ({"localisation_gradient": 0.0, "val_outside_share": 0.2, "val_theta_spread": 0.0}, "no gradient"),
+        ({"train_loss": 1.0}, None),
+    ],
+)
+def test_what_is_wrong_with_a_transformer(metrics, what):
+    assert diagnose(metrics) == what
+
+
+def test_a_collapse_is_told_once_with_its_remedy():
+    sound = {"epoch": 1, "localisation_gradient": 1.0, "val_outside_share": 0.2, "val_theta_spread": 0.1}
+    left = {**sound, "val_outside_share": 0.9}
+    assert epoch_warning([sound]) is None
+    assert "epoch 2: most of the sampling grid is outside" in epoch_warning([sound, {**left, "epoch": 2}])
+    assert "localisation_lr" in epoch_warning([left])
+    assert epoch_warning([left, sound, left]) is None
+    assert epoch_warning([{**sound, "localisation_gradient": 0}]) is None  # step 1 has told it
+
+
+def test_a_collapse_while_training_is_found(splits):
+    """A transformer that a step too far throws out of the image, where no gradient leads it back."""
+    training = start()
+    with torch.no_grad():
+        training.model.transformers["input"][0].localisation.theta.bias[2] = 5
+    (metrics, *_) = fit(training, splits, TRAINER)
+    assert metrics["val_outside_share"] == 1
+    assert diagnose(metrics) in ("outside", "no gradient")
 
 
 def test_steps_per_epoch():
@@ -204,45 +293,3 @@ def test_evaluation_leaves_the_model_as_it_was(splits):
     evaluate(model, splits.valid)
     assert model.training
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
-
-
-def test_a_checkpoint_is_whole_or_not_there(tmp_path, monkeypatch):
-    path = tmp_path / "last.pt"
-    checkpoints.save({"epoch": 1}, path)
-
-    def full_disk(*args):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        checkpoints.save({"epoch": 2}, path)
-    assert checkpoints.load(path)["epoch"] == 1
-
-
-def test_a_checkpoint_that_cannot_be_right_is_refused(tmp_path):
-    path = tmp_path / "last.pt"
-    with pytest.raises(UserError, match="there is no checkpoint"):
-        checkpoints.load(path)
-    checkpoints.save({"epoch": 1}, path)
-    path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UserError, match="is damaged"):
-        checkpoints.load(path)
-    path.write_bytes(b"")
-    with pytest.raises(UserError, match="is damaged: EOFError"):
-        checkpoints.load(path)
-    torch.save({"format": 99}, path)
-    with pytest.raises(UserError, match="is not of format 1"):
-        checkpoints.load(path)
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    class Hostile:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "touched",))
-
-    from pathlib import Path
-
-    torch.save(Hostile(), tmp_path / "last.pt")
-    with pytest.raises(UserError, match="is damaged"):
-        checkpoints.load(tmp_path / "last.pt")
-    assert not (tmp_path / "touched").exists()

@@ -1,0 +1,109 @@
+"""One step of a run, done again to see what happened in it."""
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stn_experiments.data.distortions import Batch, take
+from stn_experiments.errors import UserError
+from stn_experiments.experiment import build_experiment
+from stn_experiments.runs import Run, run_name
+from stn_experiments.saving import newest_checkpoint
+from stn_experiments.tracking.panels import draw_panel, save_picture
+from stn_experiments.train_run import prepare, set_up_torch
+from stn_experiments.training.evaluation import predict
+from stn_experiments.training.loop import (
+    Trainer,
+    Training,
+    epoch_order,
+    next_batch,
+    stream,
+    train_epoch,
+    train_step,
+)
+from stn_experiments.training.metrics import outside_share
+
+SHOWN = 10
+
+
+class Reached(Exception):
+    """Training has come to the step that is wanted."""
+
+
+def replay_step(config: Mapping[str, Any]) -> str:
+    """What happened in step ``run.replay`` of a run: its batch, loss, theta and gradients, for a person.
+
+    Training goes on from the last checkpoint before that step, or from the start, and is thrown away. A panel
+    of the batch's first images, as the network saw them before the step, goes to the run's folder.
+
+    Raises:
+        UserError: there is no such run or no such step, or the config cannot work.
+    """
+    experiment = build_experiment(config)
+    run = Run(Path(experiment.run.root) / run_name(config))
+    wanted = experiment.run.replay
+    assert wanted is not None
+    if not run.config_file.exists():
+        raise UserError(f"run.replay shows a step of a run that was trained, but there is no {run.folder}")
+    splits = experiment.data.load(experiment.device)
+    set_up_torch(experiment.trainer)
+    training = prepare(experiment, splits.train.size)
+    last = experiment.trainer.epochs * training.progress.steps.shape[1]
+    if wanted > last:
+        raise UserError(f"run.replay must be a step of the run, from 1 to {last}, got {wanted}")
+    if state := newest_checkpoint(run, before=wanted):
+        training.load(state["training"])
+
+    def stop_before_it() -> None:
+        if training.progress.step == wanted - 1:
+            raise Reached
+
+    with suppress(Reached):
+        stop_before_it()
+        while True:
+            train_epoch(training, splits.train, experiment.trainer, stop_before_it)
+            training.progress.next_epoch()
+    if training.progress.done == training.progress.steps.shape[1]:
+        training.progress.next_epoch()
+    order = epoch_order(training, splits.train)
+    batch = next_batch(training, splits.train, order, experiment.trainer.batch_size)
+    picture = run.folder / "replays" / f"step-{wanted:06d}.png"
+    picture.parent.mkdir(exist_ok=True)
+    first = take(batch, slice(0, SHOWN))
+    save_picture(draw_panel(first, predict(training.model, first), f"step {wanted:,}, before it"), picture)
+    return f"{describe_step(training, batch, experiment.trainer)}\npanel       {picture}"
+
+
+def describe_step(training: Training, batch: Batch, trainer: Trainer) -> str:
+    """Take the next step, on ``batch``, and tell what it was like; the gradients as they were clipped."""
+    progress = training.progress
+    step = progress.step + 1
+    views = predict(training.model, batch).views
+    loss, wrong, localisation_norm, norm = train_step(training, batch, trainer).tolist()
+    lines = {
+        f"step {step:,}": f"epoch {progress.epoch}, batch from seed {stream(training.seed, 'step', step)}",
+        "loss": f"{loss:.6g}",
+        "error": f"{100 * wrong:.2f} %",
+        "images": between(batch.images),
+        "gradient": f"network {norm:.4g}" + (f", localisation {localisation_norm:.4g}" if views else ""),
+    }
+    for number, view in enumerate(views, 1):
+        outside = 100 * outside_share(view.grid).mean().item()
+        lines[f"theta {number}"] = f"{between(view.theta)}, {outside:.1f} % of the grid outside the image"
+    named = training.model.named_parameters()
+    norms = {name: value.grad.norm().item() for name, value in named if value.grad is not None}
+    # Those that are not finite first, in the network's order, then the largest.
+    ranked = sorted(norms, key=lambda name: -norms[name] if math.isfinite(norms[name]) else -math.inf)
+    for name in ranked[:SHOWN]:
+        lines[f"gradient of {name}"] = f"{norms[name]:.4g}"
+    width = max(map(len, lines))
+    return "\n".join(f"{head:{width}}  {text}" for head, text in lines.items())
+
+
+def between(values: Tensor) -> str:
+    """The range of values."""
+    return f"from {values.min().item():.4g} to {values.max().item():.4g}"

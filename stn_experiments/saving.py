@@ -1,0 +1,82 @@
+"""When a run's state is saved, and from what it goes on."""
+
+import time
+from typing import Any
+
+from stn_experiments.errors import UserError
+from stn_experiments.runs import Run, RunSettings
+from stn_experiments.training import checkpoints
+from stn_experiments.training.loop import Progress, Training, look
+
+History = list[dict[str, Any]]
+
+
+class Due:
+    """Says between two steps whether a checkpoint is due, by the settings of a run."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+        self._steps, self._since = 0, time.monotonic()
+
+    def __call__(self) -> bool:
+        """To be asked after each step."""
+        self._steps += 1
+        seconds, steps = self.settings.checkpoint_seconds, self.settings.checkpoint_steps
+        due = (steps is not None and self._steps >= steps) or (
+            seconds is not None and time.monotonic() - self._since >= seconds
+        )
+        if due:
+            self._steps, self._since = 0, time.monotonic()
+        return due
+
+
+def save(training: Training, history: History, run: Run) -> None:
+    """Write the checkpoint from which :func:`resume` goes on.
+
+    Raises:
+        TrainingFailed: a step before it was not finite, so that nobody should go on from it.
+    """
+    look(training)
+    state = {"run": run.folder.name, "training": training.state(), "history": history}
+    checkpoints.save(state, run.last, keep=run.previous)
+
+
+def resume(training: Training, run: Run) -> History:
+    """Put ``training`` where the run's newest sound checkpoint was, and give the history up to there.
+
+    Raises:
+        UserError: there are checkpoints, but none is sound, or they are another run's.
+    """
+    state = newest_checkpoint(run)
+    if state is None:
+        return []
+    training.load(state["training"])
+    progress = training.progress
+    print(f"{run.folder} goes on after step {progress.step:,} (in epoch {progress.epoch})")
+    return state["history"]
+
+
+def newest_checkpoint(run: Run, before: int | None = None) -> dict[str, Any] | None:
+    """The run's newest sound checkpoint, of those before a step; ``None`` if there is none.
+
+    Raises:
+        UserError: none of several is sound, or they are another run's.
+    """
+    damage, sound = [], None
+    for path in (path for path in (run.last, run.previous) if path.exists()):
+        try:
+            state = checkpoints.load(path)
+        except checkpoints.Damaged as error:
+            damage.append(str(error))
+            continue
+        if state["run"] != run.folder.name:
+            raise UserError(f"{path} is a checkpoint of {state['run']}: run.force=true starts this run again")
+        progress = Progress(**state["training"]["progress"])
+        if before is None or progress.step < before:
+            sound = state
+            break
+    if damage and sound is None and before is None:
+        raise UserError(f"{'; '.join(damage)}: run.force=true starts this run again")
+    for line in damage:
+        print(f"{line}; the one before it is taken")
+    return sound
