@@ -28,9 +28,14 @@ def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> T
 
     Third homogeneous coordinates below ``horizon`` are held at it.
     """
-    moved = points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
-    depth = moved[..., 2:]
-    return moved[..., :2] / (depth if horizon is None else depth.clamp(min=horizon))
+    if points.dim() == 2:
+        # One product for the whole batch: many times faster than one for each matrix.
+        homogeneous = torch.cat([points, torch.ones_like(points[:, :1])], 1)
+        moved = (matrix.reshape(-1, 3) @ homogeneous.T).view(len(matrix), 3, -1)
+    else:
+        moved = matrix[:, :, :2] @ points.mT + matrix[:, :, 2:]
+    depth = moved[:, 2:]
+    return (moved[:, :2] / (depth if horizon is None else depth.clamp(min=horizon))).mT
 
 
 def control_points(per_side: int) -> Tensor:

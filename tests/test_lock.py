@@ -369,11 +369,25 @@ def test_the_last_beat_is_over_before_the_descriptor_is_closed(folder, monkeypat
     assert began == ended
 
 
-def test_who_was_taken_over_leaves_the_new_holder_alone(folder, monkeypatch, caplog):
-    monkeypatch.setattr(lock, "BEAT", 0.01)
+def test_who_was_taken_over_leaves_the_new_holder_the_file(folder):
     with lock.held(folder):
         leave(folder, host="elsewhere")
-        wait_until(lambda: caplog.messages)
+    assert holder_of(folder)["host"] == "elsewhere"
+
+
+def test_the_heart_of_who_was_taken_over_stops(folder, caplog):
+    class Stop(threading.Event):
+        waits = 0
+
+        def wait(self, timeout=None):
+            self.waits += 1
+            return self.waits > 2
+
+    leave(folder, host="elsewhere")
+    stop = Stop()
+    with (folder / "lock").open("r+b") as file:
+        lock._beat(file.fileno(), folder / "lock", lock._myself(), stop)
+    assert stop.waits == 1
     assert caplog.messages == [
         f"{folder} was taken over by process 77 on elsewhere: two processes train it now"
     ]

@@ -2,7 +2,8 @@
 
 Polygons are closed lines (B, N, 2) of normalised (x, y), see ``geometry``; an *outline* is a transformer's
 ``View.outline``, a *box* and a *pose* are those of one digit of ``distortions.Pose``. Everything is per item
-of the batch, on any device, without waiting for it. A polygon that is not finite counts as one without area.
+of the batch, on any device, without waiting for it. Polygons are :func:`bounded`; one that was not finite
+counts as one without area. :func:`score` and :func:`residual_pose` see to that by themselves.
 """
 
 from typing import NamedTuple
@@ -30,9 +31,15 @@ class Residual(NamedTuple):
     translation: Tensor
 
 
+def bounded(polygon: Tensor) -> Tensor:
+    """Polygons (..., N, 2) with their points within ``FAR``; those not finite shrunk to the origin."""
+    finite = polygon.isfinite().flatten(-2).all(-1)
+    return torch.where(finite[..., None, None], polygon, 0).clamp(-FAR, FAR)
+
+
 def area(polygon: Tensor) -> Tensor:
     """Area (B,) of simple polygons (B, N, 2), of either orientation: |Σ p × q| / 2, the shoelace formula."""
-    return _signed_area(_bounded(polygon)).abs()
+    return _signed_area(polygon).abs()
 
 
 def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
@@ -42,7 +49,6 @@ def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
     edges where they are inside every side of the convex one (Cyrus and Beck 1978), and of the convex one's
     sides from where the polygon crosses out to where it crosses back in.
     """
-    polygon, convex = _bounded(polygon), _bounded(convex)
     most = torch.minimum(area(polygon), area(convex))
     clockwise = _signed_area(convex) > 0
     convex = torch.where(clockwise[:, None, None], convex, convex.flip(1))
@@ -94,21 +100,17 @@ def ink_inside(outline: Tensor, ink: Tensor) -> Tensor:
     itself loses ink as it loses area.
     """
     height, width = ink.shape[1:]
-    start = _bounded(outline)[:, :, None]  # (B, K, 1, 2), against the (h,) rows
-    end = start.roll(-1, 1)
     with ink.device:
-        row = (torch.arange(height) * 2 + 1) / height - 1
+        row = ((torch.arange(height) * 2 + 1) / height - 1)[:, None]  # against the (B, 1, K) corners
         earlier = torch.ones(width, width + 1).triu(1)
-    above, above_after = row < start[..., 1], row < end[..., 1]
-    crossed = above != above_after
-    part = torch.where(crossed, (row - start[..., 1]) / (end[..., 1] - start[..., 1]), 0)
-    x = start[..., 0].lerp(end[..., 0], part)
-    cell = ((x + 1) * (width / 2)).clamp(0, width)
+    (x, y), (next_x, next_y) = (line[:, None].unbind(-1) for line in (outline, outline.roll(-1, 1)))
+    up_or_down = (row < y).float() - (row < next_y).float()
+    slope = torch.where(next_y == y, 0, (next_x - x) / (next_y - y))
+    cell = torch.addcmul((x + 1) * (width / 2), row - y, slope * (width / 2)).clamp(0, width)
+    whole = cell.long().clamp(max=width - 1)
     to_the_left = ink @ earlier  # not cumsum, which is not deterministic on CUDA
-    whole = cell.floor().clamp(max=width - 1)
-    left, right = (_at(to_the_left, whole.long() + side) for side in (0, 1))
-    signed = torch.lerp(left, right, cell - whole) * (above.float() - above_after.float())
-    return _share(signed.sum((1, 2)).abs(), to_the_left[:, :, -1].sum(1))
+    inside = to_the_left.gather(2, whole) + (cell - whole) * ink.gather(2, whole)
+    return _share((inside * up_or_down).sum((1, 2)).abs(), to_the_left[:, :, -1].sum(1))
 
 
 def score(outlines: Tensor, boxes: Tensor, ink: Tensor) -> dict[str, Tensor]:
@@ -118,6 +120,7 @@ def score(outlines: Tensor, boxes: Tensor, ink: Tensor) -> dict[str, Tensor]:
     elsewhere.
     """
     (batch, views, *line), digits = outlines.shape, boxes.shape[1]
+    outlines = bounded(outlines)
     pairs = outlines[:, None].expand(-1, digits, -1, -1, -1).flatten(0, 2)
     overlaps = _overlap(pairs, boxes.flatten(0, 1).repeat_interleave(views, 0))
     overlap, other = (value.view(batch, digits, views) for value in overlaps)
@@ -153,8 +156,8 @@ def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Resid
     """
     with pose.device:
         frame = geometry.transform(pose, geometry.frame(2))
-    centre, digit = axes(_pixels(_bounded(frame), size))
-    middle, view = axes(_pixels(_bounded(outline), size))
+    centre, digit = axes(_pixels(bounded(frame), size))
+    middle, view = axes(_pixels(bounded(outline), size))
     (x, y), (right, down) = digit.unbind(2), view.unbind(2)
     digit_area, view_area = _cross(x, y), _cross(right, down)
     # D times view_area, by Cramer's rule, is (x × down, y × down; right × x, right × y).
@@ -193,12 +196,6 @@ def spread(residual: Residual) -> dict[str, Tensor]:
     }
 
 
-def _bounded(polygon: Tensor) -> Tensor:
-    """Polygons (B, N, 2) with their points within ``FAR``; those not finite shrunk to the origin."""
-    finite = polygon.isfinite().flatten(1).all(1)
-    return torch.where(finite[:, None, None], polygon, 0).clamp(-FAR, FAR)
-
-
 def _pixels(points: Tensor, size: tuple[int, int]) -> Tensor:
     """Points (..., 2) in pixels from the middle of canvases of (height, width)."""
     return torch.stack([points[..., 0] * size[1] / 2, points[..., 1] * size[0] / 2], -1)
@@ -212,11 +209,6 @@ def _signed_area(polygon: Tensor) -> Tensor:
     """Positive where clockwise on the screen, about a corner of its own as that loses less to rounding."""
     polygon = polygon - polygon[:, :1]
     return _cross(polygon, polygon.roll(-1, 1)).sum(1) / 2
-
-
-def _at(rows: Tensor, place: Tensor) -> Tensor:
-    """Entries ``place`` (B, K, h) of ``rows`` (B, h, N): (B, K, h)."""
-    return rows.gather(2, place.mT).mT
 
 
 def _overlap(outline: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,4 +10,5 @@ def theta_spread(theta: Tensor) -> Tensor:
 
 def outside_share(grid: Tensor) -> Tensor:
     """Share (B,) of the points of sampling grids (B, H', W', 2) that lie outside the image."""
-    return (grid.abs().amax(-1) > 1).float().mean((1, 2))
+    x, y = grid.unbind(-1)
+    return ((x.abs() > 1) | (y.abs() > 1)).float().mean((1, 2))
