@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -33,6 +34,10 @@ def run_command(main: Callable[[], Any]) -> None:
     except UserError as error:
         leave(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
+        leave(in_one_line(error), UserError.exit_code)
+    except Exception as error:
+        if not _raised_by_hydra(error):
+            raise
         leave(in_one_line(error), UserError.exit_code)
     except Stopped as stopped:
         leave(str(stopped), stopped.exit_code, "")
@@ -65,6 +70,12 @@ def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
         raise UserError(in_one_line(error)) from None
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether none of our code was at work: Hydra says of some command lines what it should not."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not any(name.startswith("stn_experiments.") and name != __name__ for name in modules)
 
 
 def in_one_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ types, choices (``Literal``) and ranges (``ranges.Range``). Nothing is written d
 import importlib
 import inspect
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -19,12 +19,13 @@ ALLOWED = ("stn_experiments.", "torch.optim.")
 ALLOWED_MODULES = tuple(package.rstrip(".") for package in ALLOWED)
 
 
-def build(node: Any, path: str, **given: Any) -> Any:
+def build(node: Any, path: str, kind: Any = Any, **given: Any) -> Any:
     """Call the ``_target_`` of a config node with its settings, and with what the program itself gives.
 
     Args:
         node: plain dicts and values, interpolations resolved. ``name`` is a label and is passed over.
         path: where the node stands in the config, for messages: ``data.distortion``.
+        kind: the type hint of what is wanted.
         given: arguments that are no settings.
 
     Returns:
@@ -39,8 +40,8 @@ def build(node: Any, path: str, **given: Any) -> Any:
     settings = {key: value for key, value in node.items() if key not in ("_target_", "name")}
     if node["_target_"] is None:
         _refuse_unknown(settings, [], path)
-        return None
-    target = locate(node, path)
+        return check(None, kind, path)
+    target = locate(node, path, kind)
     hints = _hints(target)
     parameters = {
         name: parameter
@@ -53,7 +54,8 @@ def build(node: Any, path: str, **given: Any) -> Any:
         if parameter.default is parameter.empty and name not in {**values, **given}:
             raise UserError(f"{path}.{name} is missing")
     with settings_of(path):
-        return target(**values, **given)
+        built = target(**values, **given)
+    return built if get_origin(kind) is Callable else check(built, kind, path)
 
 
 @contextmanager
@@ -63,16 +65,18 @@ def settings_of(path: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise type(error)(f"{path}.{error}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def locate(node: Any, path: str) -> Any:
-    """The class or function that a config node's ``_target_`` names.
+def locate(node: Any, path: str, kind: Any = Any) -> Any:
+    """The class or function that a config node's ``_target_`` names, if it makes a ``kind``.
 
     Raises:
         UserError: it names nothing, or what a config may not build.
     """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{path} must be a config group with a _target_, got {node!r}")
     name = node["_target_"]
     if not isinstance(name, str) or not name.startswith(ALLOWED):
         raise UserError(f"{path}._target_ must name something in {' or '.join(ALLOWED)}, got {name!r}")
@@ -84,6 +88,8 @@ def locate(node: Any, path: str) -> Any:
     # What a module of ours has itself imported is not ours: os.system must not come in by that door.
     if not callable(target) or not getattr(target, "__module__", "").startswith(ALLOWED_MODULES):
         raise UserError(f"{path}._target_ must name a class or function of its own module, got {name!r}")
+    if not _makes(target, kind):
+        raise UserError(f"{path}._target_ must name what makes {describe(kind)}, got {name!r}")
     return target
 
 
@@ -112,6 +118,8 @@ def describe(hint: Any) -> str:
         return f"a list of {len(arguments)}, each {describe(arguments[0])}"
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return f"a list, each {describe(arguments[0])}"
+    if origin is Mapping:
+        return f"a group, each {describe(arguments[1])}"
     names = {
         int: "an integer",
         float: "a number",
@@ -126,8 +134,21 @@ class _MismatchError(Exception):
     """A value is not of the kind a hint asks for."""
 
 
+def _makes(target: Any, kind: Any) -> bool:
+    """Whether calling ``target`` can give a ``kind``, told without calling it."""
+    if kind is Any:
+        return True
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(_makes(target, one) for one in get_args(kind))
+    if not inspect.isclass(target):
+        return _hints(target).get("return") == kind
+    return inspect.isclass(kind) and (getattr(kind, "_is_protocol", False) or issubclass(target, kind))
+
+
 def _conform(value: Any, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
     if origin is Annotated:
         value = _conform(value, arguments[0])
         if any(isinstance(bound, Range) and value not in bound for bound in arguments[1:]):
@@ -145,11 +166,17 @@ def _conform(value: Any, hint: Any) -> Any:
     if origin is tuple:
         _require(isinstance(value, list) and len(value) == len(arguments), value)
         return tuple(map(_conform, value, arguments))
+    if origin is Mapping:
+        return _require(isinstance(value, Mapping), value)
     if isinstance(origin, type) and issubclass(origin, Sequence):
         _require(isinstance(value, list), value)
         return [_conform(item, arguments[0]) for item in value]
     if hint is float:
-        return float(_require(isinstance(value, (int, float)) and not isinstance(value, bool), value))
+        _require(isinstance(value, (int, float)) and not isinstance(value, bool), value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _MismatchError from None
     if hint in (int, bool, str, types.NoneType):
         return _require(type(value) is hint, value)
     return _require(not inspect.isclass(hint) or isinstance(value, hint), value)
@@ -162,10 +189,10 @@ def _require(condition: bool, value: Any) -> Any:
 
 
 def _value(value: Any, hint: Any, path: str) -> Any:
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            return build(value, path)
-        return {key: _value(item, Any, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, Mapping) and "_target_" in value:
+        return build(value, path, hint)
+    if isinstance(value, Mapping) and get_origin(hint) is Mapping:
+        return {key: _value(item, get_args(hint)[1], f"{path}.{key}") for key, item in value.items()}
     return check(value, hint, path)
 
 

@@ -1,5 +1,6 @@
 """What a config describes: everything that a run needs, built once."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,7 +9,8 @@ import torch
 from stn_experiments.config import build, check, locate, settings_of
 from stn_experiments.data.datasets import DataSet
 from stn_experiments.errors import UserError
-from stn_experiments.models.classifier import INPUT, Classifier
+from stn_experiments.models.backbones import Backbone
+from stn_experiments.models.classifier import INPUT, Classifier, Transformers
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.ranges import Seed
 from stn_experiments.runs import RunSettings
@@ -16,6 +18,8 @@ from stn_experiments.training.loop import Device, Trainer
 from stn_experiments.training.schedules import Schedule
 
 SETTINGS = ("seed", "data", "backbone", "stn", "optimizer", "scheduler", "trainer", "run")
+NAMED = ("data", "backbone", "stn")
+"""The groups whose names make the name of a run's folder."""
 
 
 class Experiment(NamedTuple):
@@ -44,23 +48,42 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
         if key not in config:
             raise UserError(f"{key} is missing from the config")
     seed = check(config["seed"], Seed, "seed")
-    run = build(config["run"], "run")
-    trainer = build(config["trainer"], "trainer")
+    check_names(config)
+    run = build(config["run"], "run", RunSettings)
+    trainer = build(config["trainer"], "trainer", Trainer)
     device = find_device(trainer.device)
-    schedule = build(config["scheduler"], "scheduler")
-    data = build(config["data"], "data")
+    schedule = build(config["scheduler"], "scheduler", Schedule)
+    data = build(config["data"], "data", DataSet)
     trainer.steps_per_epoch(data.train_size)
     model = build_model(config, data, seed)
-    optimizer = build(config["optimizer"], "optimizer", params=model.parameter_groups())
+    optimizer = build(
+        config["optimizer"], "optimizer", torch.optim.Optimizer, params=model.parameter_groups()
+    )
     for group in optimizer.param_groups[1:]:
         group["lr"] *= trainer.localisation_lr
     return Experiment(seed, data, model, optimizer, schedule, trainer, device, run)
 
 
+def check_names(config: Mapping[str, Any]) -> None:
+    """See whether a folder can be named by the names in a config.
+
+    Raises:
+        UserError: one of them is missing, too long or could lead elsewhere.
+    """
+    for group in NAMED:
+        node = config[group]
+        name = node.get("name") if isinstance(node, Mapping) else None
+        if not isinstance(name, str) or not re.fullmatch(r"[\w+-][\w.+-]{0,59}", name):
+            raise UserError(
+                f"{group}.name must be up to 60 letters, digits and any of _.+- (a folder is named by it), "
+                f"got {name!r}"
+            )
+
+
 def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifier:
     """The classifier of a config for images of ``data``, whose start ``seed`` alone decides."""
-    fitting = locate(config["backbone"], "backbone").localisation
-    plan = build(config["stn"], "stn")
+    fitting = locate(config["backbone"], "backbone", Backbone).localisation
+    plan = build(config["stn"], "stn", Transformers | None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         channels, *size = data.shape
@@ -70,7 +93,9 @@ def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifi
                 transformers[INPUT] = plan.at_input(data.shape, fitting)
         for first in transformers.get(INPUT, [])[:1]:
             channels, size = channels * plan.count, list(first.output_size)
-        backbone = build(config["backbone"], "backbone", shape=(channels, *size), classes=data.classes)
+        backbone = build(
+            config["backbone"], "backbone", Backbone, shape=(channels, *size), classes=data.classes
+        )
         if plan is not None:
             with settings_of("stn"):
                 transformers |= plan.inside(backbone)

@@ -31,7 +31,7 @@ def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> T
     if points.dim() == 2:
         # One product for the whole batch: many times faster than one for each matrix.
         homogeneous = torch.cat([points, torch.ones_like(points[:, :1])], 1)
-        moved = (matrix.reshape(-1, 3) @ homogeneous.T).view(len(matrix), 3, -1)
+        moved = (matrix.reshape(-1, 3) @ homogeneous.T).view(len(matrix), 3, len(points))
     else:
         moved = matrix[:, :, :2] @ points.mT + matrix[:, :, 2:]
     depth = moved[:, 2:]

@@ -34,7 +34,7 @@ WRONG = [
     # out of range
     ("seed=-1", "seed must be an integer from 0"),
     ("trainer.epochs=0", "trainer.epochs must be an integer at least 1, got 0"),
-    ("trainer.batch_size=-8", "trainer.batch_size must be an integer at least 1, got -8"),
+    ("trainer.batch_size=-8", "trainer.batch_size must be an integer at least 2, got -8"),
     ("data.distortion.angle=200", "data.distortion.angle must be a number from 0 to 180, got 200"),
     ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1.0"),
     ("stn.padding=mirror", "stn.padding must be one of zeros, border, reflection, got 'mirror'"),

@@ -49,7 +49,7 @@ def test_a_null_target_builds_nothing():
         ),
         (node(canvas=5), r"data\.canvas must be at least the digit's own 28 pixels, got 5"),
         (node(canvas=None), r"data\.canvas must be an integer from 1 to 1024 or a list of 2"),
-        (node(angle={"_target_": DISTORTION, "canvas": 5}), r"data\.angle\.canvas must be at least"),
+        (node(angle={"_target_": DISTORTION}), r"data\.angle\._target_ must name what makes a number"),
         (
             {"_target_": None, "family": "affine"},
             r"data\.family is not a setting of data: it has no settings",

@@ -51,7 +51,7 @@ def add_clutter(
     crops = pool[source, source_y + step[:, None], source_x + step].float().div_(255)
     places = ((target_y + step[:, None]) * width + target_x + step).flatten(2)
     # One crop at a time: within one no pixel is hit twice, so the sum has one order on every device.
-    flat = images.view(batch, -1)
+    flat = images.view(batch, height * width)
     for crop, place in zip(crops.flatten(2), places, strict=True):
         flat.scatter_(1, place, flat.gather(1, place) + crop)
     flat.clamp_(max=1)

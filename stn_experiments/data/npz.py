@@ -177,6 +177,7 @@ def _entry(archive: ZipFile, info: ZipInfo) -> Entry:
             start = io.BytesIO(stream.read(HEADER_BYTES))
         header = npy.read_array_header_1_0 if npy.read_magic(start) == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = header(start)
+        str(math.prod(shape))  # one of more than 4300 digits cannot be said in a message
     kind = "pickled objects, which are never loaded" if dtype.hasobject else dtype
     _require(dtype.kind in "buif", repr(key), "be an array of numbers", kind)
     _require(min(shape, default=0) > 0, repr(key), "hold at least one image or label", f"shape {shape}")

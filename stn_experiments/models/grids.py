@@ -1,5 +1,6 @@
 """Grid generators: from theta to the points of U that each pixel of V reads (Jaderberg et al. 2015, 3.2)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from stn_experiments.ranges import Range
 HORIZON = 0.1
 
 
-class Family(nn.Module):
+class Family(nn.Module, ABC):
     """A family of transforms T_theta from points of V to points of U, both normalised (x, y) in [-1, 1]."""
 
     identity: Sequence[float]
@@ -20,6 +21,7 @@ class Family(nn.Module):
     points_per_side = 2
     """Points that tell an image of the square's sides: few where they stay straight."""
 
+    @abstractmethod
     def transform(self, theta: Tensor, points: Tensor) -> Tensor:
         """T_theta of ``points`` (N, 2), or of each one's own (B, N, 2), for theta (B, P): (B, N, 2)."""
         raise NotImplementedError
@@ -40,10 +42,12 @@ class Family(nn.Module):
 class MatrixFamily(Family):
     """A family of homogeneous matrices, in which one transform after another is again one of the family."""
 
+    @abstractmethod
     def matrix(self, theta: Tensor) -> Tensor:
         """The matrix (B, 3, 3) of theta (B, P)."""
         raise NotImplementedError
 
+    @abstractmethod
     def theta(self, matrix: Tensor) -> Tensor:
         """Theta (B, P) of a matrix (B, 3, 3) of the family."""
         raise NotImplementedError

@@ -27,7 +27,7 @@ RIGHT, WRONG = (0, 128, 96), (204, 41, 54)
 COLOURS = ((86, 180, 233), (240, 165, 30), (230, 140, 195), (240, 228, 66), (60, 200, 165))
 
 # Of an image's two channels; together they are white, so both of two digits can be told where they cross.
-TINTS = ((255, 176, 96), (96, 176, 255))
+TINTS = ((255, 225, 110), (150, 130, 255))
 
 HEADS = ("a  input", "b  learned box", "c  transformed", "d  prediction")
 BORDER, GAP = 14, 8

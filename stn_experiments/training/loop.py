@@ -51,7 +51,7 @@ class Trainer:
     """
 
     epochs: Count
-    batch_size: Count
+    batch_size: Annotated[int, Range(2)]  # batch normalisation takes two values or more
     images_per_epoch: Count | None = None
     localisation_lr: Annotated[float, Range(0, 1000)] = 1.0
     localisation_clip: Annotated[float, Range(1e-6)] | None = None
