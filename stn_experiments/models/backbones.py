@@ -8,6 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from stn_experiments.errors import UserError
+from stn_experiments.models.deterministic import AveragePool
 from stn_experiments.models.localisation import LocalisationKind
 from stn_experiments.ranges import Range
 
@@ -113,7 +114,7 @@ class Compact(Backbone):
         width: Width = 32,
         pool: Annotated[int, Range(1, 64)] = 4,
     ) -> None:
-        last = nn.Sequential(*_convolution(2 * width, 2 * width, 3), nn.AdaptiveAvgPool2d(pool))
+        last = nn.Sequential(*_convolution(2 * width, 2 * width, 3), AveragePool(pool))
         stages = {
             "stem": Stage(_convolution(shape[0], width, 5, stride=2), 2),
             "layer1": Stage(nn.Sequential(*_convolution(width, width, 3), nn.MaxPool2d(2)), 2),
@@ -133,7 +134,7 @@ class ResNet18(Backbone):
             "layer1": Stage(network.layer1),
             "layer2": Stage(network.layer2, 2),
             "layer3": Stage(network.layer3, 2),
-            "layer4": Stage(nn.Sequential(network.layer4, nn.AdaptiveAvgPool2d(1)), 2),
+            "layer4": Stage(nn.Sequential(network.layer4, AveragePool(1)), 2),
         }
         super().__init__(stages, shape, classes)
 

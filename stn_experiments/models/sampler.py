@@ -5,6 +5,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn_experiments.models import deterministic
+
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 Padding = Literal["zeros", "border", "reflection"]
 
@@ -33,5 +35,8 @@ class Sampler(nn.Module):
 
     def forward(self, source: Tensor, grid: Tensor) -> Tensor:
         """U (B, C, H, W) at ``grid`` (B, s H', s W', 2), where s is ``oversample``: V (B, C, H', W')."""
-        fine = F.grid_sample(source, grid, self.interpolation, self.padding, align_corners=False)
+        if deterministic.wanted(source) and (self.interpolation, self.padding) == ("bilinear", "zeros"):
+            fine = deterministic.bilinear_sample(source, grid)
+        else:
+            fine = F.grid_sample(source, grid, self.interpolation, self.padding, align_corners=False)
         return F.avg_pool2d(fine, self.oversample) if self.oversample > 1 else fine
