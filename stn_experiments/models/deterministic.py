@@ -17,8 +17,8 @@ def wanted(tensor: Tensor) -> bool:
 def bilinear_sample(source: Tensor, grid: Tensor) -> Tensor:
     """U (B, C, H, W) at ``grid`` (B, H', W', 2): (B, C, H', W'), black outside, as ``grid_sample`` has it.
 
-    The four pixels about each point are indexed, whose backward pass sorts before it adds. Points that are not
-    finite read black.
+    The four pixels about each point are indexed, whose backward pass sorts before it adds. Points that are
+    not finite read black.
     """
     batch, channels, height, width = source.shape
     pixels = source.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
@@ -39,15 +39,17 @@ def bilinear_sample(source: Tensor, grid: Tensor) -> Tensor:
 class AveragePool(nn.AdaptiveAvgPool2d):
     """``AdaptiveAvgPool2d`` to a square, which takes the long way where it must."""
 
+    def __init__(self, side: int) -> None:
+        super().__init__(side)
+        self.side = side
+
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (B, C, H, W) averaged to (B, C, side, side)."""
         if not wanted(maps):
             return super().forward(maps)
         # Each output is a mean over some rows and some columns: two products with matrices of weights.
         rows, columns = (
-            F.adaptive_avg_pool1d(
-                torch.eye(side, dtype=maps.dtype, device=maps.device)[None], self.output_size
-            )[0]
+            F.adaptive_avg_pool1d(torch.eye(side, dtype=maps.dtype, device=maps.device)[None], self.side)[0]
             for side in maps.shape[-2:]
         )
         return rows.T @ maps @ columns
