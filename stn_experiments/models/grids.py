@@ -18,8 +18,8 @@ class Family(nn.Module, ABC):
 
     identity: Sequence[float]
     """The parameters that change nothing."""
-    points_per_side = 2
-    """Points that tell an image of the square's sides: few where they stay straight."""
+    points_per_side = 1
+    """Points that tell an image of the square's sides: their corners, where they stay straight."""
 
     @abstractmethod
     def transform(self, theta: Tensor, points: Tensor) -> Tensor:

@@ -104,9 +104,11 @@ def ink_inside(outline: Tensor, ink: Tensor) -> Tensor:
         row = ((torch.arange(height) * 2 + 1) / height - 1)[:, None]  # against the (B, 1, K) corners
         earlier = torch.ones(width, width + 1).triu(1)
     (x, y), (next_x, next_y) = (line[:, None].unbind(-1) for line in (outline, outline.roll(-1, 1)))
-    up_or_down = (row < y).float() - (row < next_y).float()
+    below = row - y
+    above = (below < 0).float()
+    up_or_down = above - above.roll(-1, 2)
     slope = torch.where(next_y == y, 0, (next_x - x) / (next_y - y))
-    cell = torch.addcmul((x + 1) * (width / 2), row - y, slope * (width / 2)).clamp(0, width)
+    cell = torch.addcmul((x + 1) * (width / 2), below, slope * (width / 2)).clamp(0, width)
     whole = cell.long().clamp(max=width - 1)
     to_the_left = ink @ earlier  # not cumsum, which is not deterministic on CUDA
     inside = to_the_left.gather(2, whole) + (cell - whole) * ink.gather(2, whole)
@@ -135,12 +137,13 @@ def score(outlines: Tensor, boxes: Tensor, ink: Tensor) -> dict[str, Tensor]:
 
 
 def axes(outline: Tensor) -> tuple[Tensor, Tensor]:
-    """Outlines (B, K, 2), K divisible by 8, as parallelograms: centre (B, 2) and matrix (B, 2, 2).
+    """Outlines (B, K, 2), K four or divisible by 8, as parallelograms: centre (B, 2) and matrix (B, 2, 2).
 
-    From the middles of the four sides: the columns are (right - left) / 2 and (bottom - top) / 2, the centre
-    is their mean. Exact for affine outlines.
+    From the middles of the four sides, straight or bent: the columns are (right - left) / 2 and
+    (bottom - top) / 2, the centre is their mean. Exact for affine outlines.
     """
-    middles = outline[:, outline.shape[1] // 8 :: outline.shape[1] // 4]
+    side = outline.shape[1] // 4
+    middles = (outline + outline.roll(-1, 1)) / 2 if side == 1 else outline[:, side // 2 :: side]
     top, right, bottom, left = middles.unbind(1)
     return middles.mean(1), torch.stack([right - left, bottom - top], 2) / 2
 
@@ -155,7 +158,7 @@ def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Resid
     without area is taken to have ``NOTHING``.
     """
     with pose.device:
-        frame = geometry.transform(pose, geometry.frame(2))
+        frame = geometry.transform(pose, geometry.frame(1))
     centre, digit = axes(_pixels(bounded(frame), size))
     middle, view = axes(_pixels(bounded(outline), size))
     (x, y), (right, down) = digit.unbind(2), view.unbind(2)
@@ -175,7 +178,7 @@ def input_pose(pose: Tensor, size: tuple[int, int]) -> Residual:
     sqrt(height width), and ``translation`` is from the middle of the canvas.
     """
     with pose.device:
-        canvas = geometry.frame(2)
+        canvas = geometry.frame(1)
     return residual_pose(canvas.expand(len(pose), -1, -1), pose, size)
 
 

@@ -81,7 +81,7 @@ def test_an_inner_box_is_led_back_through_the_transformer_before_it():
         second.localisation.theta.bias.copy_(torch.tensor([0.5, 0, 0.1, 0, 0.5, 0]))
     _, view = model(torch.rand(1, 1, 60, 60)).views
     matrix = torch.tensor([[[0.25, 0, 0.25], [0, 0.25, -0.1], [0, 0, 1]]])
-    torch.testing.assert_close(view.outline, geometry.transform(matrix, geometry.frame(2)))
+    torch.testing.assert_close(view.outline, geometry.transform(matrix, geometry.frame(1)))
 
 
 def test_parallel_transformers_stack_their_outputs():
