@@ -6,7 +6,7 @@ from typing import Any
 from stn_experiments.errors import UserError
 from stn_experiments.runs import Run, RunSettings
 from stn_experiments.training import checkpoints
-from stn_experiments.training.loop import Progress, Training, look
+from stn_experiments.training.loop import Progress, Training, stop_unless_finite
 
 History = list[dict[str, Any]]
 
@@ -36,7 +36,7 @@ def save(training: Training, history: History, run: Run) -> None:
     Raises:
         TrainingFailed: a step before it was not finite, so that nobody should go on from it.
     """
-    look(training)
+    stop_unless_finite(training)
     state = {"run": run.folder.name, "training": training.state(), "history": history}
     checkpoints.save(state, run.last, keep=run.previous)
 

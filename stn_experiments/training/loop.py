@@ -158,7 +158,8 @@ def train_epoch(
             bar.update(size)
             if progress.done % LOOK_EVERY == 0 or progress.done == count or progress.step == 1:
                 # The host waits for the device here, and nowhere else in the loop.
-                look(training)
+                stop_unless_finite(training)
+                tell_of_the_first_step(training)
                 loss, wrong = progress.steps[:2, : progress.done].mean(1).tolist()
                 bar.set_postfix_str(f"loss {loss:.4f}, error {100 * wrong:.2f} %")
             progress.seconds += time.perf_counter() - start
@@ -212,8 +213,8 @@ def epoch_metrics(training: Training, batch_size: int) -> dict[str, float]:
     return {**metrics, "images": progress.steps.shape[1] * batch_size, "seconds": progress.seconds}
 
 
-def look(training: Training) -> None:
-    """See whether the steps done so far in the epoch went well; tell if the first of the run did not.
+def stop_unless_finite(training: Training) -> None:
+    """Check the steps done so far in the epoch.
 
     Raises:
         TrainingFailed: the loss or a gradient of one of them is not finite.
@@ -231,6 +232,10 @@ def look(training: Training) -> None:
             f"and run.replay={step} shows it. A lower optimizer.lr or trainer.localisation_lr, or "
             "trainer.localisation_clip=1, usually helps"
         )
-    localised = len(training.optimizer.param_groups) > 1
-    if progress.step == 1 and localised and (warning := first_step_warning(steps[2, 0].item())):
-        logger.warning(warning)
+
+
+def tell_of_the_first_step(training: Training) -> None:
+    """Warn after the run's first step if its transformer cannot move."""
+    if training.progress.step == 1 and len(training.optimizer.param_groups) > 1:
+        if warning := first_step_warning(training.progress.steps[2, 0].item()):
+            logger.warning(warning)

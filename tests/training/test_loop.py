@@ -13,7 +13,7 @@ from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.training import checkpoints
 from stn_experiments.training.evaluation import CHUNK, evaluate, predict
 from stn_experiments.training.health import diagnose, epoch_warning
-from stn_experiments.training.loop import Progress, Trainer, Training, look, stream, train_epoch
+from stn_experiments.training.loop import Progress, Trainer, Training, stop_unless_finite, stream, train_epoch
 from stn_experiments.training.schedules import onecycle
 
 TRAINER = Trainer(epochs=3, batch_size=10)
@@ -194,9 +194,9 @@ def test_the_step_named_is_the_first_bad_one_of_the_whole_run(row, what):
     with pytest.raises(
         TrainingFailed, match=f"the {what} of step 10 is not .*{stream(1, 'step', 10)}, and run.re"
     ):
-        look(training)
+        stop_unless_finite(training)
     training.progress.done = 1
-    look(training)
+    stop_unless_finite(training)
 
 
 @pytest.mark.parametrize(
