@@ -236,6 +236,6 @@ def stop_unless_finite(training: Training) -> None:
 
 def tell_of_the_first_step(training: Training) -> None:
     """Warn after the run's first step if its transformer cannot move."""
-    if training.progress.step == 1 and len(training.optimizer.param_groups) > 1:
-        if warning := first_step_warning(training.progress.steps[2, 0].item()):
-            logger.warning(warning)
+    is_first = training.progress.step == 1 and len(training.optimizer.param_groups) > 1
+    if is_first and (warning := first_step_warning(training.progress.steps[2, 0].item())):
+        logger.warning(warning)
