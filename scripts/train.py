@@ -3,21 +3,25 @@
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from stn_experiments.commands import one_of_a_sweep, plain, run_command
+from stn_experiments.commands import Failure, attempt, plain, run_command
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> Failure | None:
     """Train what the command line describes, and say what came out and where it lies."""
+    return attempt(lambda: train(config))
+
+
+def train(config: DictConfig) -> None:
+    """One run, or the replay of a step of one."""
     from stn_experiments.replay import replay_step  # here, as torch loads slowly and --help needs none
     from stn_experiments.train_run import summary, train_run
 
-    with one_of_a_sweep():
-        settings = plain(config)
-        if OmegaConf.select(config, "run.replay") is None:
-            print(summary(settings, train_run(settings)))
-        else:
-            print(replay_step(settings))
+    settings = plain(config)
+    if OmegaConf.select(config, "run.replay") is None:
+        print(summary(settings, train_run(settings)))
+    else:
+        print(replay_step(settings))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -18,8 +20,18 @@ from stn_experiments.errors import UserError
 from stn_experiments.signals import Stopped
 
 INTERRUPTED = 130
+_HYDRAS_RETURN_VALUE: property = vars(JobReturn)["return_value"]
 
-_failed: list[UserError] = []
+
+class Failure(NamedTuple):
+    """What a run of a sweep returns instead of raising: its overrides, the error and its exit code."""
+
+    run: str
+    message: str
+    exit_code: int
+
+
+_failed: list[Failure] = []
 
 
 def run_command(main: Callable[[], Any]) -> None:
@@ -27,10 +39,14 @@ def run_command(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to hand errors on, not to print them
     setattr(argparse.ArgumentParser, "error", refuse)  # noqa: B010 -- so that Hydra's own parser obeys too
     _failed.clear()
+    setattr(JobReturn, "return_value", property(_return_value, _HYDRAS_RETURN_VALUE.fset))  # noqa: B010
     try:
         main()
-        if _failed:
-            leave("; ".join(map(str, _failed)), _failed[0].exit_code)
+        for failure in _failed[:-1]:
+            print(f"error: {failure.run}: {failure.message}", file=sys.stderr)
+        for failure in _failed[-1:]:
+            head = f"{failure.run}: " if failure.run else ""
+            leave(head + failure.message, _failed[0].exit_code)
     except UserError as error:
         leave(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
@@ -47,13 +63,26 @@ def run_command(main: Callable[[], Any]) -> None:
         GlobalHydra.instance().clear()
 
 
-@contextmanager
-def one_of_a_sweep() -> Iterator[None]:
-    """Keep a job's ``UserError`` until its command ends: Hydra would add lines of its own to it."""
+def attempt(job: Callable[[], None]) -> Failure | None:
+    """Do what a run of a sweep is to do; a ``UserError`` is returned, so that the others are run as well.
+
+    It comes back through Hydra, whose launchers may run it in another process or on another machine, and
+    :func:`run_command` tells of it at the end.
+    """
     try:
-        yield
+        job()
     except UserError as error:
-        _failed.append(error)
+        overrides = HydraConfig.get().overrides.task if HydraConfig.get().mode == RunMode.MULTIRUN else []
+        return Failure(" ".join(overrides), " ".join(str(error).split()), error.exit_code)
+    return None
+
+
+def _return_value(returned: JobReturn) -> Any:
+    """What a run returned, as each of Hydra's sweepers asks for it; a failure is noted for the end."""
+    value = _HYDRAS_RETURN_VALUE.__get__(returned)
+    if isinstance(value, Failure) and not any(failure is value for failure in _failed):
+        _failed.append(value)
+    return value
 
 
 def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
