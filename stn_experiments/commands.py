@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -38,6 +39,7 @@ def run_command(main: Callable[[], Any]) -> None:
     """Call ``main`` and leave the program as its errors ask for."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra is to hand errors on, not to print them
     setattr(argparse.ArgumentParser, "error", refuse)  # noqa: B010 -- so that Hydra's own parser obeys too
+    threading.excepthook = _tell_of_a_thread
     _failed.clear()
     setattr(JobReturn, "return_value", property(_return_value, _HYDRAS_RETURN_VALUE.fset))  # noqa: B010
     try:
@@ -99,6 +101,12 @@ def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
         raise UserError(in_one_line(error)) from None
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _tell_of_a_thread(failure: threading.ExceptHookArgs) -> None:
+    """In one line what went wrong in a thread, such as TensorBoard's when the disk is full."""
+    name = failure.thread.name if failure.thread else "a thread"
+    print(f"warning: {name}: {failure.exc_type.__name__}: {failure.exc_value}", file=sys.stderr)
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
