@@ -1,0 +1,217 @@
+"""The runs in a few folders, as their files tell of them; what is damaged is skipped, and said."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stn_experiments.errors import UserError
+from stn_experiments.runs import LOCK, Run, digest
+
+NAMES = ("data.name", "backbone.name", "stn.name")
+
+
+class Damaged(Exception):
+    """A file of a run does not hold what it should; the message says which, and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the files of one run say.
+
+    Args:
+        folder: of the run.
+        config: as it was resolved.
+        history: a metrics dict for each epoch, with ``epoch`` and ``val_error`` in each.
+        result: of a finished run, with ``test_error`` in it; ``None`` of another.
+        evaluations: test error in % on other data, by their name.
+        locked: whether a ``lock`` lies in the folder.
+        written: when the result, or else the config, was written.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    result: dict[str, Any] | None
+    evaluations: dict[str, float]
+    locked: bool
+    written: float
+
+    @property
+    def seed(self) -> int:
+        """The seed of weights and batches."""
+        return self.config["seed"]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it has when it is finished."""
+        return self.config["trainer"]["epochs"]
+
+    @property
+    def running(self) -> bool:
+        """Whether a process holds it, or was killed while it did."""
+        return self.locked and self.result is None
+
+    def __str__(self) -> str:
+        state = ", running" if self.running else ""
+        return f"{self.folder.name}: {len(self.history)} of {self.epochs} epochs{state}"
+
+
+def collect(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
+    """All runs at any depth of the folders, each once, and a line for each thing that was skipped.
+
+    Raises:
+        UserError: a folder is missing, or there is no run that can be read.
+    """
+    records: list[Record] = []
+    skipped: list[str] = []
+    for folder in find(folders):
+        try:
+            records.append(read(folder, skipped))
+        except (Damaged, OSError) as error:  # a run may be cleared while it is read
+            skipped.append(f"{folder}: skipped, {error}")
+    if not records:
+        where = ", ".join(map(str, folders))
+        raise UserError(
+            f"there is no run in {where}" + (f" that can be read: {skipped[0]}" if skipped else "")
+        )
+    return records, skipped
+
+
+def find(folders: Sequence[Path]) -> list[Path]:
+    """The folders that hold a ``config.yaml``, each once, in order; hidden ones are not looked into.
+
+    Raises:
+        UserError: one of ``folders`` is no folder.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}")
+        for path, inner, files in os.walk(folder):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            if "config.yaml" in files:
+                inner.clear()
+                found.setdefault(Path(path).resolve(), Path(path))
+    return list(found.values())
+
+
+def read(folder: Path, skipped: list[str]) -> Record:
+    """What a run's files say; a part that others can do without is skipped, with a line for it.
+
+    Raises:
+        Damaged: its config or its result cannot be read.
+    """
+    run = Run(folder)
+    config = read_config(run)
+    result = read_result(run)
+    source = run.config_file if result is None else run.result_file
+    return Record(
+        folder,
+        config,
+        list(read_history(run, skipped)),
+        result,
+        read_evaluations(run, config, skipped),
+        (folder / LOCK).exists(),
+        source.stat().st_mtime,
+    )
+
+
+def read_config(run: Run) -> dict[str, Any]:
+    """A run's config, with all in it that a report cannot do without."""
+    try:
+        config = run.config()
+    except (UserError, ValueError, RecursionError) as error:
+        raise Damaged("config.yaml cannot be read") from error
+    for name in NAMES:
+        if not isinstance(value_at(config, name), str):
+            raise Damaged(f"config.yaml has no {name}")
+    for name in ("seed", "trainer.epochs"):
+        if type(value_at(config, name)) is not int:
+            raise Damaged(f"config.yaml has no {name}")
+    return config
+
+
+def read_result(run: Run) -> dict[str, Any] | None:
+    """A finished run's result, ``None`` where there is none; unlike in ``Run.result``, damage is not that."""
+    if not run.result_file.exists():
+        return None
+    result = load(run.result_file)
+    if number(result, "test_error") is None:
+        raise Damaged("result.json has no test_error")
+    return result
+
+
+def read_history(run: Run, skipped: list[str]) -> Iterator[dict[str, Any]]:
+    """The epochs of ``history.jsonl`` that can be read."""
+    try:
+        lines = run.history_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return
+    except OSError:
+        skipped.append(f"{run.history_file}: skipped, it cannot be read")
+        return
+    for place, line in enumerate(lines, 1):
+        try:
+            metrics = json.loads(line)
+        except (ValueError, RecursionError):
+            metrics = None
+        if number(metrics, "epoch") is None or number(metrics, "val_error") is None:
+            skipped.append(f"{run.history_file}: line {place} skipped, it is no epoch")
+        else:
+            yield metrics
+
+
+def read_evaluations(run: Run, config: Mapping[str, Any], skipped: list[str]) -> dict[str, float]:
+    """The test errors that ``scripts/evaluate.py`` found, by the data's name.
+
+    Where there are several of one name, that of the run's own data has it, others that of their folder.
+    """
+    found: dict[str, float] = {}
+    own = f"{config['data']['name']}-{digest(config['data'])}"
+    files = (run.folder / "evaluations").glob("*/result.json")
+    for file in sorted(files, key=lambda file: (file.parent.name != own, file.parent.name)):
+        try:
+            result = load(file)
+            error, name = number(result, "test_error"), result.get("data")
+            if error is None or not isinstance(name, str):
+                raise Damaged("result.json has no test_error or no data")
+        except Damaged as damage:
+            skipped.append(f"{file.parent}: skipped, {damage}")
+            continue
+        if found.setdefault(name, error) != error:
+            found[file.parent.name] = error
+    return found
+
+
+def load(file: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        Damaged: there is none.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(f"{file.name} cannot be read") from error
+    if not isinstance(value, dict):
+        raise Damaged(f"{file.name} holds no object")
+    return value
+
+
+def value_at(config: Any, name: str) -> Any:
+    """The value of a setting by its dotted name, ``None`` where there is none."""
+    for key in name.split("."):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
+
+
+def number(values: Any, name: str) -> float | None:
+    """A finite number in a dict, ``None`` where there is none."""
+    value = values.get(name) if isinstance(values, Mapping) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) else None

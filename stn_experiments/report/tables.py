@@ -1,0 +1,145 @@
+"""Tables of what runs came to: as Markdown, as CSV, and as rows for the page."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from stn_experiments.report.cells import Cell, best
+from stn_experiments.report.published import SOURCE, published
+
+MISSING = "–"
+COLUMNS = (
+    *("data", "backbone", "stn", "settings", "test_error", "test_error_spread", "seeds", "best"),
+    *("parameters", "epochs", "train_seconds", "iou_mean"),
+    *("published", "published_model", "sureness", "source", "unfinished", "runs"),
+)
+
+
+class Bold(str):
+    """Text of a table in bold."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head."""
+
+    head: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """The table as Markdown, its columns aligned for who reads the file itself."""
+        rows = [[in_markdown(text) for text in row] for row in [self.head, *self.rows]]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        rows.insert(1, ["-" * width for width in widths])
+        lines = (" | ".join(map(str.ljust, row, widths)) for row in rows)
+        return "".join(f"| {line} |\n" for line in lines)
+
+
+def in_markdown(text: str) -> str:
+    """Text of a table as Markdown."""
+    escaped = text.replace("|", "\\|")
+    return f"**{escaped}**" if isinstance(text, Bold) else escaped
+
+
+def overview(cells: Sequence[Cell]) -> Table:
+    """Data × (backbone + transformer): where there are several cells, that of lowest validation error."""
+    data = list(dict.fromkeys(cell.data for cell in cells))
+    chosen: dict[tuple[str, str], Cell] = {}
+    for cell in sorted(cells, key=lambda cell: (not cell.finished, cell.mean("val_error") or 0)):
+        chosen.setdefault((cell.base, cell.data), cell)
+    shown = list(chosen.values())
+    top = {id(shown[place]) for place in best(shown)}
+
+    def text(cell: Cell | None) -> str:
+        if cell is None:
+            return MISSING
+        figure = published(cell)
+        known = f" [{figure.error:.1f} {figure.sureness}]" if figure else ""
+        return (Bold if id(cell) in top else str)(error_text(cell) + known)
+
+    bases = sorted({cell.base for cell in cells})
+    rows = [[base, *(text(chosen.get((base, name))) for name in data)] for base in bases]
+    return Table(["model", *data], rows)
+
+
+def details(cells: Sequence[Cell]) -> Table:
+    """A row for each cell."""
+    head = ["data", "model", "test error %", "seeds", "parameters", "epochs", "training time", "published %"]
+    top = best(cells)
+    rows = []
+    for place, cell in enumerate(cells):
+        error = error_text(cell)
+        if cell.finished and cell.unfinished:
+            error += f"; unfinished: {progress(cell)}"
+        rows.append(
+            [
+                cell.data,
+                cell.model,
+                Bold(error) if place in top else error,
+                str(len(cell.finished)) if cell.finished else MISSING,
+                span(cell, "parameters"),
+                span(cell, "epochs"),
+                time_text(cell.mean("train_seconds")),
+                str(published(cell) or MISSING),
+            ]
+        )
+    return Table(head, rows)
+
+
+def to_csv(cells: Sequence[Cell]) -> str:
+    """The cells for a program: numbers in full, nothing where there is none."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    top = best(cells)
+    for place, cell in enumerate(cells):
+        figure = published(cell)
+        writer.writerow(
+            [
+                *(cell.data, cell.backbone, cell.stn, cell.settings),
+                *(cell.mean("test_error"), cell.spread("test_error"), len(cell.finished), int(place in top)),
+                *(cell.mean(name) for name in ("parameters", "epochs", "train_seconds", "iou_mean")),
+                *((figure.error, figure.model, figure.sureness, SOURCE) if figure else (None,) * 4),
+                *(progress(cell), " ".join(str(run.folder) for run in cell.runs)),
+            ]
+        )
+    return buffer.getvalue()
+
+
+def error_text(cell: Cell) -> str:
+    """Mean ± spread in %, or how far the runs are."""
+    error, spread = cell.mean("test_error"), cell.spread("test_error")
+    if error is None:
+        return f"unfinished: {progress(cell)}"
+    return f"{error:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+
+
+def progress(cell: Cell) -> str:
+    """How far the unfinished runs are."""
+    return ", ".join(
+        f"{len(run.history)} of {run.epochs} epochs" + (" (running)" if run.running else "")
+        for run in cell.unfinished
+    )
+
+
+def span(cell: Cell, name: str) -> str:
+    """A whole number of the results, or the range that it has over the seeds."""
+    ends = ends_of(cell.values(name))
+    return "–".join(f"{end:,.0f}" for end in ends) if ends else MISSING
+
+
+def ends_of(values: Iterable[float]) -> list[float]:
+    """The least and the largest, one of them if they are the same."""
+    ordered = sorted(set(values))
+    return ordered if len(ordered) < 2 else [ordered[0], ordered[-1]]
+
+
+def time_text(seconds: float | None) -> str:
+    """A time in the two largest units it has."""
+    if seconds is None:
+        return MISSING
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
