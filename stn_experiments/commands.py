@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stn_experiments.errors import UserError
-from stn_experiments.signals import Stopped
+from stn_experiments.signals import Stopped, StopSignals
 
 INTERRUPTED = 130
 _HYDRAS_RETURN_VALUE: property = vars(JobReturn)["return_value"]
@@ -43,7 +43,8 @@ def run_command(main: Callable[[], Any]) -> None:
     _failed.clear()
     setattr(JobReturn, "return_value", property(_return_value, _HYDRAS_RETURN_VALUE.fset))  # noqa: B010
     try:
-        main()
+        with StopSignals() as signals, signals.at_once():  # training stops more gently, see train_run
+            main()
         for failure in _failed[:-1]:
             print(f"error: {failure.run}: {failure.message}", file=sys.stderr)
         for failure in _failed[-1:]:
@@ -104,7 +105,9 @@ def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
 
 
 def _tell_of_a_thread(failure: threading.ExceptHookArgs) -> None:
-    """In one line what went wrong in a thread, such as TensorBoard's when the disk is full."""
+    """In one line what went wrong in a thread, unless it keeps that for others, as TensorBoard's does."""
+    if getattr(failure.thread, "exception", None) is failure.exc_value:
+        return
     name = failure.thread.name if failure.thread else "a thread"
     print(f"warning: {name}: {failure.exc_type.__name__}: {failure.exc_value}", file=sys.stderr)
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from stn_experiments.data.distortions import Batch, take
 from stn_experiments.errors import UserError
-from stn_experiments.experiment import build_experiment
+from stn_experiments.experiment import Experiment, build_experiment
 from stn_experiments.runs import Run, run_name
-from stn_experiments.saving import newest_checkpoint
+from stn_experiments.saving import newest_checkpoint, restore
 from stn_experiments.tracking.panels import draw_panel, save_picture
-from stn_experiments.train_run import prepare, set_up_torch
+from stn_experiments.train_run import prepare, set_up_torch, told_to_people
 from stn_experiments.training.evaluation import predict
 from stn_experiments.training.loop import (
     Trainer,
@@ -50,6 +50,12 @@ def replay_step(config: Mapping[str, Any]) -> str:
     assert wanted is not None
     if not os.path.exists(run.config_file):  # noqa: PTH110 (Path.exists may raise)
         raise UserError(f"run.replay shows a step of a run that was trained, but there is no {run.folder}")
+    with told_to_people(run, experiment.trainer):
+        return show_step(experiment, run, wanted)
+
+
+def show_step(experiment: Experiment, run: Run, wanted: int) -> str:
+    """:func:`replay_step` of a run that there is."""
     splits = experiment.data.load(experiment.device)
     set_up_torch(experiment.trainer)
     training = prepare(experiment, splits.train.size)
@@ -57,7 +63,7 @@ def replay_step(config: Mapping[str, Any]) -> str:
     if wanted > last:
         raise UserError(f"run.replay must be a step of the run, from 1 to {last}, got {wanted}")
     if state := newest_checkpoint(run, before=wanted):
-        training.load(state["training"])
+        restore(training, state, run)
 
     def stop_before_it() -> None:
         if training.progress.step == wanted - 1:

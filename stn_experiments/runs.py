@@ -84,9 +84,10 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run; ``None`` of any other, and where it cannot be read."""
         try:
-            return json.loads(self.result_file.read_text())
+            result = json.loads(self.result_file.read_text())
         except (OSError, ValueError):
             return None
+        return result if isinstance(result, dict) and result.get("status") == "finished" else None
 
     def config(self) -> dict[str, Any]:
         """The resolved config that the run was made from.
@@ -157,8 +158,11 @@ def to_json(value: Any) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file whole or not at all, even if power is lost meanwhile."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

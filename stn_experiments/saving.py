@@ -1,7 +1,10 @@
 """When a run's state is saved, and from what it goes on."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from stn_experiments.errors import UserError
 from stn_experiments.runs import Run, RunSettings
@@ -50,10 +53,43 @@ def resume(training: Training, run: Run) -> History:
     state = newest_checkpoint(run)
     if state is None:
         return []
-    training.load(state["training"])
+    restore(training, state, run)
     progress = training.progress
     print(f"{run.folder} goes on after step {progress.step:,} (in epoch {progress.epoch})")
     return state["history"]
+
+
+def restore(training: Training, state: Mapping[str, Any], run: Run) -> None:
+    """Put ``training`` where a checkpoint was.
+
+    Raises:
+        UserError: it does not fit, as where the code or a data file has changed since.
+    """
+    try:
+        training.load(state["training"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"what is in {run.last.parent} does not fit this network, its data or this version ({reason}): "
+            "run.force=true starts this run again"
+        ) from error
+
+
+def best_weights(run: Run, epoch: int) -> dict[str, Tensor]:
+    """The model's state after the run's best epoch.
+
+    Raises:
+        UserError: there is none, or it is damaged, or of another epoch or run.
+    """
+    try:
+        state = checkpoints.load(run.best)
+    except UserError as error:
+        raise UserError(f"{error}: run.force=true starts this run again") from error
+    if (state.get("run"), state.get("epoch"), "model" in state) != (run.folder.name, epoch, True):
+        raise UserError(
+            f"{run.best} is not of this run's epoch {epoch}: run.force=true starts this run again"
+        )
+    return state["model"]
 
 
 def newest_checkpoint(run: Run, before: int | None = None) -> dict[str, Any] | None:
@@ -69,14 +105,19 @@ def newest_checkpoint(run: Run, before: int | None = None) -> dict[str, Any] | N
         except checkpoints.Damaged as error:
             damage.append(str(error))
             continue
-        if state["run"] != run.folder.name:
-            raise UserError(f"{path} is a checkpoint of {state['run']}: run.force=true starts this run again")
-        progress = Progress(**state["training"]["progress"])
-        if before is None or progress.step < before:
+        if state.get("run") != run.folder.name or not {"training", "history"} <= state.keys():
+            raise UserError(
+                f"{path} is a checkpoint of {state.get('run')}'s, but not of this run's training: "
+                "run.force=true starts this run again"
+            )
+        done = Progress(**state["training"]["progress"]).step
+        if before is None or done < before:
             sound = state
             break
     if damage and sound is None and before is None:
         raise UserError(f"{'; '.join(damage)}: run.force=true starts this run again")
     for line in damage:
-        print(f"{line}; the one before it is taken")
+        print(f"{line}; {'the one before it is taken' if sound else 'the step is reached from the start'}")
+    if damage and sound and before is None:
+        run.previous.replace(run.last)  # the next save would put the damaged one in the sound one's place
     return sound

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from stn_experiments.experiment import Experiment, build_experiment
 from stn_experiments.lock import held
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs import Run, commit, run_name, to_json, write_atomically
-from stn_experiments.saving import Due, History, resume, save
+from stn_experiments.saving import Due, History, best_weights, resume, save
 from stn_experiments.signals import Stopped, StopSignals
 from stn_experiments.tracking.panels import draw_panel, save_animation, save_picture
 from stn_experiments.tracking.tensorboard import TensorBoard
@@ -29,6 +30,10 @@ from stn_experiments.training.health import diagnose, epoch_warning
 from stn_experiments.training.loop import Progress, Trainer, Training, train_epoch
 
 logger = logging.getLogger(__name__)
+
+NO_MEMORY = (
+    "allocate memory|out of memory|ALLOC_FAILED|could not create a (primitive|memory)"  # the last: oneDNN
+)
 
 TAGS = {
     "train_loss": "loss/train",
@@ -81,7 +86,7 @@ def train_held(experiment: Experiment, splits: Splits, run: Run, config: Mapping
     run.create(config)
     training = prepare(experiment, splits.train.size)
     history = resume(training, run)
-    board = TensorBoard(run.folder, first_step=len(history) + 1 if history else 0)
+    board = TensorBoard(run.folder, first_step=len(history) + 1 if training.progress.step else 0)
     board.hyperparameters(config)
     try:
         train(training, splits, experiment, run, board, history)
@@ -123,12 +128,13 @@ def told_to_people(run: Run, trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        what = "its output" if isinstance(error, BrokenPipeError) else str(run.folder)
         raise TrainingFailed(
-            f"training stopped: {run.folder} cannot be written to ({error}); what was saved there is whole, "
-            "and the same command goes on from it"
+            f"training stopped: {what} cannot be written to ({error}); what was saved in {run.folder} is "
+            "whole, and the same command goes on from it"
         ) from error
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error)):
+        if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
             raise TrainingFailed(
                 "training stopped: there is too little memory for trainer.batch_size="
                 f"{trainer.batch_size}; a smaller one needs less"
@@ -175,12 +181,18 @@ def train(
                 metrics = train_epoch(training, splits.train, experiment.trainer, after_step)
                 with signals.at_once():
                     valid = evaluate(training.model, splits.valid)
+                if not math.isfinite(valid["loss"]):  # of the last steps the loss may still have been
+                    raise TrainingFailed(
+                        f"training stopped: the validation loss after epoch {progress.epoch} is not finite; "
+                        "a lower optimizer.lr or trainer.localisation_lr usually helps"
+                    )
                 history.append(
                     {"epoch": progress.epoch, **metrics} | {f"val_{k}": v for k, v in valid.items()}
                 )
                 record_epoch(training.model, digits, run, board, history, epochs)
                 progress.next_epoch()
                 save(training, history, run)
+                signals.check()  # or it would be forgotten after the last epoch
         except Stopped:
             save(training, history, run)
             print(f"stopped after step {progress.step:,}; the same command goes on from there")
@@ -214,13 +226,13 @@ def finish(
 ) -> dict[str, Any]:
     """Evaluate the best epoch on the test set, once; write the last panel, the animation and the result."""
     model, best = experiment.model, best_epoch(history)
-    model.load_state_dict(checkpoints.load(run.best)["model"])
+    model.load_state_dict(best_weights(run, best["epoch"]))
     test = evaluate(model, splits.test)
     caption = f"best epoch {best['epoch']} of {len(history)}, test error {test['error']:.2f} %"
     record_panel(model, one_of_each_class(splits.test), run, board, len(history) + 1, caption)
     frames = [run.panel(step) for step in range(len(history) + 2)]
     save_animation(frames, run.animation)
-    board.final(test["error"], best["val_error"], len(history))
+    board.final(test["error"], best["val_error"], len(history) + 1)
     images, seconds = (sum(line[key] for line in history) for key in ("images", "seconds"))
     result = {
         **of_test(test),

@@ -51,7 +51,7 @@ class TensorBoard:
 
     @harmless
     def _open(self, folder: Path, first_step: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
+        self._writer = SummaryWriter(str(folder), purge_step=first_step)
 
     @harmless
     def scalars(self, values: Mapping[str, float], step: int) -> None:

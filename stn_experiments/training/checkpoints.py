@@ -1,6 +1,7 @@
 """Checkpoints: everything from which training goes on as if it had never stopped."""
 
 import hashlib
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,9 +26,11 @@ def save(state: Mapping[str, Any], path: Path, keep: Path | None = None) -> None
         OSError: it cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
+    content = io.BytesIO()  # of a file that cannot be written torch.save says so in a RuntimeError of its own
+    torch.save({"format": FORMAT, "digest": digest(state), **state}, content)
     try:
         with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "digest": digest(state), **state}, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():

@@ -120,6 +120,10 @@ class Training(NamedTuple):
             getattr(self, name).load_state_dict(state[name])
         for field in fields(Progress):
             value = state["progress"][field.name]
+            if field.name == "steps" and value.shape != self.progress.steps.shape:
+                raise ValueError(
+                    f"it has {value.shape[1]} steps in an epoch, not {self.progress.steps.shape[1]}"
+                )
             here = value.to(self.generator.device) if field.name == "steps" else value
             setattr(self.progress, field.name, here)
 

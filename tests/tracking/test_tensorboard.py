@@ -1,5 +1,13 @@
+import errno
+import logging
+import os
+import threading
+import time
+
+import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import record_writer
 
 from stn_experiments.tracking.tensorboard import TensorBoard, flatten
 
@@ -47,3 +55,71 @@ def test_settings_are_flat_plain_and_without_the_runs_place():
         "data.root": "None",
         "data.distortion.scale": "[0.7, 1.2]",
     }
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Files are read in the order of their names, which begin with the second that they were made in."""
+    now = time.time
+    return lambda seconds: monkeypatch.setattr(time, "time", lambda: now() + seconds)
+
+
+def write(folder, first_step, steps, value):
+    board = TensorBoard(folder, first_step)
+    board.hyperparameters({"seed": 0})
+    for step in steps:
+        board.scalars({"error/val": value + step}, step)
+    board.close()
+
+
+def test_wherever_a_file_is_cut_short_each_step_is_shown_once(tmp_path, later):
+    write(tmp_path / "whole", 0, range(4), 10)
+    (whole,) = (tmp_path / "whole").iterdir()
+    content = whole.read_bytes()
+    later(10)
+    for length in (*range(0, len(content), 11), len(content) - 1):
+        folder = tmp_path / str(length)
+        folder.mkdir()
+        (folder / whole.name).write_bytes(content[:length])
+        write(folder, 2, (2, 3), 20)
+        shown = [(event.step, event.value) for event in read(folder).Scalars("error/val")]
+        assert shown in [[*[(0, 10), (1, 11)][:count], (2, 22), (3, 23)] for count in range(3)]
+
+
+def test_a_run_that_begins_again_hides_all_that_was_there(tmp_path, later):
+    write(tmp_path, 0, range(3), 10)
+    later(10)
+    write(tmp_path, 0, range(2), 20)
+    assert [(e.step, e.value) for e in read(tmp_path).Scalars("error/val")] == [(0, 20), (1, 21)]
+
+
+@pytest.mark.parametrize(
+    "method", ["_open", "scalars", "panel", "hyperparameters", "final", "close", "the thread"]
+)
+def test_after_its_first_trouble_it_is_silent(tmp_path, monkeypatch, caplog, method):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    place = "stn_experiments.tracking.tensorboard"
+    if method == "_open":
+        monkeypatch.setattr(f"{place}.SummaryWriter", refuse)
+    board = TensorBoard(tmp_path)
+    if method == "the thread":
+        monkeypatch.setattr(threading, "excepthook", lambda failure: None)  # a command has its own
+        monkeypatch.setattr(record_writer.RecordWriter, "write", refuse)
+    elif method != "_open":
+        names = {"scalars": "add_scalar", "panel": "add_image", "hyperparameters": "_get_file_writer"}
+        monkeypatch.setattr(f"{place}.SummaryWriter.{names.get(method, 'flush')}", refuse)
+    board.hyperparameters({"seed": 0})
+    board.panel(Image.new("RGB", (3, 2)), 0)
+    for step in range(30):  # more than the thread's queue takes
+        board.scalars({"error/val": 1.0}, step)
+    board.final(1.0, 1.0, 1)
+    board.close()
+    for thread in threading.enumerate():
+        if getattr(thread, "exception", None):
+            thread.join()
+    assert board.broken
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "TensorBoard cannot be written ([Errno 30] Read-only file system)" in record.message
