@@ -4,11 +4,13 @@ import errno
 import json
 import logging
 import os
+import random
 import resource
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from hashlib import md5
 from pathlib import Path
@@ -26,6 +28,7 @@ from stn_experiments import train_run as module
 from stn_experiments.commands import run_command
 from stn_experiments.data import datasets, idx, mnist
 from stn_experiments.data.distortions import take
+from stn_experiments.evaluate_run import evaluate_run
 from stn_experiments.runs import Run, run_name
 from stn_experiments.tracking import tensorboard
 from stn_experiments.tracking.panels import draw_panel
@@ -534,6 +537,45 @@ def test_trouble_with_tensorboard_is_one_warning(train, whole, monkeypatch, capl
     assert end(train.run) == whole
 
 
+def test_a_forced_run_that_is_stopped_while_it_clears_does_not_pass_for_finished(
+    train, finished, whole, monkeypatch
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.shutil, "rmtree", stop)
+        patched.setattr(Path, "iterdir", lambda folder: iter(sorted(folder.glob("*"))))
+        assert train("run.force=true")[0] == 130
+    assert finished.result() is None
+    assert train("run.force=true")[0] == 0
+    assert end(finished) == whole
+
+
+@pytest.mark.parametrize("trouble", ["full", "in the way", "not a best", "of another network"])
+def test_an_evaluation_that_fails_is_one_line_and_leaves_nothing_half_written(train, finished, trouble):
+    state = checkpoints.load(finished.best)
+    if trouble == "in the way":
+        (finished.folder / "evaluations").write_text("mine")
+    elif trouble == "not a best":
+        shutil.copy(finished.last, finished.best)
+    elif trouble == "of another network":
+        state["model"].pop("backbone.head.bias")
+        checkpoints.save(state, finished.best)
+    before = tree(finished.folder)
+
+    def evaluated(config):
+        with Room() if trouble == "full" else nullcontext():
+            return evaluate_run(finished, device_name="cpu")
+
+    code, out, err = train(does=evaluated)
+    assert (code, out) == (2, "")
+    see_one_line(
+        err, str(finished.folder / "evaluations" if trouble in ("full", "in the way") else finished.best)
+    )
+    assert tree(finished.folder) == before
+
+
 def read_events(folder):
     return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
 
@@ -586,8 +628,8 @@ def test_tensorboard_shows_no_step_twice_however_often_a_run_begins_or_ends(trai
 
 
 def test_a_clock_that_jumps_changes_nothing(train, whole, monkeypatch):
-    now, jumps, saved = time.time, iter(range(1_000_000)), []
-    monkeypatch.setattr(time, "time", lambda: now() + 36_000 * (-1) ** next(jumps))
+    now, jumps, saved = time.time, random.Random(0), []
+    monkeypatch.setattr(time, "time", lambda: now() + jumps.uniform(-36_000, 36_000))
     save = module.save
     monkeypatch.setattr(
         module, "save", lambda training, *rest: saved.append(training.progress.step) or save(training, *rest)
