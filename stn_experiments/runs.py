@@ -64,6 +64,8 @@ class Run:
         try:
             self.animation.parent.mkdir(parents=True, exist_ok=True)
             self.last.parent.mkdir(exist_ok=True)
+            for stray in self.animation.parent.glob(".*"):  # of a process that was killed while it drew
+                stray.unlink()
             write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
             write_atomically(self.environment_file, to_json(environment(config["seed"])))
         except OSError as error:
@@ -75,7 +77,8 @@ class Run:
 
     def clear(self) -> None:
         """Throw away all that lies in the folder, but the lock of who holds it."""
-        for path in self.folder.iterdir():
+        # The result first: should this be cut short, a folder without its rest must not pass for finished.
+        for path in sorted(self.folder.iterdir(), key=lambda path: path != self.result_file):
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != LOCK:

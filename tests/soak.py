@@ -416,8 +416,8 @@ def folder_of(config):
 def outcome(folder):
     """All that a run came to, but what tells the time: what each file holds, and there for each name a value.
 
-    Left out are TensorBoard's file, which keeps what was done in vain, the last checkpoint but one, and what
-    a kill may leave for good: the lock file, when all else is done, and a hidden file of a picture.
+    Left out are TensorBoard's file, which keeps what was done in vain, the last checkpoint but one, and the
+    lock file, which a kill may leave for good when all else is done.
     """
     found = {}
     for path in folder.rglob("*"):
@@ -432,7 +432,7 @@ def outcome(folder):
             content = {**yaml.safe_load(path.read_text()), "run": None}  # where it lies
         else:
             content = path.read_bytes() if path.is_file() else None
-        if not re.match(r"\.|lock$|previous\.pt$|events\.out\.tfevents\.", path.name):
+        if not re.match(r"lock$|previous\.pt$|events\.out\.tfevents\.", path.name):
             found |= flat(content, name)
     return found
 
