@@ -24,7 +24,8 @@ def evaluate_run(
         What goes into ``result.json``, and the folder that it was written to beside a panel.
 
     Raises:
-        UserError: the folder holds no trained run, or its network cannot read these images.
+        UserError: the folder holds no trained run or cannot be written to, or its network cannot read these
+            images.
     """
     config = run.config()
     own = build(config["data"], "data")
@@ -37,16 +38,26 @@ def evaluate_run(
         )
     device = find_device(device_name)
     model = build_model(config, own, config["seed"])
-    model.load_state_dict(checkpoints.load(run.best)["model"])
+    state = checkpoints.load(run.best)
+    try:
+        model.load_state_dict(state["model"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{run.best} does not hold the network of {run.config_file.name}: {str(error).splitlines()[0]}"
+        ) from error
     test = data.load(device).test
     result = {"data": data_config["name"], "run": str(run.folder)}
     result |= of_test(evaluate(model.to(device), test))
     folder = run.folder / "evaluations" / f"{data_config['name']}-{digest(data_config)}"
-    folder.mkdir(parents=True, exist_ok=True)
     digits = one_of_each_class(test)
     caption = f"{data_config['name']}, test error {result['test_error']:.2f} %"
-    save_picture(draw_panel(digits, predict(model, digits), caption), folder / "panel.png")
-    write_atomically(folder / "result.json", to_json(result))
+    panel = draw_panel(digits, predict(model, digits), caption)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_picture(panel, folder / "panel.png")
+        write_atomically(folder / "result.json", to_json(result))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error}") from error
     return result, folder
 
 
