@@ -1,40 +1,75 @@
-"""Evaluate a run again: python scripts/evaluate.py RUN [data=cluttered] [data.distortion.clutter=10 ...]."""
+"""Evaluate runs again: python scripts/evaluate.py RUN ... [data=rts,cluttered] [data.seed=7 ...]."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from stn_experiments.commands import plain, run_command
+from stn_experiments.commands import attempt, note, plain, run_command
 from stn_experiments.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def main() -> None:
-    """Evaluate a run's best checkpoint, and say what came out and where the panel lies."""
+    """Evaluate the best checkpoint of each run, and say what came out and where the panel lies."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="the folder of a run, as scripts/train.py names it at its end")
     parser.add_argument(
-        "overrides",
-        nargs="*",
-        help="other data, in the words of scripts/train.py: data=cluttered data.distortion.clutter=10; "
+        "words",
+        nargs="+",
+        metavar="RUN",
+        help="the folder of a run, or one that holds runs; and other data, in the words of scripts/train.py: data=cluttered data.distortion.clutter=10; "
+        "data=rotated,rts are several, one after the other; "
         "another data set is drawn on the canvas that the run was trained on",
     )
+    parser.add_argument("--missing", action="store_true", help="pass over what was evaluated since training")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     arguments = parser.parse_args()
+    paths = [Path(word) for word in arguments.words if "=" not in word]
+    if not paths:
+        raise UserError("the folder of a run is needed, as scripts/train.py names it at its end")
+    choices = each_choice([word for word in arguments.words if "=" in word])
 
-    from stn_experiments.evaluate_run import evaluate_run  # torch loads slowly, --help needs none
+    from stn_experiments.report.collect import find  # torch loads slowly, --help needs none
+
+    folders = [folder for path in paths for folder in (find([path]) if path.is_dir() else []) or [path]]
+    jobs = [(folder, overrides) for folder in folders for overrides in choices]
+    for folder, overrides in jobs:
+        name = " ".join([folder.name, *overrides]) if len(jobs) > 1 else ""
+        note(attempt(partial(evaluate, folder, overrides, arguments), name))
+
+
+def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) -> None:
+    """Evaluate one run on one data set."""
+    from stn_experiments.evaluate_run import evaluate_run, evaluation_folder
     from stn_experiments.runs import Run
 
-    run = Run(arguments.run)
-    data = other_data(run.config()["data"], arguments.overrides) if arguments.overrides else None
-    result, folder = evaluate_run(run, data, arguments.device)
+    run = Run(folder)
+    data = other_data(run.config()["data"], overrides) if overrides else None
+    if arguments.missing and data and is_newer(evaluation_folder(run, data) / "result.json", run.best):
+        return
+    result, place = evaluate_run(run, data, arguments.device)
     print(f"test error  {result['test_error']:.2f} %  on {result['data']}")
-    print(f"result      {folder / 'result.json'}")
-    print(f"panel       {folder / 'panel.png'}")
+    print(f"result      {place / 'result.json'}")
+    print(f"panel       {place / 'panel.png'}")
+
+
+def is_newer(file: Path, other: Path) -> bool:
+    """Whether a file is there, and was written after the other."""
+    return file.exists() and other.exists() and file.stat().st_mtime > other.stat().st_mtime
+
+
+def each_choice(overrides: list[str]) -> list[list[str]]:
+    """The overrides for each data set that ``data=a,b`` names, in place of it."""
+    choices: list[list[str]] = [[]]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        values = value.split(",") if key == "data" else [value]
+        choices = [[*words, f"{key}={one}"] for words in choices for one in values]
+    return choices
 
 
 def other_data(own: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -37,15 +37,13 @@ def main() -> None:
         watch(paths, float(seconds))
         return
 
+    from stn_experiments.report.page import counted
     from stn_experiments.report.write import write_report
 
     report = write_report(paths, arguments.output)
     for line in report.skipped:
         print(line)
-    finished, unfinished = (
-        sum(len(getattr(cell, kind)) for cell in report.cells) for kind in ("finished", "unfinished")
-    )
-    print(f"runs        {finished} finished, {unfinished} unfinished")
+    print(f"runs        {counted(report.cells)}")
     print(f"tables      {report.folder / 'table.md'}, {report.folder / 'table.csv'}")
     print(f"page        {report.folder / 'index.html'}")
 

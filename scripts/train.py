@@ -13,11 +13,16 @@ def main(config: DictConfig) -> Failure | None:
 
 
 def train(config: DictConfig) -> None:
-    """One run, or the replay of a step of one."""
+    """One run, or the replay of a step of one, or a search over many."""
     from stn_experiments.replay import replay_step  # here, as torch loads slowly and --help needs none
+    from stn_experiments.search import search
     from stn_experiments.train_run import summary, train_run
 
     settings = plain(config)
+    if settings.get("search") is not None:
+        print(search(settings))
+        return
+    settings.pop("search", None)
     if OmegaConf.select(config, "run.replay") is None:
         print(summary(settings, train_run(settings)))
     else:

@@ -66,25 +66,36 @@ def run_command(main: Callable[[], Any]) -> None:
         GlobalHydra.instance().clear()
 
 
-def attempt(job: Callable[[], None]) -> Failure | None:
-    """Do what a run of a sweep is to do; a ``UserError`` is returned, so that the others are run as well.
+def attempt(job: Callable[[], None], name: str | None = None) -> Failure | None:
+    """Do one of several jobs; a ``UserError`` is returned, so that the others are done as well.
 
-    It comes back through Hydra, whose launchers may run it in another process or on another machine, and
-    :func:`run_command` tells of it at the end.
+    That of a sweep comes back through Hydra, whose launchers may run it in another process or on another
+    machine, and :func:`run_command` tells of it at the end, as of all that was handed to :func:`note`.
+
+    Args:
+        job: what is to be done.
+        name: what it is called then; by default a sweep's overrides.
     """
     try:
         job()
     except UserError as error:
-        overrides = HydraConfig.get().overrides.task if HydraConfig.get().mode == RunMode.MULTIRUN else []
-        return Failure(" ".join(overrides), " ".join(str(error).split()), error.exit_code)
+        if name is None:
+            is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            name = " ".join(HydraConfig.get().overrides.task) if is_sweep else ""
+        return Failure(name, " ".join(str(error).split()), error.exit_code)
     return None
+
+
+def note(failure: Failure | None) -> None:
+    """Keep a failure, if it is one, for the end of the command."""
+    if failure is not None and not any(failure is known for known in _failed):
+        _failed.append(failure)
 
 
 def _return_value(returned: JobReturn) -> Any:
     """What a run returned, as each of Hydra's sweepers asks for it; a failure is noted for the end."""
     value = _HYDRAS_RETURN_VALUE.__get__(returned)
-    if isinstance(value, Failure) and not any(failure is value for failure in _failed):
-        _failed.append(value)
+    note(value if isinstance(value, Failure) else None)
     return value
 
 

@@ -8,7 +8,8 @@ from stn_experiments.config import build
 from stn_experiments.data.datasets import one_of_each_class
 from stn_experiments.errors import UserError
 from stn_experiments.experiment import build_model, find_device
-from stn_experiments.runs import Run, digest, to_json, write_atomically
+from stn_experiments.files import digest, to_json, write_atomically
+from stn_experiments.runs import Run
 from stn_experiments.tracking.panels import draw_panel, save_picture
 from stn_experiments.training import checkpoints
 from stn_experiments.training.evaluation import evaluate, of_test, predict
@@ -48,7 +49,7 @@ def evaluate_run(
     test = data.load(device).test
     result = {"data": data_config["name"], "run": str(run.folder)}
     result |= of_test(evaluate(model.to(device), test))
-    folder = run.folder / "evaluations" / f"{data_config['name']}-{digest(data_config)}"
+    folder = evaluation_folder(run, data_config)
     digits = one_of_each_class(test)
     caption = f"{data_config['name']}, test error {result['test_error']:.2f} %"
     panel = draw_panel(digits, predict(model, digits), caption)
@@ -59,6 +60,11 @@ def evaluate_run(
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error}") from error
     return result, folder
+
+
+def evaluation_folder(run: Run, data_config: Mapping[str, Any]) -> Path:
+    """Where the evaluation of a run on the data of a config goes."""
+    return run.folder / "evaluations" / f"{data_config['name']}-{digest(data_config)}"
 
 
 def describe(shape: tuple[int, int, int]) -> str:

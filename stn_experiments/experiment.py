@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from stn_experiments.capacity import scaled_to
 from stn_experiments.config import build, check, locate, settings_of
 from stn_experiments.data.datasets import DataSet
 from stn_experiments.errors import UserError
 from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.classifier import INPUT, Classifier, Transformers
 from stn_experiments.models.spatial_transformer import SpatialTransformer
-from stn_experiments.ranges import Seed
+from stn_experiments.ranges import Count, Seed
 from stn_experiments.runs import RunSettings
 from stn_experiments.training.loop import Device, Trainer
 from stn_experiments.training.schedules import Schedule
@@ -82,24 +83,41 @@ def check_names(config: Mapping[str, Any]) -> None:
 
 def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifier:
     """The classifier of a config for images of ``data``, whose start ``seed`` alone decides."""
-    fitting = locate(config["backbone"], "backbone", Backbone).localisation
+    node = {key: value for key, value in config["backbone"].items() if key != "parameters"}
+    parameters = check(config["backbone"].get("parameters"), Count | None, "backbone.parameters")
+    setting = locate(node, "backbone", Backbone).width_setting
     plan = build(config["stn"], "stn", Transformers | None)
+    if parameters is not None:
+        if setting is None:
+            raise UserError(f"backbone.parameters must be null, as {node['name']} has no widths to scale")
+        assemble(node, plan, data)  # which says what else may be wrong
+
+        def count(scaled: Mapping[str, Any]) -> int:
+            with torch.device("meta"):
+                return sum(weights.numel() for weights in assemble(scaled, plan, data).parameters())
+
+        node = dict(scaled_to(parameters, node, setting, count))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        channels, *size = data.shape
-        transformers: dict[str, list[SpatialTransformer]] = {}
-        if plan is not None:
-            with settings_of("stn"):
-                transformers[INPUT] = plan.at_input(data.shape, fitting)
-        for first in transformers.get(INPUT, [])[:1]:
-            channels, size = channels * plan.count, list(first.output_size)
-        backbone = build(
-            config["backbone"], "backbone", Backbone, shape=(channels, *size), classes=data.classes
-        )
-        if plan is not None:
-            with settings_of("stn"):
-                transformers |= plan.inside(backbone)
-        return Classifier(backbone, transformers)
+        return assemble(node, plan, data)
+
+
+def assemble(node: Mapping[str, Any], plan: Transformers | None, data: DataSet) -> Classifier:
+    """The classifier of a backbone's config node and the transformers of a plan."""
+    fitting = locate(node, "backbone", Backbone).localisation
+    channels, *size = data.shape
+    transformers: dict[str, list[SpatialTransformer]] = {}
+    if plan is not None:
+        with settings_of("stn"):
+            at_input = plan.at_input(data.shape, fitting)
+        transformers[INPUT] = at_input
+        for first in at_input[:1]:
+            channels, size = channels * len(at_input), list(first.output_size)
+    backbone = build(node, "backbone", Backbone, shape=(channels, *size), classes=data.classes)
+    if plan is not None:
+        with settings_of("stn"):
+            transformers |= plan.inside(backbone)
+    return Classifier(backbone, transformers)
 
 
 def find_device(name: Device) -> torch.device:

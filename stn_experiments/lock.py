@@ -68,6 +68,14 @@ def held(folder: Path) -> Iterator[None]:
         _remove_if_empty(folder)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder, or did until ``PATIENCE`` seconds ago and was killed."""
+    try:
+        return time.time() - (folder / "lock").stat().st_mtime < PATIENCE
+    except OSError:
+        return False
+
+
 def _acquire(path: Path, me: Holder) -> int:
     """The descriptor of the lock file, held; ``RunHeld``, or ``OSError`` where there can be no file."""
     failure: Exception = _refusal(path, {})

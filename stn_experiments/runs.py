@@ -1,12 +1,10 @@
 """What a run is: its name, its folder and what lies in it."""
 
-import hashlib
-import json
-import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 import yaml
 
 from stn_experiments.errors import UserError
+from stn_experiments.files import digest, read_json, to_json, write_atomically
 from stn_experiments.ranges import Count, Range
 
 LOCK = "lock"
@@ -50,6 +49,7 @@ class Run:
         self.environment_file = folder / "environment.json"
         self.history_file = folder / "history.jsonl"
         self.result_file = folder / "result.json"
+        self.failure_file = folder / "failure.json"
         self.animation = folder / "panels" / "training.gif"
         self.last = folder / "checkpoints" / "last.pt"
         self.previous = folder / "checkpoints" / "previous.pt"
@@ -66,6 +66,7 @@ class Run:
             self.last.parent.mkdir(exist_ok=True)
             for stray in self.animation.parent.glob(".*"):  # of a process that was killed while it drew
                 stray.unlink()
+            self.failure_file.unlink(missing_ok=True)
             write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
             write_atomically(self.environment_file, to_json(environment(config["seed"])))
         except OSError as error:
@@ -86,11 +87,14 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run; ``None`` of any other, and where it cannot be read."""
-        try:
-            result = json.loads(self.result_file.read_text())
-        except (OSError, ValueError):
-            return None
-        return result if isinstance(result, dict) and result.get("status") == "finished" else None
+        result = read_json(self.result_file)
+        return result if result.get("status") == "finished" else None
+
+    def fail(self, why: str, status: str = "failed") -> None:
+        """Note that the run ended without a result, until it is started again."""
+        if self.folder.is_dir():
+            with suppress(OSError):  # the disk may be what it failed for
+                write_atomically(self.failure_file, to_json({"status": status, "why": why}))
 
     def config(self) -> dict[str, Any]:
         """The resolved config that the run was made from.
@@ -114,11 +118,6 @@ def run_name(config: Mapping[str, Any]) -> str:
     decisive["trainer"] = {key: value for key, value in config["trainer"].items() if key != "device"}
     parts = [config[group]["name"] for group in ("data", "backbone", "stn")]
     return "-".join([*parts, f"seed{config['seed']}", digest(decisive)])
-
-
-def digest(config: Mapping[str, Any]) -> str:
-    """A short hash of a config, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -151,21 +150,3 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
-
-
-def to_json(value: Any) -> str:
-    """``value`` as indented JSON."""
-    return json.dumps(value, indent=2) + "\n"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all, even if power is lost meanwhile."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from stn_experiments.data.datasets import Splits, one_of_each_class
 from stn_experiments.data.distortions import Batch
 from stn_experiments.errors import TrainingFailed, UserError
 from stn_experiments.experiment import Experiment, build_experiment
+from stn_experiments.files import to_json, write_atomically
 from stn_experiments.lock import held
 from stn_experiments.models.classifier import Classifier
-from stn_experiments.runs import Run, commit, run_name, to_json, write_atomically
+from stn_experiments.runs import Run, commit, run_name
 from stn_experiments.saving import Due, History, best_weights, resume, save
 from stn_experiments.signals import Stopped, StopSignals
 from stn_experiments.tracking.panels import draw_panel, save_animation, save_picture
@@ -56,8 +57,12 @@ TAGS = {
 }
 
 
-def train_run(config: Mapping[str, Any]) -> dict[str, Any]:
+def train_run(
+    config: Mapping[str, Any], after_epoch: Callable[[History], None] = lambda history: None
+) -> dict[str, Any]:
     """Train what a config describes, or go on with it, or find it finished: its ``result.json``.
+
+    ``after_epoch`` is called with the metrics of all epochs, and may end the run by what it raises.
 
     Raises:
         UserError: the config cannot work, or the data cannot be had.
@@ -71,13 +76,23 @@ def train_run(config: Mapping[str, Any]) -> dict[str, Any]:
         print(f"{run.folder} is finished already; run.force=true trains it again")
         return result
     set_up_torch(experiment.trainer)
-    with told_to_people(run, experiment.trainer):
-        splits = experiment.data.load(experiment.device)
-        with held(run.folder):
-            return train_held(experiment, splits, run, config)
+    try:
+        with told_to_people(run, experiment.trainer):
+            splits = experiment.data.load(experiment.device)
+            with held(run.folder):
+                return train_held(experiment, splits, run, config, after_epoch)
+    except TrainingFailed as error:
+        run.fail(str(error))
+        raise
 
 
-def train_held(experiment: Experiment, splits: Splits, run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
+def train_held(
+    experiment: Experiment,
+    splits: Splits,
+    run: Run,
+    config: Mapping[str, Any],
+    after_epoch: Callable[[History], None],
+) -> dict[str, Any]:
     """:func:`train_run` with its data loaded, in a folder that is this process's alone."""
     if experiment.run.force:
         run.clear()
@@ -89,7 +104,7 @@ def train_held(experiment: Experiment, splits: Splits, run: Run, config: Mapping
     board = TensorBoard(run.folder, first_step=len(history) + 1 if training.progress.step else 0)
     board.hyperparameters(config)
     try:
-        train(training, splits, experiment, run, board, history)
+        train(training, splits, experiment, run, board, history, after_epoch)
         return finish(experiment, splits, run, board, history, config)
     finally:
         board.close()
@@ -162,7 +177,13 @@ def prepare(experiment: Experiment, train_size: int) -> Training:
 
 
 def train(
-    training: Training, splits: Splits, experiment: Experiment, run: Run, board: TensorBoard, history: History
+    training: Training,
+    splits: Splits,
+    experiment: Experiment,
+    run: Run,
+    board: TensorBoard,
+    history: History,
+    after_epoch: Callable[[History], None],
 ) -> None:
     """Train to the end, adding to ``history`` and to the run's folder after each epoch."""
     digits, epochs, progress = one_of_each_class(splits.test), experiment.trainer.epochs, training.progress
@@ -193,6 +214,7 @@ def train(
                 progress.next_epoch()
                 save(training, history, run)
                 signals.check()  # or it would be forgotten after the last epoch
+                after_epoch(history)
         except Stopped:
             save(training, history, run)
             print(f"stopped after step {progress.step:,}; the same command goes on from there")

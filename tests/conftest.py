@@ -58,7 +58,9 @@ def compose():
 
     def make(*overrides):
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            return plain(hydra_compose("train", list(overrides)))
+            config = plain(hydra_compose("train", list(overrides)))
+            del config["search"]
+            return config
 
     return make
 

@@ -104,7 +104,7 @@ def test_a_wrong_command_line_is_one_clear_line(command, tmp_path, line, words):
     ("line", "code", "words"),
     [
         (["nowhere"], 2, "nowhere is no run: config.yaml cannot be read"),
-        ([], 2, "the following arguments are required: run"),
+        ([], 2, "the following arguments are required: RUN"),
         (["nowhere", "--device", "tpu"], 2, "invalid choice: 'tpu'"),
     ],
 )

@@ -13,13 +13,14 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
+from stn_experiments.durations import time_text
 from stn_experiments.errors import UserError
 from stn_experiments.report import watch as watching
 from stn_experiments.report.cells import group, special
 from stn_experiments.report.collect import collect
 from stn_experiments.report.published import ADDITION, ROWS, published
 from stn_experiments.report.robustness import robustness
-from stn_experiments.report.tables import Table, details, overview, time_text, to_csv
+from stn_experiments.report.tables import Table, details, overview, to_csv
 from stn_experiments.report.write import write_report
 
 PANEL = (532, 1344)
@@ -205,8 +206,8 @@ def test_unfinished_runs_are_shown_as_such(write_run, cells, tmp_path):
     write_run("finished", seed=2, error=1.0, epochs=5)
     table = details(cells())
     assert column(table, "test error %") == [
-        "1.00; unfinished: 2 of 5 epochs (running)",
-        "unfinished: 1 of 7 epochs",
+        "1.00; 2 of 5 epochs, running",
+        "1 of 7 epochs, stopped",
     ]
     assert column(table, "seeds") == ["1", "–"]
     assert column(table, "training time") == ["1 min 40 s", "–"]
@@ -229,7 +230,7 @@ def test_csv_has_numbers_in_full_and_nothing_where_there_is_none(write_run, cell
     assert (rotated["seeds"], rotated["best"], rotated["published"]) == ("2", "1", "0.7")
     assert (rotated["sureness"], rotated["source"][:8]) == ("B", "Jaderber")
     assert (mixed["test_error"], mixed["published"], mixed["best"]) == ("", "", "0")
-    assert mixed["unfinished"] == "2 of 2 epochs"
+    assert mixed["unfinished"] == "2 of 2 epochs, stopped"
 
 
 def test_markdown_cannot_be_broken_by_what_stands_in_it():
@@ -238,7 +239,7 @@ def test_markdown_cannot_be_broken_by_what_stands_in_it():
 
 
 def test_times():
-    assert [time_text(value) for value in (None, 59.4, 61, 7260)] == ["–", "59 s", "1 min 01 s", "2 h 01 min"]
+    assert [time_text(value) for value in (59.4, 61, 7260)] == ["59 s", "1 min 01 s", "2 h 01 min"]
 
 
 # Published
@@ -356,7 +357,7 @@ def test_old_and_empty_runs_do_no_harm(write_run, tmp_path):
     report = write_report([tmp_path / "runs"])
     table = details(report.cells)
     assert table.rows[0][2:7] == ["1.50", "1", "–", "–", "–"]
-    assert column(table, "test error %")[1] == "unfinished: 0 of 2 epochs"
+    assert column(table, "test error %")[1] == "0 of 2 epochs, stopped"
     assert not (report.folder / "plots" / "iou.svg").exists()
 
 
@@ -388,7 +389,7 @@ def test_the_page_needs_nothing_but_itself(write_run, tmp_path):
     assert "1.50 ± 0.71" in html
     for section in (
         "All models",
-        "Unfinished runs",
+        "Runs without a result",
         "over epochs",
         "attention and time",
         "Robustness",
@@ -423,7 +424,7 @@ def test_the_command(write_run, tmp_path, run_script):
     done = run_script("report.py", tmp_path / "runs")
     assert (done.returncode, done.stderr) == (0, "")
     assert "c: skipped, config.yaml cannot be read" in done.stdout
-    assert "1 finished, 1 unfinished" in done.stdout
+    assert "1 finished, 1 stopped" in done.stdout
     assert (tmp_path / "runs" / "report" / "index.html").exists()
 
 
@@ -460,10 +461,10 @@ def test_the_status_tells_what_is_left(write_run, tmp_path):
     write_run("new", stn="projective", epochs=4, history=())
     text = watching.status(collect([tmp_path / "runs"])[0]).splitlines()
     # Two epochs of 10 s each are done: 5 are left of the one, 10 of the other.
-    assert text[0] == "1 finished, 2 running, 2 stopped, about 1 min 40 s left"
+    assert text[0] == "all runs: 1 finished, 2 running, 0 failed, 2 stopped"
     assert "  running: 2 of 7 epochs, running, about 50 s to go" in text
-    assert "  stopped: 2 of 4 epochs, about 20 s to go" in text
-    assert "  new: 0 of 4 epochs" in text
+    assert "  stopped: 2 of 4 epochs, stopped" in text
+    assert "  new: 0 of 4 epochs, stopped" in text
 
 
 def test_watching_ends_when_all_is_finished(write_run, tmp_path, monkeypatch, capsys):
@@ -478,7 +479,8 @@ def test_watching_ends_when_all_is_finished(write_run, tmp_path, monkeypatch, ca
     watching.watch([tmp_path / "runs"], 3.0)
     assert pauses == [3.0]
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert (first, last) == ("0 finished, 0 running, 1 stopped", "1 finished, 0 running, 0 stopped")
+    assert first == "all runs: 0 finished, 0 running, 0 failed, 1 stopped"
+    assert last == "all runs: 1 finished, 0 running, 0 failed, 0 stopped"
 
 
 def test_ctrl_c_ends_watching_quietly(write_run, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ def choices(group):
     return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
 
 
-GROUPS = ("data", "backbone", "stn", "optimizer", "scheduler", "trainer", "experiment")
+GROUPS = ("data", "backbone", "stn", "optimizer", "scheduler", "trainer", "experiment", "sweep")
 CHOICES = [(group, choice) for group in GROUPS for choice in choices(group)]
 
 

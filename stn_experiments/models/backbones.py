@@ -12,7 +12,8 @@ from stn_experiments.models.deterministic import AveragePool
 from stn_experiments.models.localisation import LocalisationKind
 from stn_experiments.ranges import Range
 
-Width = Annotated[int, Range(1, 4096)]
+WIDEST = 4096
+Width = Annotated[int, Range(1, WIDEST)]
 
 
 class Stage(NamedTuple):
@@ -39,6 +40,8 @@ class Backbone(nn.Module):
 
     localisation: LocalisationKind = "keypoints"
     """The kind of localisation network that fits in front of it."""
+    width_setting: str | None = None
+    """The setting that holds its widths, if it has one."""
 
     def __init__(self, stages: Mapping[str, Stage], shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -72,6 +75,7 @@ class FCN(Backbone):
     """The paper's fully connected network: hidden layers of ``widths`` units with ReLU."""
 
     localisation: LocalisationKind = "fully_connected"
+    width_setting = "widths"
 
     def __init__(
         self, shape: tuple[int, int, int], classes: int, widths: tuple[Width, Width] = (256, 256)
@@ -87,6 +91,8 @@ class FCN(Backbone):
 
 class CNN(Backbone):
     """The paper's convolutional network: unpadded 9×9, then 7×7, each max-pooled by 2, with ReLU."""
+
+    width_setting = "filters"
 
     def __init__(
         self, shape: tuple[int, int, int], classes: int, filters: tuple[Width, Width] = (32, 64)
@@ -106,6 +112,8 @@ class Compact(Backbone):
         width: channels of the first two convolutions; the last two have twice as many.
         pool: side of the map that the last stage is averaged to, whatever the canvas.
     """
+
+    width_setting = "width"
 
     def __init__(
         self,

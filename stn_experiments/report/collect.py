@@ -6,12 +6,17 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stn_experiments.errors import UserError
-from stn_experiments.runs import LOCK, Run, digest
+from stn_experiments.files import digest, read_json
+from stn_experiments.lock import is_held
+from stn_experiments.runs import Run
 
 NAMES = ("data.name", "backbone.name", "stn.name")
+
+
+State = Literal["finished", "running", "failed", "stopped"]
 
 
 class Damaged(Exception):
@@ -28,7 +33,8 @@ class Record:
         history: a metrics dict for each epoch, with ``epoch`` and ``val_error`` in each.
         result: of a finished run, with ``test_error`` in it; ``None`` of another.
         evaluations: test error in % on other data, by their name.
-        locked: whether a ``lock`` lies in the folder.
+        failure: why a failed run failed.
+        held: whether a process holds the folder, or did until a moment ago.
         written: when the result, or else the config, was written.
     """
 
@@ -37,7 +43,8 @@ class Record:
     history: list[dict[str, Any]]
     result: dict[str, Any] | None
     evaluations: dict[str, float]
-    locked: bool
+    failure: str | None
+    held: bool
     written: float
 
     @property
@@ -51,13 +58,22 @@ class Record:
         return self.config["trainer"]["epochs"]
 
     @property
-    def running(self) -> bool:
-        """Whether a process holds it, or was killed while it did."""
-        return self.locked and self.result is None
+    def state(self) -> State:
+        """How it is with the run; of a stopped one nobody said why."""
+        if self.result is not None:
+            return "finished"
+        if self.held:
+            return "running"
+        return "stopped" if self.failure is None else "failed"
+
+    @property
+    def progress(self) -> str:
+        """How far it is, and whether it goes on."""
+        return f"{len(self.history)} of {self.epochs} epochs, {self.state}"
 
     def __str__(self) -> str:
-        state = ", running" if self.running else ""
-        return f"{self.folder.name}: {len(self.history)} of {self.epochs} epochs{state}"
+        why = f": {self.failure}" if self.state == "failed" else ""
+        return f"{self.folder.name}: {self.progress}{why}"
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
@@ -115,7 +131,8 @@ def read(folder: Path, skipped: list[str]) -> Record:
         list(read_history(run, skipped)),
         result,
         read_evaluations(run, config, skipped),
-        (folder / LOCK).exists(),
+        read_json(run.failure_file).get("why"),
+        is_held(folder),
         source.stat().st_mtime,
     )
 

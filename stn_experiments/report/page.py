@@ -2,10 +2,13 @@
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import get_args
 
 from stn_experiments.report.cells import Cell
+from stn_experiments.report.collect import State
 from stn_experiments.report.panels import Strip
 from stn_experiments.report.published import SOURCE, SURENESS
 from stn_experiments.report.tables import Bold, Table, details, overview
@@ -68,7 +71,7 @@ def page(
         ),
         table(details(cells), keep=(3, 4, 5, 6), grouped=True),
         *older(cells),
-        "<h2>Unfinished runs</h2>",
+        "<h2>Runs without a result</h2>",
         listing(str(run) for cell in cells for run in cell.unfinished),
         "<h2>Validation error over epochs</h2>",
         paragraph("Lowest test error first; a band is ± the standard deviation over seeds."),
@@ -122,11 +125,14 @@ def curves_name(data: str) -> str:
 
 def summary(cells: Sequence[Cell]) -> str:
     """How much there is."""
-    finished, unfinished = (
-        sum(len(getattr(cell, kind)) for cell in cells) for kind in ("finished", "unfinished")
-    )
     models, data = len(cells), len({cell.data for cell in cells})
-    return f"{finished} finished and {unfinished} unfinished runs of {models} models on {data} data sets."
+    return f"{counted(cells)} runs of {models} models on {data} data sets."
+
+
+def counted(cells: Sequence[Cell]) -> str:
+    """How many runs are in which state, as in ``10 finished, 1 failed``."""
+    count = Counter(run.state for cell in cells for run in cell.runs)
+    return ", ".join(f"{count[state]} {state}" for state in get_args(State) if count[state])
 
 
 def sureness() -> str:

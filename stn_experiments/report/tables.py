@@ -2,9 +2,11 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from stn_experiments.durations import time_text
 from stn_experiments.report.cells import Cell, best
 from stn_experiments.report.published import SOURCE, published
 
@@ -71,7 +73,7 @@ def details(cells: Sequence[Cell]) -> Table:
     for place, cell in enumerate(cells):
         error = error_text(cell)
         if cell.finished and cell.unfinished:
-            error += f"; unfinished: {progress(cell)}"
+            error += f"; {progress(cell)}"
         rows.append(
             [
                 cell.data,
@@ -80,7 +82,7 @@ def details(cells: Sequence[Cell]) -> Table:
                 str(len(cell.finished)) if cell.finished else MISSING,
                 span(cell, "parameters"),
                 span(cell, "epochs"),
-                time_text(cell.mean("train_seconds")),
+                training_time(cell),
                 str(published(cell) or MISSING),
             ]
         )
@@ -108,19 +110,17 @@ def to_csv(cells: Sequence[Cell]) -> str:
 
 
 def error_text(cell: Cell) -> str:
-    """Mean ± spread in %, or how far the runs are."""
+    """Mean ± spread in %, or how far the runs without a result are."""
     error, spread = cell.mean("test_error"), cell.spread("test_error")
     if error is None:
-        return f"unfinished: {progress(cell)}"
+        return progress(cell)
     return f"{error:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
 
 
 def progress(cell: Cell) -> str:
-    """How far the unfinished runs are."""
-    return ", ".join(
-        f"{len(run.history)} of {run.epochs} epochs" + (" (running)" if run.running else "")
-        for run in cell.unfinished
-    )
+    """How far the runs without a result are."""
+    count = Counter(run.progress for run in cell.unfinished)
+    return "; ".join(f"{runs} × {text}" if runs > 1 else text for text, runs in count.items())
 
 
 def span(cell: Cell, name: str) -> str:
@@ -135,11 +135,7 @@ def ends_of(values: Iterable[float]) -> list[float]:
     return ordered if len(ordered) < 2 else [ordered[0], ordered[-1]]
 
 
-def time_text(seconds: float | None) -> str:
-    """A time in the two largest units it has."""
-    if seconds is None:
-        return MISSING
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+def training_time(cell: Cell) -> str:
+    """The mean over the seeds."""
+    seconds = cell.mean("train_seconds")
+    return MISSING if seconds is None else time_text(seconds)

@@ -1,46 +1,46 @@
-"""How far the runs of a few folders are, for a second terminal."""
+"""How far the runs and sweeps of a few folders are, for a second terminal."""
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import get_args
 
-from stn_experiments.report.collect import Record, collect, number
-from stn_experiments.report.tables import time_text
+from stn_experiments.durations import time_text
+from stn_experiments.report.collect import Record, State, collect, number
+from stn_experiments.sweeps import Status, alive
 
 CLEAR = "\x1b[2J\x1b[H"
 
 
 def watch(folders: Sequence[Path], seconds: float) -> None:
-    """Print how far the runs are, again and again, until all are finished or Ctrl-C.
+    """Print how far the runs are, again and again, until all are finished or failed, or Ctrl-C.
 
     Raises:
         UserError: a folder is missing, or there is no run that can be read.
     """
     try:
         while True:
+            sweeps = [sweep for folder in folders for sweep in alive(folder)]
             records, skipped = collect(folders)
-            print((CLEAR if sys.stdout.isatty() else "") + status(records, skipped), flush=True)
-            if all(run.result is not None for run in records):
+            print((CLEAR if sys.stdout.isatty() else "") + status(records, sweeps, skipped), flush=True)
+            if not sweeps and all(run.state in ("finished", "failed") for run in records):
                 return
             time.sleep(seconds)
     except KeyboardInterrupt:
         print()
 
 
-def status(records: Sequence[Record], skipped: Sequence[str] = ()) -> str:
-    """A line for all runs, and one for each that is not finished."""
-    finished = sum(run.result is not None for run in records)
-    running = [run for run in records if run.running]
-    stopped = len(records) - finished - len(running)
-    left = [seconds for run in running if (seconds := seconds_left(run)) is not None]
-    # They run at the same time, so the slowest says when all are done.
-    ending = f", about {time_text(max(left))} left" if left else ""
-    lines = [f"{finished} finished, {len(running)} running, {stopped} stopped{ending}"]
+def status(records: Sequence[Record], sweeps: Sequence[Status] = (), skipped: Sequence[str] = ()) -> str:
+    """A line for each sweep that is on, one for all runs, and one for each that is not finished."""
+    count = Counter(run.state for run in records)
+    lines = [f"sweep {sweep.name}\n  {sweep}" for sweep in sweeps]
+    lines.append("all runs: " + ", ".join(f"{count[state]} {state}" for state in get_args(State)))
     for run in records:
-        if run.result is None:
-            seconds = seconds_left(run)
+        if run.state != "finished":
+            seconds = seconds_left(run) if run.state == "running" else None
             lines.append(f"  {run}" + (f", about {time_text(seconds)} to go" if seconds is not None else ""))
     lines += [f"  {line}" for line in skipped]
     return "\n".join(lines)

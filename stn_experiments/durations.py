@@ -1,0 +1,9 @@
+"""Times as people read them."""
+
+
+def time_text(seconds: float) -> str:
+    """A time in the two largest units it has."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,250 @@
+"""A search for the best values of a few settings: Optuna asks, a run answers, the next start goes on."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from stn_experiments.config import build
+from stn_experiments.errors import TrainingFailed, UserError
+from stn_experiments.experiment import build_experiment
+from stn_experiments.files import digest
+from stn_experiments.lock import is_held
+from stn_experiments.ranges import Count, Range
+from stn_experiments.runs import Run, run_name
+from stn_experiments.saving import History
+from stn_experiments.train_run import train_run
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+RANGES = {"integer": (int,), "log": (int, float), "uniform": (int, float)}
+"""What the ends of each kind of range can be."""
+FAILED = "failed"
+"""What a trial is marked with that failed by itself and was not cut off."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and how long.
+
+    Args:
+        trials: how many runs, failed and pruned ones among them; those of earlier starts count.
+        space: for each setting its values, as ``log: [0.01, 10]``, ``uniform: [0, 1]``,
+            ``integer: [8, 64]`` or ``choice: [16, 32]``.
+        prune: from the fourth run on, one that after some epoch is not among the best so many percent that
+            there were after as many is given up; null: none is.
+    """
+
+    trials: Count
+    space: Mapping[str, Any]
+    prune: Annotated[float, Range(0, 100)] | None = 75.0
+
+    def __post_init__(self) -> None:
+        if not self.space:
+            raise UserError("space must name a setting or more, got none")
+        for name, values in self.space.items():
+            check_values(name, values)
+
+
+def check_values(name: str, values: Any) -> None:
+    """See whether ``values`` say what a setting can be.
+
+    Raises:
+        UserError: they do not.
+    """
+    known = isinstance(values, Mapping) and len(values) == 1
+    ((kind, ends),) = values.items() if known else (("", None),)
+    if kind in RANGES and isinstance(ends, list) and len(ends) == 2:
+        low, high = ends
+        if all(type(end) in RANGES[kind] for end in ends) and low < high and (kind != "log" or low > 0):
+            return
+    if not (kind == "choice" and isinstance(ends, list) and ends):
+        raise UserError(
+            f"space.{name} must be one of choice: [...], log, uniform or integer: [lowest, highest], "
+            f"got {values}"
+        )
+
+
+def search(config: Mapping[str, Any]) -> str:
+    """Run trials until there are as many as ``search.trials`` asks for; says which was best.
+
+    The study lies in ``search.db`` in the folder that runs go to. The same command goes on with it: a run
+    that was cut off is taken up again, and in several terminals it shares the work.
+
+    Raises:
+        UserError: a setting that cannot work, or Optuna is missing.
+        TrainingFailed: no trial came to a result.
+    """
+    plan = build(config["search"], "search", Search)
+    base = {key: value for key, value in config.items() if key != "search"}
+    build_experiment(with_values(base, {}))  # what is wrong with the config is wrong with all trials
+    own = {name: value_at(base, name) for name in plan.space}
+    study = study_of(base, plan)
+    if not study.trials:
+        study.enqueue_trial(own)  # what the search has to beat
+    while len(ended(study)) + take_up(study) < plan.trials:
+        run_trial(study, plan, base)
+    return summary(study, own)
+
+
+def study_of(base: Mapping[str, Any], plan: Search) -> "Study":
+    """The study of a config and a space, as it was left."""
+    try:
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:
+        raise UserError("a search needs Optuna: pip install -e '.[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if plan.prune is not None:
+        pruner = optuna.pruners.PercentilePruner(plan.prune, n_startup_trials=3)
+    name = run_name(base).rpartition("-")[0]
+    decisive = {"config": run_name(base), "space": plan.space, "prune": plan.prune}
+    file = Path(base["run"]["root"]) / "search.db"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+        return optuna.create_study(
+            storage=storage, pruner=pruner, study_name=f"{name}-{digest(decisive)}", load_if_exists=True
+        )
+    except (OSError, SQLAlchemyError) as error:
+        raise UserError(f"{file} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def run_trial(study: "Study", plan: Search, base: Mapping[str, Any]) -> None:
+    """Ask for values, train with them, and tell what came out."""
+    import optuna
+
+    number = len(ended(study))
+    # A sampler of the trial's own, so that a search that was stopped asks for the same as one that was not.
+    study.sampler = optuna.samplers.TPESampler(seed=base["seed"] * 1_000_003 + number, n_startup_trials=5)
+    trial = study.ask()
+    values = {name: suggest(trial, name, ends) for name, ends in plan.space.items()}
+    print(f"\ntrial {number + 1} of {plan.trials}: {words(values)}", flush=True)
+    config = with_values(base, values)
+    run = folder_of(config)
+    trial.set_user_attr("run", str(run.folder))
+    try:
+        result = train_run(config, reporter(trial))
+    except optuna.TrialPruned as pruned:
+        run.fail(str(pruned), "pruned")
+        print(pruned)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except TrainingFailed as error:
+        print(error)
+        trial.set_user_attr(FAILED, str(error))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    else:
+        print(f"validation error {result['val_error']:.2f} %")
+        study.tell(trial, result["val_error"])
+
+
+def reporter(trial: "Trial") -> Callable[[History], None]:
+    """What is called after each epoch: it tells Optuna, which may give the run up."""
+    import optuna
+
+    told: set[int] = set()
+
+    def report(history: History) -> None:
+        for metrics in history:
+            if metrics["epoch"] not in told:
+                trial.report(metrics["val_error"], metrics["epoch"])
+                told.add(metrics["epoch"])
+        if trial.should_prune():
+            last = history[-1]
+            raise optuna.TrialPruned(
+                f"given up after epoch {last['epoch']}, with a validation error of {last['val_error']:.2f} %"
+            )
+
+    return report
+
+
+def suggest(trial: "Trial", name: str, values: Mapping[str, Any]) -> Any:
+    """The value that a trial is to try."""
+    ((kind, ends),) = values.items()
+    if kind == "choice":
+        return trial.suggest_categorical(name, ends)
+    if kind == "integer":
+        return trial.suggest_int(name, *ends)
+    return trial.suggest_float(name, *ends, log=kind == "log")
+
+
+def ended(study: "Study") -> list["FrozenTrial"]:
+    """The trials that need not be run again."""
+    return [t for t in study.trials if t.state.name in ("COMPLETE", "PRUNED") or FAILED in t.user_attrs]
+
+
+def take_up(study: "Study") -> int:
+    """How many trials other processes are busy with; those that nobody is any more are put in line again."""
+    import optuna
+
+    busy = 0
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        if is_held(Path(trial.user_attrs.get("run", "nowhere"))):
+            busy += 1
+        else:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            study.enqueue_trial(trial.params, skip_if_exists=False)
+    return busy
+
+
+def folder_of(config: Mapping[str, Any]) -> Run:
+    """The run of a config."""
+    return Run(Path(config["run"]["root"]) / run_name(config))
+
+
+def with_values(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the values of a few settings, by their dotted names."""
+    changed: dict[str, Any] = deepcopy(dict(config))
+    for name, value in values.items():
+        *path, last = name.split(".")
+        node = changed
+        for key in path:
+            node = node[key]
+        node[last] = value
+    return changed
+
+
+def value_at(config: Mapping[str, Any], name: str) -> Any:
+    """The value of a setting by its dotted name.
+
+    Raises:
+        UserError: there is no such setting.
+    """
+    node: Any = config
+    for key in name.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            raise UserError(f"search.space.{name} must be the name of a setting; --cfg job shows them all")
+        node = node[key]
+    return node
+
+
+def summary(study: "Study", own: Mapping[str, Any]) -> str:
+    """The trials, best first, and what the config's own values came to."""
+    results = {t.number: t.value for t in study.trials if t.state.name == "COMPLETE" and t.value is not None}
+    given_up = sum(trial.state.name == "PRUNED" for trial in study.trials)
+    failed = sum(FAILED in trial.user_attrs for trial in study.trials)
+    if not results:
+        raise TrainingFailed(f"the search found nothing: {given_up} runs were given up, {failed} failed")
+    first, *others = sorted(results, key=lambda number: results[number])
+    tried = {number: study.trials[number].params for number in results}
+    before = "".join(f", {results[n]:.2f} % with {words(own)}" for n in (first, *others) if tried[n] == own)
+    lines = [f"{results[number]:6.2f} %  {words(tried[number])}" for number in (first, *others)]
+    return "\n".join(
+        [
+            "\nvalidation error, best first:",
+            *lines,
+            f"{given_up} given up, {failed} failed",
+            f"best        {words(tried[first])}: {results[first]:.2f} %{before}",
+            f"run         {study.trials[first].user_attrs['run']}",
+        ]
+    )
+
+
+def words(values: Mapping[str, Any]) -> str:
+    """Values as on a command line, numbers shortened."""
+    texts = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items())
