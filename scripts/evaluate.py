@@ -21,7 +21,8 @@ def main() -> None:
         "words",
         nargs="+",
         metavar="RUN",
-        help="the folder of a run, or one that holds runs; and other data, in the words of scripts/train.py: data=cluttered data.distortion.clutter=10; "
+        help="the folder of a run, or one that holds runs; and other data, in the words of scripts/train.py: "
+        "data=cluttered data.distortion.clutter=10; "
         "data=rotated,rts are several, one after the other; "
         "another data set is drawn on the canvas that the run was trained on",
     )

@@ -7,6 +7,9 @@ Points are (x, y), x to the right and y *down*, normalised so that an image's ou
 import torch
 from torch import Tensor
 
+FAR = 1e-6
+"""The third homogeneous coordinate of a point at infinity: a million times as far away as one at 1."""
+
 
 def pixel_centres(height: int, width: int) -> Tensor:
     """The centres of an image's pixels, row by row, as normalised (x, y): (height * width, 2)."""
@@ -26,7 +29,8 @@ def frame(points_per_side: int) -> Tensor:
 def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> Tensor:
     """Apply homogeneous matrices (B, 3, 3) to points (N, 2), or to each one's own (B, N, 2): (B, N, 2).
 
-    Third homogeneous coordinates below ``horizon`` are held at it.
+    Third homogeneous coordinates below ``horizon`` are held at it; without one, points at infinity are given
+    as points far away, so that images sampled there are black and not NaN.
     """
     if points.dim() == 2:
         # One product for the whole batch: many times faster than one for each matrix.
@@ -35,7 +39,11 @@ def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> T
     else:
         moved = matrix[:, :, :2] @ points.mT + matrix[:, :, 2:]
     depth = moved[:, 2:]
-    return (moved[:, :2] / (depth if horizon is None else depth.clamp(min=horizon))).mT
+    if horizon is None:
+        depth = torch.where(depth.abs() < FAR, FAR, depth)
+    else:
+        depth = depth.clamp(min=horizon)
+    return (moved[:, :2] / depth).mT
 
 
 def control_points(per_side: int) -> Tensor:

@@ -54,3 +54,13 @@ def test_frame_goes_clockwise_around_the_square(points):
     assert (frame.abs().amax(1) == 1).all()
     corners = frame[::points]
     torch.testing.assert_close(corners, torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]))
+
+
+def test_a_point_at_infinity_is_far_away_and_finite():
+    tilted = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [1, 0, 1]]])  # sends x = -1 to infinity
+    moved = geometry.transform(tilted, torch.tensor([[-1.0, 0.0], [-1.0, 0.5], [0.0, 0.0]]))
+    assert moved.isfinite().all()
+    assert moved[0, 0, 0].abs() > 1e5
+    assert moved[0, 2].tolist() == [0, 0]
+    black = torch.nn.functional.grid_sample(torch.ones(1, 1, 4, 4), moved[:, None, :2], align_corners=False)
+    assert black.flatten().tolist() == [0, 0]
