@@ -39,10 +39,7 @@ def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> T
     else:
         moved = matrix[:, :, :2] @ points.mT + matrix[:, :, 2:]
     depth = moved[:, 2:]
-    if horizon is None:
-        depth = torch.where(depth.abs() < FAR, FAR, depth)
-    else:
-        depth = depth.clamp(min=horizon)
+    depth = torch.where(depth.abs() < FAR, FAR, depth) if horizon is None else depth.clamp(min=horizon)
     return (moved[:, :2] / depth).mT
 
 

@@ -8,13 +8,17 @@ from typing import Any, ParamSpec, cast
 
 import numpy as np
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+
+from stn_experiments.tracking.columns import METRICS, SETTINGS, SHOWN, layout
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
-FINAL_METRICS = ("final/test_error", "final/val_error")
 
 
 def harmless(method: Callable[P, None]) -> Callable[P, None]:
@@ -68,19 +72,32 @@ class TensorBoard:
 
     @harmless
     def hyperparameters(self, settings: Mapping[str, Any]) -> None:
-        """Declare the run's settings, nested as in the config, and the metrics that :meth:`final` gives."""
-        # SummaryWriter.add_hparams would open a second run; its parts write to this one.
-        for summary in hparams(flatten(settings), dict.fromkeys(FINAL_METRICS, 0.0)):
+        """Declare the run's settings, nested as in the config, and what is to be shown of it and how."""
+        # SummaryWriter.add_hparams would open a second run, and declare the columns of this one alone.
+        _, start, end = hparams(flatten(settings), dict.fromkeys(METRICS, 0.0))
+        for summary in (columns(), start, end):
             self._writer._get_file_writer().add_summary(summary)
+        self._writer.add_custom_scalars(layout())
 
     def final(self, test_error: float, val_error: float, step: int) -> None:
         """Write the final metrics, errors in percent, in the columns that the settings stand beside."""
-        self.scalars(dict(zip(FINAL_METRICS, (test_error, val_error), strict=True)), step)
+        self.scalars({"final/test_error": test_error, "final/val_error": val_error}, step)
 
     @harmless
     def close(self) -> None:
         """Write what is pending."""
         self._writer.close()
+
+
+def columns() -> Summary:
+    """The columns of the HParams page, as TensorBoard reads them."""
+    summary = hparams_config_pb([HParam(name) for name in SETTINGS], [Metric(tag) for tag in METRICS])
+    plugin = summary.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for setting in content.experiment.hparam_infos:
+        setting.differs = setting.name in SHOWN  # which are sorted to the front, and ticked if they are few
+    plugin.content = content.SerializeToString()
+    return summary
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -1,15 +1,21 @@
 import errno
 import logging
 import os
+import re
 import threading
 import time
 
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import record_writer
 
+from stn_experiments.tracking import columns
 from stn_experiments.tracking.tensorboard import TensorBoard, flatten
+from stn_experiments.train_run import TAGS
+from tests.conftest import ROOT
 
 
 def read(folder):
@@ -123,3 +129,41 @@ def test_after_its_first_trouble_it_is_silent(tmp_path, monkeypatch, caplog, met
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "TensorBoard cannot be written ([Errno 30] Read-only file system)" in record.message
+
+
+def test_every_setting_of_every_shipped_config_has_a_column(compose):
+    # Without those that change no result, and those of the single distortions that a mixture is made of.
+    silent = re.compile(r"data\.root|trainer\.device|optimizer\.fused|data\.distortion\.(each|kinds)\..*")
+    found = set()
+    for group in ("data", "backbone", "stn", "optimizer", "scheduler", "trainer", "experiment"):
+        for path in (ROOT / "configs" / group).glob("*.yaml"):
+            config = compose(f"{group}={path.stem}", *["data.file=x"] * (path.stem == "npz"))
+            found |= {name for name in flatten(config) if not silent.fullmatch(name)}
+    assert found == set(columns.SETTINGS)
+
+
+def test_what_only_a_later_run_has_is_shown_too(tmp_path):
+    for name, settings in (
+        ("first", {"stn": {"name": "none"}}),
+        ("later", {"stn": {"name": "x", "steps": 2}}),
+    ):
+        board = TensorBoard(tmp_path / name)
+        board.hyperparameters({"seed": 0, **settings})
+        board.close()
+    content = read(tmp_path / "first").SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = HParamsPluginData.FromString(content).experiment
+    assert "stn.steps" in [setting.name for setting in experiment.hparam_infos]
+    assert [s.name for s in experiment.hparam_infos if s.differs] == list(columns.SHOWN)
+    assert [metric.name.tag for metric in experiment.metric_infos] == list(columns.METRICS)
+
+
+def test_the_pages_charts_and_columns_are_of_tags_that_are_written(tmp_path):
+    board = TensorBoard(tmp_path)
+    board.hyperparameters({"seed": 0})
+    board.close()
+    tensor = read(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    charts = layout_pb2.Layout.FromString(tensor).category[0].chart
+    shown = [tag for chart in charts for tag in chart.multiline.tag]
+    written = {*TAGS.values(), "speed/images_per_second", "final/test_error", "final/val_error"}
+    assert len(shown) == 8
+    assert {*shown, *columns.METRICS} <= written

@@ -1,0 +1,56 @@
+"""What TensorBoard is told to show: columns of its HParams page, charts of its Custom Scalars page."""
+
+from typing import Any
+
+SHOWN = ("data", "backbone", "stn", "seed", "trainer.epochs")
+"""Settings that are shown before anybody ticks a box; TensorBoard's page takes five."""
+
+SETTINGS = (
+    *SHOWN,
+    *("backbone.filters", "backbone.parameters", "backbone.pool", "backbone.width", "backbone.widths"),
+    *("data.distortion.angle", "data.distortion.bend", "data.distortion.blur", "data.distortion.blur_angle"),
+    *("data.distortion.canvas", "data.distortion.clutter", "data.distortion.clutter_size"),
+    *(
+        "data.distortion.contrast",
+        "data.distortion.corners",
+        "data.distortion.noise",
+        "data.distortion.place",
+    ),
+    *("data.distortion.scale", "data.distortion.shear", "data.file", "data.fresh", "data.image_size"),
+    *("data.seed", "data.valid_size", "optimizer.lr", "optimizer.momentum", "optimizer.weight_decay"),
+    *("scheduler.end", "scheduler.factor", "scheduler.start", "scheduler.steps", "scheduler.warmup"),
+    *("stn.antialias", "stn.at", "stn.count", "stn.family.control_points", "stn.family.window"),
+    *("stn.interpolation", "stn.localisation", "stn.output_size", "stn.padding", "stn.steps", "stn.width"),
+    *("trainer.batch_size", "trainer.deterministic", "trainer.images_per_epoch"),
+    *("trainer.localisation_clip", "trainer.localisation_lr"),
+)
+"""Settings that have a column.
+
+TensorBoard shows the columns that the first run declares and no others, so every run declares them all: what
+only later runs have would never appear.
+"""
+
+METRICS = (
+    *("final/test_error", "final/val_error", "attention/iou_mean", "attention/ink_inside"),
+    *("pose/residual_rotation_deg", "speed/images_per_second"),
+)
+"""Tags that have a column beside them."""
+
+CHARTS = {
+    "overview": {
+        "error, %": ["error/val", "error/train"],
+        "is the box on the digit?": ["attention/iou_mean", "attention/ink_inside", "attention/elsewhere"],
+        "rotation left, degrees": ["pose/residual_rotation_deg"],
+        "does the transformer move? spread of theta": ["transformer/theta_spread"],
+        "does it learn? gradient of the localisation network": ["transformer/localisation_gradient"],
+        "has it left the image? share of its grid outside": ["transformer/outside_share"],
+    }
+}
+"""Charts on one page: their tags."""
+
+
+def layout() -> dict[str, dict[str, list[Any]]]:
+    """``CHARTS`` as ``SummaryWriter.add_custom_scalars`` takes them."""
+    return {
+        page: {title: ["Multiline", tags] for title, tags in some.items()} for page, some in CHARTS.items()
+    }
