@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from stn_experiments.data.distortions import Batch, Pose, Task, join, take, to_device
 from stn_experiments.data.mnist import Digits, load_mnist
 from stn_experiments.data.npz import Arrays, read_npz
+from stn_experiments.errors import UserError
 from stn_experiments.ranges import Pixels, Range, Seed
 
 CHUNK = 1000
@@ -48,6 +49,7 @@ class DistortedMnist:
 
     Args:
         distortion: what is done to each digit.
+        training: what is done to those of the training set instead, to augment it; null: the same.
         root: folder with the four IDX files; by default they are fetched once into a cache.
         fresh: distort the training digits anew in every epoch, or once and for all.
         seed: decides the split and the fixed sets, whatever the run's own seed, model and device.
@@ -55,15 +57,28 @@ class DistortedMnist:
     """
 
     distortion: Task
+    training: Task | None = None
     root: str | None = None
     fresh: bool = True
     seed: Seed = 0
     valid_size: Annotated[int, Range(1, 50_000)] = 5_000
 
+    def __post_init__(self) -> None:
+        for training in (self.training,) if self.training is not None else ():
+            if self._shape(training) != self.shape or training.classes != self.classes:
+                raise UserError(
+                    f"training must make {self.shape} images of {self.classes} classes, as distortion "
+                    f"does, got {self._shape(training)} of {training.classes}"
+                )
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        return (self.distortion.channels, *self.distortion.size)
+        return self._shape(self.distortion)
+
+    @staticmethod
+    def _shape(distortion: Task) -> tuple[int, int, int]:
+        return (distortion.channels, *distortion.size)
 
     @property
     def classes(self) -> int:
@@ -85,21 +100,23 @@ class DistortedMnist:
         order = torch.randperm(len(mnist.train.labels), generator=Generator().manual_seed(self.seed))
         train, valid = (_take_digits(mnist.train, part) for part in order.split(self.train_size))
         digits = Digits(train.images.to(device), train.labels.to(device))
-        frozen = None if self.fresh else to_device(self._fixed(train, stream=3), device)
+        task = self.training or self.distortion
+        frozen = None if self.fresh else to_device(self._fixed(train, 3, task), device)
         return Splits(
             TrainingSet(self.train_size, partial(self._draw, digits, frozen)),
-            to_device(self._fixed(valid, stream=1), device),
-            to_device(self._fixed(mnist.test, stream=2), device),
+            to_device(self._fixed(valid, 1, self.distortion), device),
+            to_device(self._fixed(mnist.test, 2, self.distortion), device),
         )
 
     def _draw(self, digits: Digits, frozen: Batch | None, index: Tensor, generator: Generator) -> Batch:
-        return self.distortion.draw(digits, index, generator) if frozen is None else take(frozen, index)
+        task = self.training or self.distortion
+        return task.draw(digits, index, generator) if frozen is None else take(frozen, index)
 
-    def _fixed(self, digits: Digits, stream: int) -> Batch:
+    def _fixed(self, digits: Digits, stream: int, task: Task) -> Batch:
         # Always drawn on the CPU, whose generator gives the same images wherever the model is trained.
         generator = Generator().manual_seed(self.seed * 1_000_003 + stream)
         parts = torch.arange(len(digits.labels)).split(CHUNK)
-        return join([self.distortion.draw(digits, part, generator) for part in parts])
+        return join([task.draw(digits, part, generator) for part in parts])
 
 
 class NpzFile:

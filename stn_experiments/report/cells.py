@@ -10,7 +10,7 @@ from typing import Any
 from stn_experiments.report.collect import Record, number
 
 IRRELEVANT = ("seed", "data.root", "trainer.device")  # as for a run's name; and all of ``run``
-TRAINED_ON = ("data.fresh", "data.valid_size")  # settings of data that leave the test set as it is
+TRAINED_ON = ("data.fresh", "data.training", "data.valid_size")  # settings that leave the test set as it is
 NAMED_BY_TARGET = ("optimizer", "scheduler")  # these groups have no name
 
 
@@ -96,7 +96,7 @@ def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 def tells_data(name: str) -> bool:
     """Whether a setting can change the test set."""
-    return name.startswith("data.") and name not in TRAINED_ON
+    return name.startswith("data.") and not name.startswith(TRAINED_ON)
 
 
 def cell(data: str, backbone: str, stn: str, settings: str, runs: Sequence[Record]) -> Cell:

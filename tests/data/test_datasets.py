@@ -5,6 +5,7 @@ from stn_experiments.data import datasets
 from stn_experiments.data.datasets import DistortedMnist
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.mnist import Digits, Mnist
+from stn_experiments.errors import UserError
 
 CPU = torch.device("cpu")
 TURNED = Distortion(angle=90)
@@ -87,3 +88,24 @@ def test_shape_and_classes():
     data = DistortedMnist(Distortion(canvas=(30, 50)))
     assert data.shape == (1, 30, 50)
     assert data.classes == 10
+
+
+def test_training_digits_can_be_distorted_otherwise_than_those_of_the_fixed_sets(few_digits):
+    mild, wild = Distortion(angle=10), Distortion(angle=10, bend=2, shear=0.3)
+    plain, augmented, other = (
+        DistortedMnist(distortion, training=training, valid_size=40).load(CPU)
+        for distortion, training in ((mild, None), (mild, wild), (wild, None))
+    )
+    index = torch.arange(8)
+    drawn, expected = (
+        splits.train.draw(index, torch.Generator().manual_seed(0)) for splits in (augmented, other)
+    )
+    assert torch.equal(drawn.images, expected.images)
+    for fixed in ("valid", "test"):
+        assert torch.equal(getattr(plain, fixed).images, getattr(augmented, fixed).images)
+        assert not torch.equal(getattr(other, fixed).images, getattr(augmented, fixed).images)
+
+
+def test_training_images_must_be_as_those_of_the_fixed_sets():
+    with pytest.raises(UserError, match=r"training must make \(1, 28, 28\) images of 10 classes"):
+        DistortedMnist(Distortion(), training=Distortion(canvas=40))
