@@ -32,15 +32,24 @@ def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> T
     Third homogeneous coordinates below ``horizon`` are held at it; without one, points at infinity are given
     as points far away, so that images sampled there are black and not NaN.
     """
-    if points.dim() == 2:
-        # One product for the whole batch: many times faster than one for each matrix.
-        homogeneous = torch.cat([points, torch.ones_like(points[:, :1])], 1)
-        moved = (matrix.reshape(-1, 3) @ homogeneous.T).view(len(matrix), 3, len(points))
-    else:
-        moved = matrix[:, :, :2] @ points.mT + matrix[:, :, 2:]
+    moved = _product(matrix, points)
     depth = moved[:, 2:]
     depth = torch.where(depth.abs() < FAR, FAR, depth) if horizon is None else depth.clamp(min=horizon)
     return (moved[:, :2] / depth).mT
+
+
+def affine(matrix: Tensor, points: Tensor) -> Tensor:
+    """Apply the first two rows of affine matrices (B, 3, 3) as :func:`transform` does, but faster."""
+    return _product(matrix[:, :2], points).mT
+
+
+def _product(matrix: Tensor, points: Tensor) -> Tensor:
+    """Rows (B, R, 3) of homogeneous matrices by points (N, 2), or by each one's own (B, N, 2): (B, R, N)."""
+    if points.dim() == 3:
+        return matrix[:, :, :2] @ points.mT + matrix[:, :, 2:]
+    # One product for the whole batch: many times faster than one for each matrix.
+    homogeneous = torch.cat([points, torch.ones_like(points[:, :1])], 1)
+    return (matrix.reshape(-1, 3) @ homogeneous.T).unflatten(0, matrix.shape[:2])
 
 
 def control_points(per_side: int) -> Tensor:

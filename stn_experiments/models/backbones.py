@@ -68,7 +68,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (B, classes) of images (B, C, H, W)."""
-        return self.head(self.stages(images).flatten(1))
+        return self.classify(self.stages(images))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Class scores (B, classes) of what the last stage gives."""
+        # Channels last, as they lie in memory: neither this nor the way back need copy them.
+        return self.head(features.movedim(1, -1).flatten(1))
 
 
 class FCN(Backbone):
@@ -110,7 +115,7 @@ class Compact(Backbone):
 
     Args:
         width: channels of the first two convolutions; the last two have twice as many.
-        pool: side of the map that the last stage is averaged to, whatever the canvas.
+        pool: side of the map that the last convolution reads and gives, averaged to it whatever the canvas.
     """
 
     width_setting = "width"
@@ -122,12 +127,13 @@ class Compact(Backbone):
         width: Width = 32,
         pool: Annotated[int, Range(1, 64)] = 4,
     ) -> None:
-        last = nn.Sequential(*_convolution(2 * width, 2 * width, 3), AveragePool(pool))
+        *layer1, relu = _convolution(width, width, 3)
         stages = {
             "stem": Stage(_convolution(shape[0], width, 5, stride=2), 2),
-            "layer1": Stage(nn.Sequential(*_convolution(width, width, 3), nn.MaxPool2d(2)), 2),
+            # The maximum first: it is the same, of a quarter of the values.
+            "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
             "layer2": Stage(_convolution(width, 2 * width, 3)),
-            "layer3": Stage(last),
+            "layer3": Stage(nn.Sequential(AveragePool(pool), *_convolution(2 * width, 2 * width, 3))),
         }
         super().__init__(stages, shape, classes)
 
@@ -149,4 +155,4 @@ class ResNet18(Backbone):
 
 def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))

@@ -128,7 +128,7 @@ class Classifier(nn.Module):
         for name, stage in self.backbone.stages.named_children():
             features = stage(self._attend(name, features, path))
             path.narrow(self.backbone.reach[name])
-        return Prediction(self.backbone.head(features.flatten(1)), path.views)
+        return Prediction(self.backbone.classify(features), path.views)
 
     def _attend(self, place: str, features: Tensor, path: "Path") -> Tensor:
         if place not in self.transformers:

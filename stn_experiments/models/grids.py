@@ -54,7 +54,7 @@ class MatrixFamily(Family):
 
     def transform(self, theta: Tensor, points: Tensor) -> Tensor:
         """See :meth:`Family.transform`."""
-        return geometry.transform(self.matrix(theta), points)
+        return geometry.affine(self.matrix(theta), points)
 
     def compose(self, first: Tensor, second: Tensor) -> Tensor:
         """See :meth:`Family.compose`."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stn_experiments import geometry
+from stn_experiments.models.precision import exactly, full
 
 LocalisationKind = Literal["keypoints", "convolutional", "fully_connected"]
 Shape = tuple[int, int, int]
@@ -34,7 +35,9 @@ class Localisation(nn.Module):
 
     def forward(self, source: Tensor) -> Tensor:
         """Theta (B, P) for U (B, C, H, W)."""
-        return self.theta(self.features(source))
+        features = self.features(source)
+        with exactly(source):
+            return self.theta(full(features))
 
 
 class Features(nn.Sequential):
@@ -83,9 +86,9 @@ def keypoints(
     return Features(
         seen + width,
         nn.AvgPool2d(2, ceil_mode=True),
-        *(nn.Conv2d(shape[0], first, 5, padding=2, bias=False), nn.BatchNorm2d(first), nn.ReLU()),
-        nn.MaxPool2d(2, ceil_mode=True),
-        *(nn.Conv2d(first, second, 5, padding=2, bias=False), nn.BatchNorm2d(second), nn.ReLU()),
+        *(nn.Conv2d(shape[0], first, 5, padding=2, bias=False), nn.BatchNorm2d(first)),
+        *(nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(first, second, 5, padding=2, bias=False), nn.BatchNorm2d(second), nn.ReLU(inplace=True)),
         PositionsAndMeans(second, count),
         Beside(nn.Sequential(nn.Linear(seen, width), nn.Tanh())),
     )
@@ -100,7 +103,10 @@ class PositionsAndMeans(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """See the class."""
-        return torch.cat([expected_positions(self.heat(maps)).flatten(1), maps.mean((2, 3))], 1)
+        heat = self.heat(maps)
+        with exactly(maps):
+            positions = expected_positions(full(heat))
+        return torch.cat([positions.flatten(1), full(maps.mean((2, 3)))], 1)
 
 
 class Beside(nn.Module):
@@ -121,7 +127,8 @@ def expected_positions(heat: Tensor) -> Tensor:
     Positions are normalised (x, y).
     """
     places = geometry.pixel_centres(heat.shape[2], heat.shape[3]).to(heat)
-    return heat.flatten(2).softmax(2) @ places
+    # Channels last, as they lie in memory: neither this nor the way back need copy them.
+    return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ places
 
 
 def _hidden(inputs: int, outputs: int) -> nn.Sequential:

@@ -46,6 +46,8 @@ class Trainer:
             after whole batches is passed over, in a new order every epoch.
         localisation_lr: factor on the learning rate for the localisation network.
         localisation_clip: largest norm of the localisation network's gradient; null does not clip.
+        precision: of the training steps' convolutions and products; weights, theta and all that is
+            evaluated are float32 in any case.
         deterministic: on CUDA use only kernels that give the same bits every time; a CPU always does.
         device: ``auto`` takes CUDA or MPS where there is one.
     """
@@ -55,6 +57,7 @@ class Trainer:
     images_per_epoch: Count | None = None
     localisation_lr: Annotated[float, Range(0, 1000)] = 1.0
     localisation_clip: Annotated[float, Range(1e-6)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     deterministic: bool = False
     device: Device = "auto"
 
@@ -187,8 +190,9 @@ def next_batch(training: Training, train: TrainingSet, order: Tensor, size: int)
 
 def train_step(training: Training, batch: Batch, trainer: Trainer) -> Tensor:
     """One step on one batch; gives a column (4,) of :class:`Progress`'s ``steps``."""
-    prediction = training.model(batch.images)
-    loss = F.cross_entropy(prediction.logits, batch.labels)
+    with torch.autocast(batch.images.device.type, torch.bfloat16, trainer.precision == "bfloat16"):
+        prediction = training.model(batch.images)
+    loss = F.cross_entropy(prediction.logits.float(), batch.labels)
     training.optimizer.zero_grad()
     loss.backward()
     network, *localisation = (group["params"] for group in training.optimizer.param_groups)
