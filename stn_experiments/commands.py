@@ -134,6 +134,9 @@ def in_one_line(error: Exception) -> str:
     text = re.split(r"Config search path|See https", " ".join(str(error).split()))[0].strip()
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return f"{unknown[1]} is not a setting; --cfg job shows them all"
+    no_plugin = r"(?:(?:find|load) 'hydra/launcher/|locating target 'hydra_plugins\.hydra_)(joblib|submitit)"
+    if missing := re.search(no_plugin, text):
+        return f"this hydra/launcher needs {missing[1]}, which is not installed: pip install '.[sweep]'"
     return text
 
 

@@ -24,12 +24,13 @@ class Stopped(KeyboardInterrupt):
 class StopSignals:
     """Within its ``with``, a signal of ``OBEYED`` is kept until :meth:`check` raises it as ``Stopped``.
 
-    A second Ctrl-C raises ``KeyboardInterrupt`` wherever the program is. Outside the main thread, which alone
-    gets signals, all is left as it was.
+    What is to be saved is then saved, and :meth:`hand_on` gives the signal to who obeyed it before. A second
+    Ctrl-C raises ``KeyboardInterrupt`` wherever the program is. Outside the main thread, which alone gets
+    signals, all is left as it was.
     """
 
     def __init__(self) -> None:
-        self._asked: int | None = None
+        self._asked: list[signal.Signals] = []  # those that have come and were not handed on
         self._at_once = False
 
     def __enter__(self) -> "StopSignals":
@@ -42,16 +43,29 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        if number == self._asked == signal.SIGINT:
+        if number == signal.SIGINT and number in self._asked[-1:]:
             raise KeyboardInterrupt
-        self._asked = number
+        self._asked.append(signal.Signals(number))
         if self._at_once:
             raise Stopped(number)
 
     def check(self) -> None:
         """Raise ``Stopped`` if a signal has come."""
-        if self._asked is not None:
-            raise Stopped(self._asked)
+        if self._asked:
+            raise Stopped(self._asked[-1])
+
+    def hand_on(self) -> None:
+        """Give each signal that has come to its handler from before; where it had none, raise ``Stopped``.
+
+        Such a handler is that of a cluster's job, which on SIGUSR2 has the job queued again and ends, but
+        makes nothing of SIGTERM. If this returns, the program is to go on.
+        """
+        while self._asked:
+            number = self._asked.pop(0)
+            handler = self._before[number]
+            if not callable(handler) or handler is signal.default_int_handler:
+                raise Stopped(number)
+            handler(number, None)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

@@ -197,8 +197,8 @@ def train(
                 save(training, history, run)
             signals.check()
 
-        try:
-            while progress.epoch <= epochs:
+        while progress.epoch <= epochs:
+            try:
                 metrics = train_epoch(training, splits.train, experiment.trainer, after_step)
                 with signals.at_once():
                     valid = evaluate(training.model, splits.valid)
@@ -215,10 +215,11 @@ def train(
                 save(training, history, run)
                 signals.check()  # or it would be forgotten after the last epoch
                 after_epoch(history)
-        except Stopped:
-            save(training, history, run)
-            print(f"stopped after step {progress.step:,}; the same command goes on from there")
-            raise
+            except Stopped:
+                save(training, history, run)
+                print(f"stopped after step {progress.step:,}; the same command goes on from there")
+                signals.hand_on()
+                print("it goes on at once: here the signal is no order to end")
 
 
 def record_epoch(

@@ -4,6 +4,8 @@ import runpy
 import sys
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from tests.conftest import ROOT
 
@@ -185,6 +187,28 @@ def test_evaluate_reads_other_data_on_the_runs_own_canvas(command, few_digits, t
     code, _, err = command("evaluate.py", run)
     assert code == 2
     assert "best.pt is damaged" in err
+
+
+@pytest.mark.parametrize(
+    ("launcher", "package"), [("joblib", "joblib"), ("slurm", "submitit"), ("submitit_local", "submitit")]
+)
+def test_a_launcher_that_is_not_installed_is_one_line(command, monkeypatch, launcher, package):
+    Plugins.instance()  # Hydra looks only once for what is installed
+    for choice in ("joblib", "submitit_slurm", "submitit_local"):
+        monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], f"{choice}.yaml")
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.hydra_{package}_launcher", None)
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.hydra_{package}_launcher.{package}_launcher", None)
+    code, out, err = command("train.py", "-m", f"hydra/launcher={launcher}", "seed=-1,-2")
+    line = f"this hydra/launcher needs {package}, which is not installed: pip install '.[sweep]'"
+    assert (code, out, err) == (2, "", f"error: {line}\n")
+
+
+def test_where_there_is_no_slurm_a_sweep_for_it_is_one_line(command, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, out, err = command("train.py", "-m", "hydra/launcher=slurm", "seed=0,1")
+    assert (code, out) == (2, "")
+    assert err.startswith('error: Could not detect "srun"')
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("flag", ["--help", "--cfg=job"])

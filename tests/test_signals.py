@@ -243,7 +243,7 @@ def test_at_once_means_at_once_and_only_there():
                 with pytest.raises(Stopped) as stopped:
                     send(number)
                 assert stopped.value.exit_code == code
-                signals._asked = None
+                signals._asked.clear()
         send(signal.SIGTERM)
         with pytest.raises(Stopped), signals.at_once():
             pytest.fail("there was one already")
@@ -256,6 +256,55 @@ def test_only_ctrl_c_twice_is_impatience():
         send(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
+
+
+def test_a_signal_that_somebody_else_obeys_is_left_to_them_when_all_is_saved(train, whole, monkeypatch):
+    """As in a cluster's job: it ignores SIGTERM, and at SIGUSR2 it has itself queued again and ends."""
+    heard = []
+
+    def ignore(number, _):
+        heard.append((number, steps_saved(train.run)))
+
+    def requeue(number, _):
+        ignore(number, _)
+        assert (train.run.folder / "lock").exists()
+        sys.exit(255)
+
+    def both():
+        send(signal.SIGTERM)
+        send(signal.SIGUSR2)
+
+    term, usr2 = signal.SIGTERM, signal.SIGUSR2
+    before = {number: signal.signal(number, handler) for number, handler in ((term, ignore), (usr2, requeue))}
+    with monkeypatch.context() as patched:
+        on_call(patched, loop, "train_step", 3, lambda: send(signal.SIGTERM))
+        on_call(patched, module, "evaluate", 1, lambda: send(signal.SIGTERM))
+        on_call(patched, loop, "train_step", 6, both)
+        with pytest.raises(SystemExit):
+            train_run(train.config())
+    assert [signal.signal(*pair) for pair in before.items()] == [ignore, requeue]
+    assert heard == [(term, 3), (term, 4), (term, 6), (usr2, 6)]
+    out = train.capfd.readouterr().out
+    assert out.count("stopped after step") == 3
+    assert out.count("it goes on at once") == 2
+    see_that_it_can_go_on(train.run)
+    train_run(train.config())
+    assert "goes on after step 6 " in train.capfd.readouterr().out
+    assert end(train.run) == whole
+
+
+def test_with_nobody_to_leave_a_signal_to_the_program_stops():
+    for number, handler in zip(
+        OBEYED, (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN), strict=True
+    ):
+        before = signal.signal(number, handler)
+        with StopSignals() as signals:
+            send(number)
+            with pytest.raises(Stopped) as stopped:
+                signals.hand_on()
+            assert stopped.value.exit_code == CODES[number]
+            signals.hand_on()
+        assert signal.signal(number, before) == handler
 
 
 def test_a_run_may_train_outside_the_main_thread(train, whole):
