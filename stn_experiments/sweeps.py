@@ -91,6 +91,9 @@ class Progress(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Say what all came to."""
         if self._folder:
+            for file in self._folder.glob("run-*.json"):
+                if read_json(file).get("state") == "running":  # it was killed, as a cluster's job can be
+                    write_atomically(file, to_json({**read_json(file), "state": "failed"}))
             print(f"\n{status(self._folder)}", flush=True)
             self._lock.__exit__(None, None, None)
 

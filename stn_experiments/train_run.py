@@ -213,8 +213,8 @@ def train(
                 record_epoch(training.model, digits, run, board, history, epochs)
                 progress.next_epoch()
                 save(training, history, run)
-                signals.check()  # or it would be forgotten after the last epoch
                 after_epoch(history)
+                signals.check()  # or it would be forgotten after the last epoch
             except Stopped:
                 save(training, history, run)
                 print(f"stopped after step {progress.step:,}; the same command goes on from there")

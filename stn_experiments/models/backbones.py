@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
@@ -129,7 +130,7 @@ class Compact(Backbone):
     ) -> None:
         *layer1, relu = _convolution(width, width, 3)
         stages = {
-            "stem": Stage(_convolution(shape[0], width, 5, stride=2), 2),
+            "stem": Stage(_normalised(Stem(shape[0], width), width), 2),
             # The maximum first: it is the same, of a quarter of the values.
             "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
             "layer2": Stage(_convolution(width, 2 * width, 3)),
@@ -153,6 +154,28 @@ class ResNet18(Backbone):
         super().__init__(stages, shape, classes)
 
 
+class Stem(nn.Conv2d):
+    """A 5×5 convolution of stride 2, computed as one of 3×3 and stride 1 on 2×2 pixels at a time.
+
+    It is the same function. On a CPU the way back to the few channels of an image, which a transformer's
+    gradient takes, is twice as fast.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 5, stride=2, padding=2, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to maps (B, C', H / 2, W / 2), halves rounded up."""
+        height, width = images.shape[-2:]
+        images = F.pixel_unshuffle(F.pad(images, (0, width % 2, 0, height % 2)), 2)
+        weight = F.pixel_unshuffle(F.pad(self.weight, (0, 1, 0, 1)), 2)
+        return F.conv2d(images, weight, padding=1)
+
+
 def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
+    return _normalised(convolution, outputs)
+
+
+def _normalised(convolution: nn.Conv2d, outputs: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))

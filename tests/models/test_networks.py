@@ -4,7 +4,7 @@ import torch
 from stn_experiments import geometry
 from stn_experiments.errors import UserError
 from stn_experiments.models import SpatialTransformer
-from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18
+from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18, Stem
 from stn_experiments.models.classifier import Classifier, Transformers
 from stn_experiments.models.grids import Affine
 
@@ -202,3 +202,34 @@ def test_every_parameter_learns(backbone):
         optimizer.step()
     still = [name for name, parameter in model.named_parameters() if parameter.equal(before[name])]
     assert still == []
+
+
+@pytest.mark.parametrize("size", [(28, 28), (27, 40), (42, 33)])
+def test_the_stem_is_a_strided_convolution(size):
+    torch.manual_seed(0)
+    stem = Stem(3, 8).double()
+    plain = torch.nn.Conv2d(3, 8, 5, stride=2, padding=2, bias=False).double()
+    plain.load_state_dict(stem.state_dict())
+    images, same = (torch.rand(2, 3, *size).double() for _ in range(2))
+    same.copy_(images)
+    ours, theirs = stem(images.requires_grad_()), plain(same.requires_grad_())
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.rand_like(ours)
+    (ours * weight).sum().backward()
+    (theirs * weight).sum().backward()
+    torch.testing.assert_close(images.grad, same.grad)
+    torch.testing.assert_close(stem.weight.grad, plain.weight.grad)
+
+
+def test_half_precision_leaves_theta_and_the_grid_whole():
+    torch.manual_seed(0)
+    transformer = SpatialTransformer((1, 40, 60), (20, 30))
+    torch.nn.init.normal_(transformer.localisation.theta.weight, std=0.1)
+    images = torch.rand(4, 1, 40, 60)
+    whole = transformer.eval()(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = transformer(images)
+    assert all(part.dtype == torch.float32 for part in half)
+    assert 0 < (whole.theta - half.theta).abs().max() < 0.05
+    # The grid follows theta to the bit; 1/256 of the canvas would be a quarter of a pixel.
+    assert torch.equal(transformer.grid_generator(half.theta), half.grid)
