@@ -200,6 +200,9 @@ def test_one_run_is_no_sweep(command, monkeypatch, tmp_path):
 def test_the_same_sweep_again_counts_anew(sweep, folder, root):
     sweep([100, TrainingFailed("too hot"), 100])
     _, lines, err = sweep([1, 100, 1])
+    assert [line.strip() for line in lines if " runs done" in line][
+        0
+    ] == "0 of 3 runs done, 1 running, 2 to come"
     assert lines[-1] == "3 of 3 runs done"
     assert err == ""
     assert len(list(root.glob(".sweeps/*/plan.json"))) == 1
