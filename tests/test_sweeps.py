@@ -19,6 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 from stn_experiments import lock, sweeps, train_run
 from stn_experiments.errors import RunHeld, TrainingFailed
 from stn_experiments.lock import held
+from stn_experiments.report import watch as watching
 from stn_experiments.sweeps import Status, alive, status
 from tests.conftest import ROOT
 from tests.soak import TOO_LONG, npz_settings, start_script, wait_until
@@ -200,9 +201,8 @@ def test_one_run_is_no_sweep(command, monkeypatch, tmp_path):
 def test_the_same_sweep_again_counts_anew(sweep, folder, root):
     sweep([100, TrainingFailed("too hot"), 100])
     _, lines, err = sweep([1, 100, 1])
-    assert [line.strip() for line in lines if " runs done" in line][
-        0
-    ] == "0 of 3 runs done, 1 running, 2 to come"
+    first = next(line.strip() for line in lines if " runs done" in line)
+    assert first == "0 of 3 runs done, 1 running, 2 to come"
     assert lines[-1] == "3 of 3 runs done"
     assert err == ""
     assert len(list(root.glob(".sweeps/*/plan.json"))) == 1
@@ -374,6 +374,8 @@ def test_a_failed_run_is_told_everywhere_until_it_finishes(command, small, monke
     assert not (whole / "failure.json").exists()
     assert not (broken / "result.json").exists()
 
+    sleepless = SimpleNamespace(sleep=lambda seconds: pytest.fail("it watches what does not go on"))
+    monkeypatch.setattr(watching, "time", sleepless)
     code, out, err = command("report.py", root, "--watch", "0.01")
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "all runs: 1 finished, 0 running, 1 failed, 0 stopped"
@@ -397,8 +399,6 @@ def test_a_failed_run_is_told_everywhere_until_it_finishes(command, small, monke
 
 
 def test_watching_shows_a_sweep_and_ends_with_it(command, small, monkeypatch, root):
-    from stn_experiments.report import watch as watching
-
     shown = []
 
     def finish_and_look(*arguments):
