@@ -1,5 +1,7 @@
 """Command lines, right and wrong, as a user types them."""
 
+import sys
+
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
