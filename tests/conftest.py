@@ -1,6 +1,7 @@
 """Synthetic digits, configs composed as on the command line, and scripts in processes of their own."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,20 @@ def few_digits(monkeypatch, digits):
     monkeypatch.setattr(datasets, "load_mnist", lambda root: Mnist(train, digits))
     monkeypatch.setattr(datasets, "TRAIN_DIGITS", len(train.labels))
     return ("data.valid_size=40", "trainer.batch_size=20", "backbone.width=4", "backbone.pool=2")
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capfd):
+    """Run a script in this process, in a folder of its own: its exit code, stdout and stderr."""
+
+    def run(script, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+        except SystemExit as left:
+            code = left.code
+        return code, *capfd.readouterr()
+
+    return run

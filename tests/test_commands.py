@@ -1,13 +1,10 @@
 """Command lines, right and wrong, as a user types them."""
 
-import runpy
 import sys
 
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-
-from tests.conftest import ROOT
 
 WRONG = [
     # unknown
@@ -72,23 +69,6 @@ WRONG = [
     ("seed", "seed"),
     ("seed=[1", "no viable alternative at input '[1'"),
 ]
-
-
-@pytest.fixture
-def command(monkeypatch, tmp_path, capfd):
-    """Run a script in this process, in a folder of its own: its exit code, stdout and stderr."""
-
-    def run(script, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
-        except SystemExit as left:
-            code = left.code
-        return code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.mark.parametrize(("line", "words"), WRONG, ids=[line for line, _ in WRONG])
