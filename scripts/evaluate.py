@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from stn_experiments.commands import attempt, note, plain, run_command
+from stn_experiments.commands import attempt, in_one_line, note, plain, run_command
 from stn_experiments.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -49,8 +50,9 @@ def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) 
     from stn_experiments.runs import Run
 
     run = Run(folder)
-    data = other_data(run.config()["data"], overrides) if overrides else None
-    if arguments.missing and data and is_newer(evaluation_folder(run, data) / "result.json", run.best):
+    own = run.config()["data"]
+    data = other_data(own, overrides) if overrides else own
+    if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", run.best):
         return
     result, place = evaluate_run(run, data, arguments.device)
     print(f"test error  {result['test_error']:.2f} %  on {result['data']}")
@@ -84,7 +86,10 @@ def other_data(own: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     if "distortion" in own and "data=npz" not in overrides:
         overrides = [f"data.distortion.canvas={own['distortion']['canvas']}".replace(" ", ""), *overrides]
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        data = plain(compose("train", overrides))["data"]
+        try:
+            data = plain(compose("train", overrides))["data"]
+        except HydraException as error:
+            raise UserError(in_one_line(error)) from error
     return {**data, "root": data["root"] or own.get("root")} if "root" in data else data
 
 

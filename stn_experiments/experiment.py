@@ -90,7 +90,8 @@ def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifi
     if parameters is not None:
         if setting is None:
             raise UserError(f"backbone.parameters must be null, as {node['name']} has no widths to scale")
-        assemble(node, plan, data)  # which says what else may be wrong
+        with torch.random.fork_rng(devices=[]):
+            assemble(node, plan, data)  # which says what else may be wrong
 
         def count(scaled: Mapping[str, Any]) -> int:
             with torch.device("meta"):

@@ -1,16 +1,18 @@
 """A search for the best values of a few settings: Optuna asks, a run answers, the next start goes on."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from stn_experiments.config import build
-from stn_experiments.errors import TrainingFailed, UserError
+from stn_experiments.errors import RunHeld, TrainingFailed, UserError
 from stn_experiments.experiment import build_experiment
 from stn_experiments.files import digest
-from stn_experiments.lock import is_held
+from stn_experiments.lock import held
 from stn_experiments.ranges import Count, Range
 from stn_experiments.runs import Run, run_name
 from stn_experiments.saving import History
@@ -59,13 +61,26 @@ def check_values(name: str, values: Any) -> None:
     ((kind, ends),) = values.items() if known else (("", None),)
     if kind in RANGES and isinstance(ends, list) and len(ends) == 2:
         low, high = ends
-        if all(type(end) in RANGES[kind] for end in ends) and low < high and (kind != "log" or low > 0):
+        are_numbers = all(type(end) in RANGES[kind] and isfinite(end) for end in ends)
+        if are_numbers and low < high and (kind != "log" or low > 0):
             return
     if not (kind == "choice" and isinstance(ends, list) and ends):
         raise UserError(
             f"space.{name} must be one of choice: [...], log, uniform or integer: [lowest, highest], "
             f"got {values}"
         )
+
+
+def check_own(name: str, values: Mapping[str, Any], own: Any) -> None:
+    """See whether the config's own value is one that is searched, as it is the first to be tried.
+
+    Raises:
+        UserError: it is not.
+    """
+    ((kind, ends),) = values.items()
+    is_one = own in ends if kind == "choice" else type(own) in RANGES[kind] and ends[0] <= own <= ends[1]
+    if not is_one:
+        raise UserError(f"search.space.{name} must hold the config's own value, which is tried first: {own}")
 
 
 def search(config: Mapping[str, Any]) -> str:
@@ -82,11 +97,13 @@ def search(config: Mapping[str, Any]) -> str:
     base = {key: value for key, value in config.items() if key != "search"}
     build_experiment(with_values(base, {}))  # what is wrong with the config is wrong with all trials
     own = {name: value_at(base, name) for name in plan.space}
+    for name, value in own.items():
+        check_own(name, plan.space[name], value)
     study = study_of(base, plan)
     if not study.trials:
         study.enqueue_trial(own)  # what the search has to beat
-    while len(ended(study)) + take_up(study) < plan.trials:
-        run_trial(study, plan, base)
+    while (number := len(ended(study)) + take_up(study, base)) < plan.trials:
+        run_trial(study, plan, base, number)
     return summary(study, own)
 
 
@@ -98,6 +115,7 @@ def study_of(base: Mapping[str, Any], plan: Search) -> "Study":
     except ImportError:
         raise UserError("a search needs Optuna: pip install -e '.[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", "Choices for a categorical", UserWarning)  # a list is stored as JSON
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if plan.prune is not None:
         pruner = optuna.pruners.PercentilePruner(plan.prune, n_startup_trials=3)
@@ -114,32 +132,32 @@ def study_of(base: Mapping[str, Any], plan: Search) -> "Study":
         raise UserError(f"{file} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def run_trial(study: "Study", plan: Search, base: Mapping[str, Any]) -> None:
-    """Ask for values, train with them, and tell what came out."""
+def run_trial(study: "Study", plan: Search, base: Mapping[str, Any], number: int) -> None:
+    """Ask for values, train with them, and tell what came out; ``number`` others came before or run."""
     import optuna
 
-    number = len(ended(study))
     # A sampler of the trial's own, so that a search that was stopped asks for the same as one that was not.
     study.sampler = optuna.samplers.TPESampler(seed=base["seed"] * 1_000_003 + number, n_startup_trials=5)
     trial = study.ask()
-    values = {name: suggest(trial, name, ends) for name, ends in plan.space.items()}
-    print(f"\ntrial {number + 1} of {plan.trials}: {words(values)}", flush=True)
-    config = with_values(base, values)
-    run = folder_of(config)
-    trial.set_user_attr("run", str(run.folder))
-    try:
-        result = train_run(config, reporter(trial))
-    except optuna.TrialPruned as pruned:
-        run.fail(str(pruned), "pruned")
-        print(pruned)
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    except TrainingFailed as error:
-        print(error)
-        trial.set_user_attr(FAILED, str(error))
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    else:
-        print(f"validation error {result['val_error']:.2f} %")
-        study.tell(trial, result["val_error"])
+    with held(place_of(study, trial.number, base)):
+        values = {name: suggest(trial, name, ends) for name, ends in plan.space.items()}
+        print(f"\ntrial {number + 1} of {plan.trials}: {words(values)}", flush=True)
+        config = with_values(base, values)
+        run = folder_of(config)
+        trial.set_user_attr("run", str(run.folder))
+        try:
+            result = train_run(config, reporter(trial))
+        except optuna.TrialPruned as pruned:
+            run.fail(str(pruned), "pruned")
+            print(pruned)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except TrainingFailed as error:
+            print(error)
+            trial.set_user_attr(FAILED, str(error))
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            print(f"validation error {result['val_error']:.2f} %")
+            study.tell(trial, result["val_error"])
 
 
 def reporter(trial: "Trial") -> Callable[[History], None]:
@@ -177,18 +195,25 @@ def ended(study: "Study") -> list["FrozenTrial"]:
     return [t for t in study.trials if t.state.name in ("COMPLETE", "PRUNED") or FAILED in t.user_attrs]
 
 
-def take_up(study: "Study") -> int:
+def take_up(study: "Study", base: Mapping[str, Any]) -> int:
     """How many trials other processes are busy with; those that nobody is any more are put in line again."""
     import optuna
 
     busy = 0
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        if is_held(Path(trial.user_attrs.get("run", "nowhere"))):
+        try:
+            with held(place_of(study, trial.number, base)):
+                if not study.trials[trial.number].state.is_finished():  # meanwhile
+                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                    study.enqueue_trial(trial.params, skip_if_exists=False)
+        except RunHeld:
             busy += 1
-        else:
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            study.enqueue_trial(trial.params, skip_if_exists=False)
     return busy
+
+
+def place_of(study: "Study", number: int, base: Mapping[str, Any]) -> Path:
+    """The folder that the process holds that is busy with a trial."""
+    return Path(base["run"]["root"]) / ".searches" / f"{study.study_name}-{number}"
 
 
 def folder_of(config: Mapping[str, Any]) -> Run:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -58,9 +60,12 @@ class Progress(Callback):
         """Note how many runs there will be."""
         words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         words += list(config.hydra.overrides.task)
-        overrides = OverridesParser.create().parse_overrides(words)
+        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(words)
         self._swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
-        batches = BasicSweeper.split_arguments(overrides, None)
+        try:
+            batches = BasicSweeper.split_arguments(overrides, None)
+        except HydraException:  # the sweeper will say so itself
+            return
         folder = Path(config.hydra.sweep.dir) / digest({"sweep": words})
         self._lock: AbstractContextManager[None] = held(folder)
         try:
