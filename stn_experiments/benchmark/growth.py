@@ -18,8 +18,8 @@ import numpy
 import torch
 
 from stn_experiments.benchmark.bench import Bench, task_of
-from stn_experiments.benchmark.table import Cell, Table, label, milliseconds, number
 from stn_experiments.benchmark.measure import Times
+from stn_experiments.benchmark.table import Cell, Table, label, milliseconds, number
 from stn_experiments.benchmark.training import our_loop
 from stn_experiments.errors import UserError
 from stn_experiments.experiment import build_experiment
