@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Generator
 
 from stn_experiments.benchmark.measure import Job, Times, interleaved
-from stn_experiments.data.datasets import DistortedMnist, Splits, TrainingSet
+from stn_experiments.data.datasets import DistortedMnist, TrainingSet
 from stn_experiments.data.distortions import Batch, Task, to_device
 from stn_experiments.data.mnist import Digits, Mnist, load_mnist
 from stn_experiments.errors import UserError
 from stn_experiments.experiment import Experiment, find_device
 
-QUICK = ("trainer.batch_size=16", "trainer.epochs=1")
+QUICK = ("trainer.batch_size=16", "trainer.epochs=1", "trainer.images_per_epoch=320")
 """Overrides for a smoke test."""
 
 
@@ -45,9 +45,8 @@ class Bench:
     def config(self, *choices: str, last: Sequence[str] = ()) -> dict[str, Any]:
         """The config of choices that the user has not made, the user's overrides, and ``last`` above all."""
         taken = {override.partition("=")[0] for override in self.overrides}
-        own = [
-            one for one in (*choices, *(QUICK if self.quick else ())) if one.partition("=")[0] not in taken
-        ]
+        choices = (*choices, *(QUICK if self.quick else ()))
+        own = [choice for choice in choices if choice.partition("=")[0] not in taken]
         return self.compose([*own, *self.overrides, *last])
 
     def configs(self, group: str, names: Sequence[str], *choices: str) -> list[dict[str, Any]]:
@@ -71,7 +70,7 @@ class Bench:
         """The training digits on the device."""
         return Digits(*(part.to(self.device) for part in self.mnist.train))
 
-    def measure(self, jobs: Mapping[str, Job]) -> dict[str, Times]:
+    def measure(self, jobs: Mapping[str, Job | str]) -> dict[str, Times | str]:
         """See :func:`measure.interleaved`."""
         return interleaved(jobs, self.repeats, self.seconds, self.device)
 
@@ -85,15 +84,14 @@ class Bench:
         parts = train.order(generator)[: count * size].split(size)
         return [train.draw(part, generator) for part in parts]
 
-    def splits(self, task: Task, valid_size: int) -> tuple[Digits, Splits]:
-        """Training digits on the CPU as they are, and the splits; the last of MNIST's validate, none test."""
+    def held_out(self, task: Task, count: int) -> tuple[Digits, TrainingSet, Batch]:
+        """All but ``count`` training digits as they are, on the CPU, and distorted; those as a fixed set."""
         images, labels = self.mnist.train
-        valid_size = min(valid_size, len(labels) // 2)
-        raw = Digits(images[:-valid_size], labels[:-valid_size])
-        held_out = Digits(images[-valid_size:], labels[-valid_size:])
-        valid = task.draw(held_out, torch.arange(valid_size), Generator().manual_seed(0))
-        train = TrainingSet(len(raw.labels), partial(task.draw, Digits(*(x.to(self.device) for x in raw))))
-        return raw, Splits(train, to_device(valid, self.device), to_device(valid, self.device))
+        count = min(count, len(labels) // 2)
+        raw, rest = Digits(images[:-count], labels[:-count]), Digits(images[-count:], labels[-count:])
+        digits = Digits(*(part.to(self.device) for part in raw))
+        fixed = task.draw(rest, torch.arange(count), Generator().manual_seed(0))
+        return raw, TrainingSet(len(raw.labels), partial(task.draw, digits)), to_device(fixed, self.device)
 
 
 def task_of(experiment: Experiment) -> Task:
@@ -107,7 +105,7 @@ def task_of(experiment: Experiment) -> Task:
     return experiment.data.distortion
 
 
-def synthetic(count: int = 320) -> Mnist:
+def synthetic(count: int = 1280) -> Mnist:
     """Blobs for digits: a shape for each class, slightly different every time."""
     generator = Generator().manual_seed(0)
     shapes = torch.rand(10, 1, 5, 5, generator=generator).repeat(count // 10, 1, 1, 1)

@@ -1,14 +1,15 @@
 """How fast are the distortions, beside torchvision's by the sample and kornia's by the batch?"""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from stn_experiments.benchmark.bench import Bench
-from stn_experiments.benchmark.measure import Job
+from stn_experiments.benchmark.measure import Job, again
 from stn_experiments.benchmark.rivals import Lacks, kornia_draw, loader, torchvision_samples
-from stn_experiments.benchmark.table import Cell, Table, label, missing, rate, times_as_fast
+from stn_experiments.benchmark.table import Cell, Table, label, quotient, rate
 from stn_experiments.config import build
 from stn_experiments.data.datasets import DistortedMnist
 
@@ -35,40 +36,24 @@ def tables(bench: Bench) -> list[Table]:
     ]
 
 
-def row(bench: Bench, config: dict) -> list[Cell]:
+def row(bench: Bench, config: dict[str, Any]) -> list[Cell]:
     """One distortion."""
-    data, size = build(config["data"], "data", DistortedMnist), config["trainer"]["batch_size"]
-    train = bench.train_set(data.distortion)
-    generator = Generator(bench.device).manual_seed(0)
-    jobs: dict[str, Job] = {OURS: draws(train.size, size, bench, lambda index: train.draw(index, generator))}
-    reasons = {}
+    task, size = build(config["data"], "data", DistortedMnist).distortion, config["trainer"]["batch_size"]
+    train, generator = bench.train_set(task), Generator(bench.device).manual_seed(0)
+
+    def batches(draw: Callable[[Tensor], object]) -> Job:
+        return again(lambda: draw(torch.randint(train.size, (size,), device=bench.device)))
+
+    jobs: dict[str, Job | str] = {OURS: batches(lambda index: train.draw(index, generator))}
     try:
-        samples = torchvision_samples(data.distortion, bench.mnist.train)
+        samples = torchvision_samples(task, bench.mnist.train)
         jobs[TORCHVISION] = loader(samples, size, bench.workers).job(bench.device)
     except Lacks as lacks:
-        reasons[TORCHVISION] = str(lacks)
+        jobs[TORCHVISION] = str(lacks)
     try:
-        jobs[KORNIA] = draws(train.size, size, bench, kornia_draw(data.distortion, bench.digits))
+        jobs[KORNIA] = batches(kornia_draw(task, bench.digits))
     except Lacks as lacks:
-        reasons[KORNIA] = str(lacks)
-    times = bench.measure(jobs)
-    rivals = (TORCHVISION, KORNIA)
-    return [
-        label(config["data"]["name"]),
-        rate(times[OURS], size),
-        *(rate(times[name], size) if name in times else missing(reasons[name]) for name in rivals),
-        *(
-            times_as_fast(times[name], times[OURS]) if name in times else missing(reasons[name])
-            for name in rivals
-        ),
-    ]
-
-
-def draws(count: int, size: int, bench: Bench, draw: Callable[[Tensor], object]) -> Job:
-    """Batches of random digits out of ``count``."""
-
-    def job(units: int) -> None:
-        for _ in range(units):
-            draw(torch.randint(count, (size,), device=bench.device))
-
-    return job
+        jobs[KORNIA] = str(lacks)
+    ours, *others = bench.measure(jobs).values()
+    rates = [rate(times, size) for times in (ours, *others)]
+    return [label(config["data"]["name"]), *rates, *(quotient(times, ours) for times in others)]

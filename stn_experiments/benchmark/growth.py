@@ -21,6 +21,7 @@ from stn_experiments.benchmark.bench import Bench, task_of
 from stn_experiments.benchmark.measure import Times
 from stn_experiments.benchmark.table import Cell, Table, label, milliseconds, number
 from stn_experiments.benchmark.training import our_loop
+from stn_experiments.data.mnist import Digits
 from stn_experiments.errors import UserError
 from stn_experiments.experiment import build_experiment
 
@@ -43,7 +44,7 @@ def steps(bench: Bench) -> Table:
     """Time and peak memory of a step; all points once, then all once more, as often as there are repeats."""
     points = [(setting, value) for setting, values in POINTS.items() for value in values]
     if bench.quick:
-        points = [("stn.family.control_points", 4)]
+        points = [("data.distortion.canvas", 28)]
     found: dict[tuple[str, int], list[dict[str, float]]] = {point: [] for point in points}
     for _ in range(bench.repeats):
         for setting, value in points:
@@ -71,13 +72,11 @@ def sweep(bench: Bench) -> Table:
     """Wall time of sweeps over tiny runs: all of a command, from its start to its end."""
     found: dict[int, list[float]] = {count: [] for count in (RUNS[:1] if bench.quick else RUNS)}
     with tempfile.TemporaryDirectory() as folder:
-        data = (
-            ["data=npz", f"data.file={digits_file(bench, Path(folder))}"] if bench.quick else bench.overrides
-        )
-        for number_of in range(bench.repeats):
+        made_up = ["data=npz", f"data.file={digits_file(bench.mnist.train, folder)}"] if bench.quick else []
+        for repeat in range(bench.repeats):
             for count in found:
-                root = f"run.root={folder}/{number_of}-{count}"
-                command = [sys.executable, str(TRAIN), "-m", *data, *TINY, root, f"seed=range({count})"]
+                root, seeds = f"run.root={folder}/{repeat}-{count}", f"seed=range({count})"
+                command = [sys.executable, str(TRAIN), "-m", *made_up, *bench.overrides, *TINY, root, seeds]
                 start = time.perf_counter()
                 call(command)
                 found[count].append(time.perf_counter() - start)
@@ -116,9 +115,10 @@ def answer(question: dict[str, Any]) -> dict[str, float]:
     experiment = build_experiment(config)
     job = our_loop(experiment, bench.train_set(task_of(experiment)))
     before = peak_memory(bench.device)
-    (seconds,) = bench.measure({"": job})[""].seconds
+    times = bench.measure({"": job})[""]
+    assert isinstance(times, Times)
     size = experiment.trainer.batch_size
-    return {"seconds": seconds, "images": size, "before": before, "peak": peak_memory(bench.device)}
+    return {"seconds": times.median, "images": size, "before": before, "peak": peak_memory(bench.device)}
 
 
 def peak_memory(device: torch.device) -> float:
@@ -132,17 +132,11 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def digits_file(bench: Bench, folder: Path) -> Path:
-    """The made-up digits as a file for data=npz."""
-    images, labels = (part.numpy() for part in bench.mnist.train)
-    file = folder / "digits.npz"
-    parts = {
-        f"{kind}_{split}": value
-        for split in ("train", "valid", "test")
-        for kind, value in (("x", images), ("y", labels))
-    }
-    numpy.savez(file, allow_pickle=False, **parts)
-    return file
+def digits_file(digits: Digits, folder: str) -> str:
+    """Digits as a file for data=npz."""
+    images, labels = (part.numpy() for part in digits)
+    numpy.savez(f"{folder}/digits.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return f"{folder}/digits.npz"
 
 
 if __name__ == "__main__":

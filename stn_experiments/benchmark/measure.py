@@ -14,6 +14,16 @@ Job = Callable[[int], float | None]
 MOST_UNITS = 100_000
 
 
+def again(once: Callable[[], object]) -> Job:
+    """A job of which a unit is to do something once."""
+
+    def job(units: int) -> None:
+        for _ in range(units):
+            once()
+
+    return job
+
+
 class Times(NamedTuple):
     """Seconds for a unit of work, one figure for each repeat."""
 
@@ -30,11 +40,6 @@ def spread(values: tuple[float, ...]) -> float:
     return (max(values) - min(values)) / 2 / statistics.median(values)
 
 
-def ratios(slow: Times, fast: Times) -> tuple[float, ...]:
-    """How many times as long one takes as the other, by repeat: both met the same drift of the machine."""
-    return tuple(one / other for one, other in zip(slow.seconds, fast.seconds, strict=True))
-
-
 def wait(device: torch.device) -> None:
     """Until the device has done all it was given."""
     if device.type == "cuda":
@@ -44,13 +49,16 @@ def wait(device: torch.device) -> None:
 
 
 def interleaved(
-    jobs: Mapping[str, Job],
+    jobs: Mapping[str, Job | str],
     repeats: int,
     seconds: float,
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Times]:
-    """Time each job ``repeats`` times for about ``seconds``, all of them warm and in turns: A B A B."""
+) -> dict[str, Times | str]:
+    """Time each job ``repeats`` times for about ``seconds``, all of them warm and in turns: A B A B.
+
+    A text, which says why there is no job, comes back as it is.
+    """
 
     def timed(job: Job, units: int) -> float:
         wait(device)
@@ -59,12 +67,13 @@ def interleaved(
         wait(device)
         return clock() - start if counted is None else counted
 
-    units = {name: _units(partial(timed, job), seconds) for name, job in jobs.items()}
-    found: dict[str, list[float]] = {name: [] for name in jobs}
+    able = {name: job for name, job in jobs.items() if not isinstance(job, str)}
+    units = {name: _units(partial(timed, job), seconds) for name, job in able.items()}
+    found: dict[str, list[float]] = {name: [] for name in able}
     for _ in range(repeats):
-        for name, job in jobs.items():
+        for name, job in able.items():
             found[name].append(timed(job, units[name]) / units[name])
-    return {name: Times(tuple(values)) for name, values in found.items()}
+    return {name: Times(tuple(found[name])) if name in able else job for name, job in jobs.items()}  # type: ignore[misc]
 
 
 def _units(timed: Callable[[int], float], seconds: float) -> int:

@@ -6,9 +6,8 @@ from pathlib import Path
 from stn_experiments.benchmark import data, growth, time_to_error, training, transformer
 from stn_experiments.benchmark.bench import Bench
 from stn_experiments.benchmark.table import Table, hardware, write
-from stn_experiments.config import build
+from stn_experiments.experiment import build_experiment
 from stn_experiments.train_run import set_up_torch
-from stn_experiments.training.loop import Trainer
 
 QUESTIONS = {
     "data": data.tables,
@@ -25,7 +24,7 @@ def run(bench: Bench, questions: Sequence[str], output: Path) -> None:
     Raises:
         UserError: an override cannot work, MNIST cannot be had, or the folder cannot be written to.
     """
-    set_up_torch(build(bench.config()["trainer"], "trainer", Trainer))
+    set_up_torch(build_experiment(bench.config()).trainer)  # a bad override ends here
     about = hardware(bench.workers)
     found: list[Table] = []
     write(output, found, about)  # rather now than after all the work

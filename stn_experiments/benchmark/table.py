@@ -3,11 +3,11 @@
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stn_experiments.benchmark.measure import Times, ratios, spread
+from stn_experiments.benchmark.measure import Times, spread
 from stn_experiments.errors import UserError
 from stn_experiments.runs import environment, to_json, write_atomically
 
@@ -65,19 +65,26 @@ def number(values: tuple[float, ...], unit: str = "") -> Cell:
     return Cell(f"{_short(median)}{unit}{around}", median, values)
 
 
-def rate(times: Times, images: int) -> Cell:
+def of(times: Times | str, figure: Callable[[float], float], unit: str = "") -> Cell:
+    """What ``figure`` makes of the seconds for a unit of work; an empty cell where there are none."""
+    return missing(times) if isinstance(times, str) else number(tuple(map(figure, times.seconds)), unit)
+
+
+def rate(times: Times | str, images: int) -> Cell:
     """Images a second, where a unit of work is so many images."""
-    return number(tuple(images / seconds for seconds in times.seconds))
+    return of(times, lambda seconds: images / seconds)
 
 
-def milliseconds(times: Times) -> Cell:
+def milliseconds(times: Times | str) -> Cell:
     """Milliseconds for a unit of work."""
-    return number(tuple(1000 * seconds for seconds in times.seconds))
+    return of(times, lambda seconds: 1000 * seconds)
 
 
-def times_as_fast(slow: Times, fast: Times) -> Cell:
-    """How many times as fast ``fast`` is."""
-    return number(ratios(slow, fast), "×")
+def quotient(one: Times | str, other: Times | str, factor: float = 1, unit: str = "×") -> Cell:
+    """How many times as long ``one`` takes, by repeat: both met the same drift of the machine."""
+    if isinstance(one, str) or isinstance(other, str):
+        return missing(one if isinstance(one, str) else str(other))
+    return number(tuple(factor * a / b for a, b in zip(one.seconds, other.seconds, strict=True)), unit)
 
 
 def hardware(workers: int) -> dict[str, Any]:

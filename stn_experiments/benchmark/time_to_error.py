@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import torch
+
 from stn_experiments.benchmark import tutorial
 from stn_experiments.benchmark.bench import Bench, task_of
 from stn_experiments.benchmark.measure import wait
 from stn_experiments.benchmark.table import Cell, Table, label, missing, number
-from stn_experiments.data.datasets import Splits
+from stn_experiments.data.datasets import TrainingSet
+from stn_experiments.data.distortions import Batch
 from stn_experiments.data.mnist import Digits
 from stn_experiments.errors import UserError
 from stn_experiments.experiment import Experiment, build_experiment
@@ -34,9 +37,10 @@ def tables(bench: Bench) -> list[Table]:
     if config["data"]["name"] != "rotated":
         raise UserError("data must be rotated for time_to_error, as the tutorial's loop trains on that")
     experiment = build_experiment(config)
-    raw, splits = bench.splits(task_of(experiment), config["data"]["valid_size"])
+    raw, train, valid = bench.held_out(task_of(experiment), config["data"]["valid_size"])
+    torch.manual_seed(experiment.seed)  # of the tutorial's dropout
     curves: dict[str, list[Point]] = {OURS: [], TUTORIAL: []}
-    runs = {OURS: ours(experiment, splits), TUTORIAL: tutorials(bench, raw, splits)}
+    runs = {OURS: ours(experiment, train, valid), TUTORIAL: tutorials(bench, raw, valid)}
     while runs:
         for name in list(runs):
             if (point := next(runs[name], None)) is None:
@@ -57,18 +61,18 @@ def tables(bench: Bench) -> list[Table]:
     return [Table("time_to_error", title, columns, rows, note)]
 
 
-def ours(experiment: Experiment, splits: Splits) -> Iterator[Point]:
+def ours(experiment: Experiment, train: TrainingSet, valid: Batch) -> Iterator[Point]:
     """Our loop, epoch by epoch."""
-    training = prepare(experiment, splits.train.size)
+    training = prepare(experiment, train.size)
     seconds, images = 0.0, 0
     while training.progress.epoch <= experiment.trainer.epochs:
-        metrics = train_epoch(training, splits.train, experiment.trainer)
+        metrics = train_epoch(training, train, experiment.trainer)
         seconds, images = seconds + metrics["seconds"], images + int(metrics["images"])
         training.progress.next_epoch()
-        yield Point(seconds, images, evaluate(training.model, splits.valid)["error"])
+        yield Point(seconds, images, evaluate(training.model, valid)["error"])
 
 
-def tutorials(bench: Bench, raw: Digits, splits: Splits) -> Iterator[Point]:
+def tutorials(bench: Bench, raw: Digits, valid: Batch) -> Iterator[Point]:
     """The tutorial's loop, epoch by epoch."""
     model = tutorial.wrapped(0, bench.device)
     network: tutorial.TutorialNet = model.network  # type: ignore[assignment]
@@ -79,7 +83,7 @@ def tutorials(bench: Bench, raw: Digits, splits: Splits) -> Iterator[Point]:
         seconds += timed(
             lambda: tutorial.train(network, optimizer, loader.passes(steps), bench.device), bench
         )
-        yield Point(seconds, epoch * steps * tutorial.BATCH, evaluate(model, splits.valid)["error"])
+        yield Point(seconds, epoch * steps * tutorial.BATCH, evaluate(model, valid)["error"])
 
 
 def timed(work: Callable[[], None], bench: Bench) -> float:

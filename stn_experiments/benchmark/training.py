@@ -11,8 +11,8 @@ from torch import Tensor
 
 from stn_experiments.benchmark import tutorial
 from stn_experiments.benchmark.bench import Bench, task_of
-from stn_experiments.benchmark.measure import Job
-from stn_experiments.benchmark.table import Cell, Table, label, missing, rate, times_as_fast
+from stn_experiments.benchmark.measure import Job, again
+from stn_experiments.benchmark.table import Table, label, quotient, rate
 from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.data.distortions import Batch
 from stn_experiments.experiment import Experiment, build_experiment
@@ -48,7 +48,7 @@ def backbones(bench: Bench) -> Table:
             [
                 label(f"{config['backbone']['name']}, stn={config['stn']['name']}"),
                 *(rate(times[name], size) for name in (OURS, FLOOR)),
-                times_as_fast(times[FLOOR], times[OURS]),
+                quotient(times[FLOOR], times[OURS]),
             ]
         )
     note = (
@@ -69,32 +69,19 @@ def tutorials_network(bench: Bench) -> Table:
     network = tutorial.network(0).to(bench.device)
     optimizer = tutorial.optimizer(network)
 
-    def tutorials_loop(units: int) -> None:
-        tutorial.train(network, optimizer, loader.passes(units), bench.device)
-
-    jobs: dict[str, Job] = {
+    jobs: dict[str, Job | str] = {
         OURS: our_loop(pair[0], bench.train_set(task)),
         FLOOR: floor(pair[1], bench.batches(task, PREMADE, tutorial.BATCH)),
-        TUTORIAL: tutorials_loop,
+        TUTORIAL: lambda units: tutorial.train(network, optimizer, loader.passes(units), bench.device),
+        LIGHTNING: lightning_loop(bench),
     }
-    reason = ""
-    try:
-        jobs[LIGHTNING] = lightning_loop(bench)
-    except ImportError:
-        reason = "lightning is not installed"
     times = bench.measure(jobs)
-    names = (OURS, FLOOR, TUTORIAL, LIGHTNING)
-    rows: list[list[Cell]] = [
-        [
-            label(name),
-            rate(times[name], tutorial.BATCH) if name in times else missing(reason),
-            times_as_fast(times[name], times[OURS]) if name in times else missing(reason),
-        ]
-        for name in names
+    rows = [
+        [label(name), rate(took, tutorial.BATCH), quotient(took, times[OURS])] for name, took in times.items()
     ]
     note = (
-        f"The same network, SGD and batches of {tutorial.BATCH}; the last two read torchvision's transforms \
-through a DataLoader with {bench.workers} workers."
+        f"The same network, SGD and batches of {tutorial.BATCH}; the last two read torchvision's transforms "
+        f"through a DataLoader with {bench.workers} workers."
     )
     title = "The network of PyTorch's tutorial on rotated digits"
     return Table("tutorial", title, ["loop", "images/s", "our loop is as fast"], rows, note)
@@ -128,25 +115,22 @@ def floor(experiment: Experiment, batches: list[Batch]) -> Job:
     model, optimizer = experiment.model.to(experiment.device).train(), experiment.optimizer
     source = cycle(batches)
 
-    def run(units: int) -> None:
-        for _ in range(units):
-            batch = next(source)
-            loss = F.cross_entropy(model(batch.images).logits, batch.labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    def step() -> None:
+        batch = next(source)
+        loss = F.cross_entropy(model(batch.images).logits, batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
-    return run
+    return again(step)
 
 
-def lightning_loop(bench: Bench) -> Job:
-    """Steps of Lightning's Trainer on the tutorial's network and DataLoader.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    import lightning
-
+def lightning_loop(bench: Bench) -> Job | str:
+    """Steps of Lightning's Trainer on the tutorial's network and DataLoader."""
+    try:
+        import lightning
+    except ImportError:
+        return "lightning is not installed"
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     loader = tutorial.batches(bench.mnist.train, bench.workers)

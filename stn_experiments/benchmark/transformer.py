@@ -1,19 +1,18 @@
 """What does each family's transformer cost, as a share of the backbone behind it?"""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor
 
 from stn_experiments.benchmark.bench import Bench, task_of
-from stn_experiments.benchmark.measure import Job, ratios
-from stn_experiments.benchmark.table import Cell, Table, label, milliseconds, number
+from stn_experiments.benchmark.measure import Job, again
+from stn_experiments.benchmark.table import Table, label, milliseconds, quotient
 from stn_experiments.experiment import build_experiment
 from stn_experiments.models.classifier import INPUT, Classifier
 
 FAMILIES = ("translation", "attention", "similarity", "affine", "projective", "tps")
-JOBS = ("transformer forward", "transformer backward", "backbone forward", "backbone backward")
 
 
 def tables(bench: Bench) -> list[Table]:
@@ -25,19 +24,17 @@ def tables(bench: Bench) -> list[Table]:
         (batch,) = bench.batches(task_of(experiment), 1, size)
         model = experiment.model.to(bench.device).train()
         times = bench.measure(jobs(model, batch.images, batch.labels))
-        shares: list[Cell] = [
-            number(
-                tuple(100 * ratio for ratio in ratios(times[f"transformer {way}"], times[f"backbone {way}"]))
-            )
+        shares = [
+            quotient(times[f"transformer {way}"], times[f"backbone {way}"], 100, "")
             for way in ("forward", "backward")
         ]
-        rows.append([label(config["stn"]["name"]), *(milliseconds(times[name]) for name in JOBS), *shares])
+        rows.append([label(config["stn"]["name"]), *map(milliseconds, times.values()), *shares])
     names = f"`{config['data']['name']}` and `{config['backbone']['name']}`"
     title = f"Transformers on {names}, milliseconds a batch of {size}"
-    return [Table("transformer", title, ["stn", *JOBS, "% forward", "% backward"], rows)]
+    return [Table("transformer", title, ["stn", *times, "% forward", "% backward"], rows)]
 
 
-def jobs(model: Classifier, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Job]:
+def jobs(model: Classifier, images: Tensor, labels: Tensor) -> dict[str, Job | str]:
     """Each way through the transformer at the input and through the backbone, once for a unit."""
     transformer = model.transformers[INPUT][0]  # type: ignore[index]
     seen = transformer(images).output
@@ -45,30 +42,13 @@ def jobs(model: Classifier, images: torch.Tensor, labels: torch.Tensor) -> dict[
     loss = F.cross_entropy(model.backbone(shown), labels)
     direction = torch.randn_like(seen)
 
-    def backward(output: torch.Tensor, of: list[torch.Tensor], given: torch.Tensor | None = None) -> Job:
-        return _times(lambda: torch.autograd.grad(output, of, given, retain_graph=True))
+    def backward(output: Tensor, of: Iterable[Tensor], given: Tensor | None = None) -> Job:
+        wanted = list(of)
+        return again(lambda: torch.autograd.grad(output, wanted, given, retain_graph=True))
 
-    return dict(
-        zip(
-            JOBS,
-            [
-                _times(lambda: transformer(images)),
-                backward(seen, _parameters(transformer), direction),
-                _times(lambda: F.cross_entropy(model.backbone(shown), labels)),
-                backward(loss, [shown, *_parameters(model.backbone)]),
-            ],
-            strict=True,
-        )
-    )
-
-
-def _parameters(module: nn.Module) -> list[torch.Tensor]:
-    return list(module.parameters())
-
-
-def _times(once: Callable[[], object]) -> Job:
-    def job(units: int) -> None:
-        for _ in range(units):
-            once()
-
-    return job
+    return {
+        "transformer forward": again(lambda: transformer(images)),
+        "transformer backward": backward(seen, transformer.parameters(), direction),
+        "backbone forward": again(lambda: F.cross_entropy(model.backbone(shown), labels)),
+        "backbone backward": backward(loss, [shown, *model.backbone.parameters()]),
+    }
