@@ -57,7 +57,7 @@ class Samples(Dataset[tuple[Tensor, int]]):
 
 
 class Some(Sampler[list[int]]):
-    """So many random batches at each pass; ``count`` may change between them."""
+    """So many batches at each pass, in a new order; ``count`` may change between passes."""
 
     def __init__(self, size: int, batch: int) -> None:
         self.size = size
@@ -65,8 +65,9 @@ class Some(Sampler[list[int]]):
         self.count = 1
 
     def __iter__(self) -> Iterator[list[int]]:
-        for _ in range(self.count):
-            yield torch.randint(self.size, (self.batch,)).tolist()
+        batches = torch.randperm(self.size).split(self.batch)
+        whole = max(1, self.size // self.batch)
+        return (batches[number % whole].tolist() for number in range(self.count))
 
     def __len__(self) -> int:
         return self.count
