@@ -34,7 +34,7 @@ def main() -> None:
         "--output", type=Path, default=Path("outputs/benchmark"), help="the folder to write to"
     )
     parser.add_argument("--quick", action="store_true", help="a smoke test on made-up digits, in a minute")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     overrides = [word for word in arguments.words if "=" in word]
     questions = [word for word in arguments.words if "=" not in word] or list(QUESTIONS)
     for question in questions:

@@ -149,7 +149,7 @@ def benchmark(monkeypatch, tmp_path, capfd):
 
 
 def test_the_smoke_test_answers_every_question(benchmark, tmp_path):
-    code, out, err = benchmark("--quick", "--workers", "1", "--output", "there")
+    code, out, err = benchmark("--quick", "--workers", "1", "--output", "there", "trainer.device=cpu")
     assert (code, err) == (0, "")
     text = (tmp_path / "there" / "benchmark.md").read_text()
     found = json.loads((tmp_path / "there" / "benchmark.json").read_text())
@@ -176,7 +176,7 @@ def test_the_smoke_test_answers_every_question(benchmark, tmp_path):
         (["--repeats", "0"], "--repeats must be above 0, got 0"),
         (["--quick", "trainer.foo=1"], "trainer.foo is not a setting"),
         (["--quick", "--output", "/proc/nowhere"], "--output must be a folder that can be written to"),
-        (["--quick", "time_to_error", "data=rts"], "data must be rotated for time_to_error"),
+        (["time_to_error", "--quick", "data=rts"], "data must be rotated for time_to_error"),
         (["--quick", "data", "data=npz", "data.file=no.npz"], "no.npz"),
     ],
 )
