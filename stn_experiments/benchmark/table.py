@@ -130,5 +130,7 @@ def _plain(cell: Cell) -> Any:
 
 
 def _short(value: float) -> str:
-    """Three significant digits."""
+    """Three significant digits, or a whole number as it is."""
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
