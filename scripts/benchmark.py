@@ -44,12 +44,16 @@ def main() -> None:
         if not 0 < (value := getattr(arguments, name)) < math.inf:
             raise UserError(f"--{name} must be above 0, got {value}")
 
+    if arguments.workers is not None and arguments.workers < 0:
+        raise UserError(f"--workers must be at least 0, got {arguments.workers}")
+
     from stn_experiments.benchmark.bench import Bench  # torch loads slowly, --help needs none
     from stn_experiments.benchmark.run import run
     from stn_experiments.benchmark.table import cores
 
     repeats, seconds = (1, 0.01) if arguments.quick else (arguments.repeats, arguments.seconds)
-    epochs, workers = 1 if arguments.quick else arguments.epochs, arguments.workers or cores()
+    epochs = 1 if arguments.quick else arguments.epochs
+    workers = cores() if arguments.workers is None else arguments.workers
     bench = Bench(composed, overrides, repeats, seconds, epochs, workers, arguments.quick)
     run(bench, questions, arguments.output)
     print(f"tables      {arguments.output / 'benchmark.md'}, {arguments.output / 'benchmark.json'}")

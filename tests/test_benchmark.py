@@ -149,7 +149,7 @@ def benchmark(monkeypatch, tmp_path, capfd):
 
 
 def test_the_smoke_test_answers_every_question(benchmark, tmp_path):
-    code, out, err = benchmark("--quick", "--workers", "1", "--output", "there", "trainer.device=cpu")
+    code, out, err = benchmark("--quick", "--workers", "0", "--output", "there", "trainer.device=cpu")
     assert (code, err) == (0, "")
     text = (tmp_path / "there" / "benchmark.md").read_text()
     found = json.loads((tmp_path / "there" / "benchmark.json").read_text())
@@ -174,6 +174,7 @@ def test_the_smoke_test_answers_every_question(benchmark, tmp_path):
             "a question must be one of data, training, transformer, time_to_error, growth, got speed",
         ),
         (["--repeats", "0"], "--repeats must be above 0, got 0"),
+        (["--workers", "-1"], "--workers must be at least 0, got -1"),
         (["--quick", "trainer.foo=1"], "trainer.foo is not a setting"),
         (["--quick", "--output", "/proc/nowhere"], "--output must be a folder that can be written to"),
         (["time_to_error", "--quick", "data=rts"], "data must be rotated for time_to_error"),
