@@ -11,7 +11,7 @@ from stn_experiments.benchmark.bench import Bench, task_of
 from stn_experiments.benchmark.measure import wait
 from stn_experiments.benchmark.table import Cell, Table, label, missing, number
 from stn_experiments.data.datasets import TrainingSet
-from stn_experiments.data.distortions import Batch
+from stn_experiments.data.distortions import Batch, Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.errors import UserError
 from stn_experiments.experiment import Experiment, build_experiment
@@ -34,10 +34,11 @@ class Point(NamedTuple):
 def tables(bench: Bench) -> list[Table]:
     """Seconds and images to each bound, the two trained in turns, an epoch each."""
     config = bench.configs("data", ["rotated"])[0]
-    if config["data"]["name"] != "rotated":
-        raise UserError("data must be rotated for time_to_error, as the tutorial's loop trains on that")
     experiment = build_experiment(config)
-    raw, train, valid = bench.held_out(task_of(experiment), config["data"]["valid_size"])
+    task = task_of(experiment)
+    if task != Distortion(angle=tutorial.ANGLE):
+        raise UserError("data must be rotated for time_to_error, as the tutorial's loop trains on that")
+    raw, train, valid = bench.held_out(task, config["data"]["valid_size"])
     torch.manual_seed(experiment.seed)  # of the tutorial's dropout
     curves: dict[str, list[Point]] = {OURS: [], TUTORIAL: []}
     runs = {OURS: ours(experiment, train, valid), TUTORIAL: tutorials(bench, raw, valid)}
