@@ -4,6 +4,8 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,8 +97,10 @@ def hardware(workers: int) -> dict[str, Any]:
             line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
         ]
         cpu = models[0] if models else cpu
-    about = environment(0)
-    del about["seed"]
+    about = {name: value for name, value in environment(0).items() if name not in ("seed", "platform")}
+    for package in ("kornia", "lightning"):
+        with suppress(PackageNotFoundError):
+            about[package] = version(package)
     return {"cpu": cpu, "cores": cores(), "workers": workers, **about}
 
 
