@@ -1,0 +1,69 @@
+"""How fast is it, beside what else there is: python scripts/benchmark.py [QUESTION ...] [overrides]."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from stn_experiments.commands import plain, run_command
+from stn_experiments.errors import UserError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+QUESTIONS = ("data", "training", "transformer", "time_to_error", "growth")
+
+
+def main() -> None:
+    """Measure, print each table as it is ready, and write them all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="QUESTION or a.b=value",
+        help=f"among {', '.join(QUESTIONS)} (by default all), and overrides in the words of scripts/train.py",
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="figures for each number, default 5")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each figure, default 1")
+    parser.add_argument(
+        "--epochs", type=int, default=12, help="most epochs of the tutorial's loop, default 12"
+    )
+    parser.add_argument("--workers", type=int, help="of each DataLoader, by default one for each core")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/benchmark"), help="the folder to write to"
+    )
+    parser.add_argument("--quick", action="store_true", help="a smoke test on made-up digits, in a minute")
+    arguments = parser.parse_intermixed_args()
+    overrides = [word for word in arguments.words if "=" in word]
+    questions = [word for word in arguments.words if "=" not in word] or list(QUESTIONS)
+    for question in questions:
+        if question not in QUESTIONS:
+            raise UserError(f"a question must be one of {', '.join(QUESTIONS)}, got {question}")
+    for name in ("repeats", "epochs", "seconds"):
+        if not 0 < (value := getattr(arguments, name)) < math.inf:
+            raise UserError(f"--{name} must be above 0, got {value}")
+
+    if arguments.workers is not None and arguments.workers < 0:
+        raise UserError(f"--workers must be at least 0, got {arguments.workers}")
+
+    from stn_experiments.benchmark.bench import Bench  # torch loads slowly, --help needs none
+    from stn_experiments.benchmark.run import run
+    from stn_experiments.benchmark.table import cores
+
+    repeats, seconds = (1, 0.01) if arguments.quick else (arguments.repeats, arguments.seconds)
+    epochs = 1 if arguments.quick else arguments.epochs
+    workers = cores() if arguments.workers is None else arguments.workers
+    bench = Bench(composed, overrides, repeats, seconds, epochs, workers, arguments.quick)
+    run(bench, questions, arguments.output)
+    print(f"tables      {arguments.output / 'benchmark.md'}, {arguments.output / 'benchmark.json'}")
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The config that overrides make."""
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        return plain(compose("train", list(overrides)))
+
+
+if __name__ == "__main__":
+    run_command(main)
