@@ -29,6 +29,9 @@ train: $(VENV)/run ## Train the default experiment: rotated digits, affine trans
 tensorboard: $(VENV)/run ## Serve all runs, with every step of every panel
 	$(BIN)/tensorboard --logdir outputs --samples_per_plugin images=1000 $(ARGS)
 
+benchmark: $(VENV)/dev ## Measure speed beside other ways to do the same, and write the tables
+	$(BIN)/python scripts/benchmark.py $(ARGS)
+
 test: $(VENV)/dev ## Run the tests, with coverage of the package
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
@@ -51,4 +54,4 @@ clean: ## Remove .venv and all caches, but no run
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train tensorboard test format check constraints clean
+.PHONY: help setup train tensorboard benchmark test format check constraints clean
