@@ -19,14 +19,12 @@ def train(config: DictConfig) -> None:
     from stn_experiments.train_run import summary, train_run
 
     settings = plain(config)
-    if settings.get("search") is not None:
+    if OmegaConf.select(config, "search") is not None:
         print(search(settings))
-        return
-    settings.pop("search", None)
-    if OmegaConf.select(config, "run.replay") is None:
-        print(summary(settings, train_run(settings)))
-    else:
+    elif OmegaConf.select(config, "run.replay") is not None:
         print(replay_step(settings))
+    else:
+        print(summary(settings, train_run(settings)))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from stn_experiments.models.classifier import INPUT, Classifier, Transformers
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.ranges import Count, Seed
 from stn_experiments.runs import RunSettings
+from stn_experiments.space import Search
 from stn_experiments.training.loop import Device, Trainer
 from stn_experiments.training.schedules import Schedule
 
-SETTINGS = ("seed", "data", "backbone", "stn", "optimizer", "scheduler", "trainer", "run")
+SETTINGS = ("seed", "data", "backbone", "stn", "optimizer", "scheduler", "trainer", "run", "search")
 NAMED = ("data", "backbone", "stn")
 """The groups whose names make the name of a run's folder."""
 
@@ -34,6 +35,7 @@ class Experiment(NamedTuple):
     trainer: Trainer
     device: torch.device
     run: RunSettings
+    search: Search | None
 
 
 def build_experiment(config: Mapping[str, Any]) -> Experiment:
@@ -51,6 +53,7 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     seed = check(config["seed"], Seed, "seed")
     check_names(config)
     run = build(config["run"], "run", RunSettings)
+    search = None if config["search"] is None else build(config["search"], "search", Search)
     trainer = build(config["trainer"], "trainer", Trainer)
     device = find_device(trainer.device)
     schedule = build(config["scheduler"], "scheduler", Schedule)
@@ -62,7 +65,7 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     )
     for group in optimizer.param_groups[1:]:
         group["lr"] *= trainer.localisation_lr
-    return Experiment(seed, data, model, optimizer, schedule, trainer, device, run)
+    return Experiment(seed, data, model, optimizer, schedule, trainer, device, run, search)
 
 
 def check_names(config: Mapping[str, Any]) -> None:

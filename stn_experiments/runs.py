@@ -113,7 +113,7 @@ class Run:
 
 def run_name(config: Mapping[str, Any]) -> str:
     """What the run is, readably, and a hash of all in its config that can change its result."""
-    decisive = {key: value for key, value in config.items() if key != "run"}
+    decisive = {key: value for key, value in config.items() if key not in ("run", "search")}
     decisive["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     decisive["trainer"] = {key: value for key, value in config["trainer"].items() if key != "device"}
     parts = [config[group]["name"] for group in ("data", "backbone", "stn")]

@@ -3,84 +3,24 @@
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from stn_experiments.config import build
 from stn_experiments.errors import RunHeld, TrainingFailed, UserError
 from stn_experiments.experiment import build_experiment
 from stn_experiments.files import digest
 from stn_experiments.lock import held
-from stn_experiments.ranges import Count, Range
 from stn_experiments.runs import Run, run_name
 from stn_experiments.saving import History
+from stn_experiments.space import Search, check_own
 from stn_experiments.train_run import train_run
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-RANGES = {"integer": (int,), "log": (int, float), "uniform": (int, float)}
-"""What the ends of each kind of range can be."""
 FAILED = "failed"
 """What a trial is marked with that failed by itself and was not cut off."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """What is searched, and how long.
-
-    Args:
-        trials: how many runs, failed and pruned ones among them; those of earlier starts count.
-        space: for each setting its values, as ``log: [0.01, 10]``, ``uniform: [0, 1]``,
-            ``integer: [8, 64]`` or ``choice: [16, 32]``.
-        prune: from the fourth run on, one that after some epoch is not among the best so many percent that
-            there were after as many is given up; null: none is.
-    """
-
-    trials: Count
-    space: Mapping[str, Any]
-    prune: Annotated[float, Range(0, 100)] | None = 75.0
-
-    def __post_init__(self) -> None:
-        if not self.space:
-            raise UserError("space must name a setting or more, got none")
-        for name, values in self.space.items():
-            check_values(name, values)
-
-
-def check_values(name: str, values: Any) -> None:
-    """See whether ``values`` say what a setting can be.
-
-    Raises:
-        UserError: they do not.
-    """
-    known = isinstance(values, Mapping) and len(values) == 1
-    ((kind, ends),) = values.items() if known else (("", None),)
-    if kind in RANGES and isinstance(ends, list) and len(ends) == 2:
-        low, high = ends
-        are_numbers = all(type(end) in RANGES[kind] and isfinite(end) for end in ends)
-        if are_numbers and low < high and (kind != "log" or low > 0):
-            return
-    if not (kind == "choice" and isinstance(ends, list) and ends):
-        raise UserError(
-            f"space.{name} must be one of choice: [...], log, uniform or integer: [lowest, highest], "
-            f"got {values}"
-        )
-
-
-def check_own(name: str, values: Mapping[str, Any], own: Any) -> None:
-    """See whether the config's own value is one that is searched, as it is the first to be tried.
-
-    Raises:
-        UserError: it is not.
-    """
-    ((kind, ends),) = values.items()
-    is_one = own in ends if kind == "choice" else type(own) in RANGES[kind] and ends[0] <= own <= ends[1]
-    if not is_one:
-        raise UserError(f"search.space.{name} must hold the config's own value, which is tried first: {own}")
 
 
 def search(config: Mapping[str, Any]) -> str:
@@ -93,9 +33,9 @@ def search(config: Mapping[str, Any]) -> str:
         UserError: a setting that cannot work, or Optuna is missing.
         TrainingFailed: no trial came to a result.
     """
-    plan = build(config["search"], "search", Search)
-    base = {key: value for key, value in config.items() if key != "search"}
-    build_experiment(with_values(base, {}))  # what is wrong with the config is wrong with all trials
+    plan = build_experiment(config).search  # and what is wrong with the config is wrong with all trials
+    assert plan is not None
+    base = {**config, "search": None}
     own = {name: value_at(base, name) for name in plan.space}
     for name, value in own.items():
         check_own(name, plan.space[name], value)

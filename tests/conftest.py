@@ -59,9 +59,7 @@ def compose():
 
     def make(*overrides):
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            config = plain(hydra_compose("train", list(overrides)))
-            del config["search"]
-            return config
+            return plain(hydra_compose("train", list(overrides)))
 
     return make
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from stn_experiments.report.collect import Record, number
 
-IRRELEVANT = ("seed", "data.root", "trainer.device")  # as for a run's name; and all of ``run``
+IRRELEVANT = ("seed", "data.root", "trainer.device")  # as for a run's name; and all of ``run`` and ``search``
 TRAINED_ON = ("data.fresh", "data.training", "data.valid_size")  # settings that leave the test set as it is
 NAMED_BY_TARGET = ("optimizer", "scheduler")  # these groups have no name
 
@@ -151,7 +151,7 @@ def flat(config: Mapping[str, Any], head: str = "") -> Iterator[tuple[str, Any]]
     """The settings of a config that can change its result, by their dotted names."""
     for key, value in config.items():
         name = f"{head}{key}"
-        if name == "run" or name in IRRELEVANT or (head and key == "name"):
+        if name in ("run", "search") or name in IRRELEVANT or (head and key == "name"):
             continue
         if isinstance(value, Mapping):
             yield from flat(value, f"{name}.")

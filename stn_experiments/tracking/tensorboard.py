@@ -107,8 +107,10 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | i
     """
     flat: dict[str, bool | int | float | str] = {}
     for key, value in settings.items():
+        if key in ("run", "search") and not prefix:
+            continue
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.") if key != "run" else {}
+            flat |= flatten(value, f"{prefix}{key}.")
         elif key != "_target_":
             name = (prefix + key).removesuffix(".name")
             flat[name] = value if isinstance(value, (bool, int, float, str)) else str(value)
