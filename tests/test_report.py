@@ -18,7 +18,7 @@ from stn_experiments.errors import UserError
 from stn_experiments.report import watch as watching
 from stn_experiments.report.cells import group, special
 from stn_experiments.report.collect import collect
-from stn_experiments.report.published import ADDITION, ROWS, published
+from stn_experiments.report.published import ADDITION, DISTORTIONS, ROWS, published
 from stn_experiments.report.robustness import robustness
 from stn_experiments.report.tables import Table, details, overview, to_csv
 from stn_experiments.report.write import write_report
@@ -57,7 +57,7 @@ def write_run(tmp_path):
         config = {
             "seed": seed,
             "run": {"root": str(tmp_path / root)},
-            "data": {"name": data, "root": None, "distortion": {"canvas": 28}},
+            "data": {"name": data, "root": None, "distortion": dict(DISTORTIONS.get(data, {"canvas": 28}))},
             "backbone": {"_target_": "some.Network", "name": backbone},
             "stn": {"_target_": "some.Transformers", "name": stn},
             "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.003},
@@ -491,3 +491,15 @@ def test_ctrl_c_ends_watching_quietly(write_run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(watching.time, "sleep", interrupt)
     watching.watch([tmp_path / "runs"], 3.0)
+
+
+def test_the_papers_data_are_those_that_are_shipped(compose):
+    for name, settings in DISTORTIONS.items():
+        shipped = compose(f"data={name}")["data"]["distortion"]
+        assert settings == {key: value for key, value in shipped.items() if key != "_target_"}
+
+
+def test_of_data_under_the_same_name_that_are_not_the_papers_nothing_is_published(write_run, cells):
+    write_run("larger", data="rotated", error=1.0, **{"data.distortion.canvas": 42})
+    (cell,) = cells()
+    assert (cell.data, published(cell)) == ("rotated", None)

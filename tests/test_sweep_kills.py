@@ -108,7 +108,8 @@ def finished(root):
 
 def cut_off(root):
     """The names of the runs that have a checkpoint and no result."""
-    begun = {checkpoint.parent.parent.name for checkpoint in root.glob("*/checkpoints/last.pt")}
+    # Between two writes there is a moment with the previous one alone.
+    begun = {file.parent.parent.name for kind in ("last", "previous") for file in root.glob(f"*/*/{kind}.pt")}
     return begun - finished(root).keys()
 
 

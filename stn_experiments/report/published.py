@@ -1,6 +1,6 @@
 """Test errors in % that Jaderberg et al. (2015) published, and how sure we are of each."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stn_experiments.report.cells import Cell
 from stn_experiments.report.collect import value_at
@@ -9,6 +9,14 @@ SOURCE = "Jaderberg et al. 2015, arXiv 1506.02025"
 SURENESS = {"A": "read in the paper", "B": "second-hand", "C": "recalled"}
 
 COLUMNS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "cluttered": "TC"}
+DISTORTIONS: dict[str, dict[str, Any]] = {
+    "rotated": {"canvas": 28, "angle": 90},
+    "rts": {"canvas": 42, "angle": 45, "scale": [0.7, 1.2], "place": "anywhere"},
+    "projective": {"canvas": 28, "scale": [0.75, 1.0], "corners": 5.0},
+    "elastic": {"canvas": 28, "scale": [0.75, 1.0], "bend": 1.5},
+    "cluttered": {"canvas": 60, "place": "anywhere", "clutter": 6, "clutter_size": 6},
+}
+"""What the data of these columns are; of any others by the same name the paper has no figure."""
 ROWS: dict[str, tuple[float | None, ...]] = {
     "FCN": (2.1, 5.2, 3.1, 3.2, 13.2),
     "CNN": (1.2, 0.8, 1.5, 1.4, 3.5),
@@ -59,11 +67,18 @@ def published(cell: Cell) -> Published | None:
         model = addition_model(cell, network)
         return Published(ADDITION[model], model, "MNIST addition", "A", compared) if model else None
     model = network if stn == "none" else f"ST-{network} {FAMILIES.get(stn)}"
-    if cell.data not in COLUMNS or model not in ROWS:
+    if model not in ROWS or not is_the_papers(cell):
         return None
     column = COLUMNS[cell.data]
     error = ROWS[model][list(COLUMNS).index(cell.data)]
     return None if error is None else Published(error, model, column, sureness(column, model), compared)
+
+
+def is_the_papers(cell: Cell) -> bool:
+    """Whether a cell's data are a column of the paper's."""
+    distortion = value_at(cell.runs[0].config, "data.distortion") or {}
+    settings = {key: value for key, value in distortion.items() if key != "_target_"}
+    return DISTORTIONS.get(cell.data) == settings
 
 
 def sureness(column: str, model: str) -> str:
