@@ -35,9 +35,10 @@ METRICS = (
 
 CHARTS = {
     "overview": {
-        "error, %": ["error/val", "error/train"],
-        "is the box on the digit?": ["attention/iou_mean", "attention/ink_inside", "attention/elsewhere"],
-        "rotation left, degrees": ["pose/residual_rotation_deg"],
+        "validation error, %": ["error/val"],
+        "is the box on the digit? IoU": ["attention/iou_mean"],
+        "is the digit in the box? share of its ink": ["attention/ink_inside"],
+        "does it come out upright? degrees of rotation left": ["pose/residual_rotation_deg"],
         "does the transformer move? spread of theta": ["transformer/theta_spread"],
         "does it learn? gradient of the localisation network": ["transformer/localisation_gradient"],
         "has it left the image? share of its grid outside": ["transformer/outside_share"],
