@@ -23,8 +23,9 @@ def watch(folders: Sequence[Path], seconds: float) -> None:
     """
     try:
         while True:
-            sweeps = [sweep for folder in folders for sweep in alive(folder)]
             records, skipped = collect(folders)
+            roots = {folder.resolve() for folder in [*folders, *(run.folder.parent for run in records)]}
+            sweeps = [sweep for root in sorted(roots) for sweep in alive(root)]
             print((CLEAR if sys.stdout.isatty() else "") + status(records, sweeps, skipped), flush=True)
             if not sweeps and all(run.state in ("finished", "failed") for run in records):
                 return
