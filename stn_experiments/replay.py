@@ -4,11 +4,13 @@ import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.data.distortions import Batch, take
 from stn_experiments.errors import UserError
 from stn_experiments.experiment import Experiment, build_experiment
@@ -77,7 +79,8 @@ def show_step(experiment: Experiment, run: Run, wanted: int) -> str:
     if training.progress.done == training.progress.steps.shape[1]:
         training.progress.next_epoch()
     order = epoch_order(training, splits.train)
-    batch = next_batch(training, splits.train, order, experiment.trainer.batch_size)
+    posed = TrainingSet(splits.train.size, partial(splits.train.draw, posed=True))
+    batch = next_batch(training, posed, order, experiment.trainer.batch_size)
     picture = run.folder / "replays" / f"step-{wanted:06d}.png"
     picture.parent.mkdir(exist_ok=True)
     first = take(batch, slice(0, SHOWN))

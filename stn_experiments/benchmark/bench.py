@@ -76,7 +76,7 @@ class Bench:
 
     def train_set(self, task: Task) -> TrainingSet:
         """The training digits under a distortion, as ``DistortedMnist`` has them."""
-        return TrainingSet(len(self.digits.labels), partial(task.draw, self.digits))
+        return TrainingSet(len(self.digits.labels), partial(task.draw, self.digits, posed=False))
 
     def batches(self, task: Task, count: int, size: int) -> list[Batch]:
         """Batches made beforehand."""
@@ -91,7 +91,11 @@ class Bench:
         raw, rest = Digits(images[:-count], labels[:-count]), Digits(images[-count:], labels[-count:])
         digits = Digits(*(part.to(self.device) for part in raw))
         fixed = task.draw(rest, torch.arange(count), Generator().manual_seed(0))
-        return raw, TrainingSet(len(raw.labels), partial(task.draw, digits)), to_device(fixed, self.device)
+        return (
+            raw,
+            TrainingSet(len(raw.labels), partial(task.draw, digits, posed=False)),
+            to_device(fixed, self.device),
+        )
 
 
 def task_of(experiment: Experiment) -> Task:

@@ -31,7 +31,7 @@ def tables(bench: Bench) -> list[Table]:
             f"Distortions, images/s in batches of {size}",
             ["data", OURS, TORCHVISION, KORNIA, "ours ÷ torchvision", "ours ÷ kornia"],
             rows,
-            f"torchvision: sample by sample, {bench.workers} workers. Ours gives each digit's pose too.",
+            f"torchvision: sample by sample, {bench.workers} workers. All without poses, as for training.",
         )
     ]
 

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from stn_experiments.data.distortions import Batch, Pose, Task, join, take, to_device
+from stn_experiments.data.distortions import Batch, Task, join, take, to_device, unknown_pose
 from stn_experiments.data.mnist import Digits, load_mnist
 from stn_experiments.data.npz import Arrays, read_npz
 from stn_experiments.errors import UserError
@@ -23,10 +23,11 @@ class TrainingSet:
 
     Args:
         size: number of digits.
-        draw: the batch of the digits at an index (B,), of which a generator decides what is random.
+        draw: the batch of the digits at an index (B,), of which a generator decides what is random; with
+            ``posed=True`` also where its digits are, if that is known.
     """
 
-    def __init__(self, size: int, draw: Callable[[Tensor, Generator], Batch]) -> None:
+    def __init__(self, size: int, draw: Callable[..., Batch]) -> None:
         self.size = size
         self.draw = draw
 
@@ -108,9 +109,16 @@ class DistortedMnist:
             to_device(self._fixed(mnist.test, 2, self.distortion), device),
         )
 
-    def _draw(self, digits: Digits, frozen: Batch | None, index: Tensor, generator: Generator) -> Batch:
+    def _draw(
+        self,
+        digits: Digits,
+        frozen: Batch | None,
+        index: Tensor,
+        generator: Generator,
+        posed: bool = False,
+    ) -> Batch:
         task = self.training or self.distortion
-        return task.draw(digits, index, generator) if frozen is None else take(frozen, index)
+        return task.draw(digits, index, generator, posed) if frozen is None else take(frozen, index)
 
     def _fixed(self, digits: Digits, stream: int, task: Task) -> Batch:
         # Always drawn on the CPU, whose generator gives the same images wherever the model is trained.
@@ -145,7 +153,7 @@ class NpzFile:
     def load(self, device: torch.device) -> Splits:
         """The three splits on a device."""
         train, valid, test = (to_device(_without_pose(split), device) for split in self._content[:3])
-        return Splits(TrainingSet(self.train_size, lambda index, generator: take(train, index)), valid, test)
+        return Splits(TrainingSet(self.train_size, lambda index, *_, **__: take(train, index)), valid, test)
 
 
 DataSet = DistortedMnist | NpzFile
@@ -163,6 +171,4 @@ def _take_digits(digits: Digits, index: Tensor) -> Digits:
 
 
 def _without_pose(arrays: Arrays) -> Batch:
-    count = len(arrays.labels)
-    pose = Pose(torch.empty(count, 0, 3, 3), torch.empty(count, 0, 4, 2), torch.empty(count, 0, 1, 1))
-    return Batch(arrays.images, arrays.labels, pose)
+    return Batch(arrays.images, arrays.labels, unknown_pose(len(arrays.labels)))

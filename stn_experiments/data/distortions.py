@@ -65,8 +65,12 @@ class Task(Protocol):
     def classes(self) -> int:
         """Number of classes."""
 
-    def draw(self, digits: Digits, index: Tensor, generator: Generator) -> Batch:
-        """Images of the digits at ``index`` (B,), on their device; the generator decides all."""
+    def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
+        """Images of the digits at ``index`` (B,), on their device; the generator decides all.
+
+        Without ``posed`` the images are the same, but nothing is said of where the digits are, which takes
+        as long again and which training does not ask.
+        """
 
 
 @dataclass(frozen=True)
@@ -126,20 +130,21 @@ class Distortion:
         """The canvas's (height, width)."""
         return height_width(self.canvas)
 
-    def draw(self, digits: Digits, index: Tensor, generator: Generator) -> Batch:
+    def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """See :meth:`Task.draw`."""
         originals = digits.images[index].float().div_(255)
-        boxes = ink_boxes(originals)
-        matrix = self._matrices(boxes, generator)
-        warp = Warp(matrix, self._bends(len(index), generator))
-        images = render(
-            originals, warp.to_digit(geometry.pixel_centres(*self.size).to(boxes.device)), self.size
-        )
-        height, width = (min(side // 2, MOST_INK_CELLS) for side in self.size)
-        pose = Pose(
-            matrix[:, None], warp.to_canvas(boxes)[:, None], F.adaptive_avg_pool2d(images, (height, width))
-        )
+        matrix = self._matrices(originals, generator)
+        warp = Warp(matrix, self._bends(len(index), generator), is_affine=not self.corners)
+        pixels = geometry.pixel_centres(*self.size).to(originals.device)
+        images = render(originals, warp.to_digit(pixels), self.size)
+        pose = self._pose(originals, images, warp) if posed else unknown_pose(len(index), images.device)
         return Batch(self._spoil(images, digits, index, generator), digits.labels[index], pose)
+
+    def _pose(self, originals: Tensor, images: Tensor, warp: "Warp") -> Pose:
+        """Where the digits are on canvases that show nothing else yet."""
+        height, width = (min(side // 2, MOST_INK_CELLS) for side in self.size)
+        box = warp.to_canvas(ink_boxes(originals))
+        return Pose(warp.matrix[:, None], box[:, None], F.adaptive_avg_pool2d(images, (height, width)))
 
     def _spoil(self, images: Tensor, digits: Digits, index: Tensor, generator: Generator) -> Tensor:
         if self.clutter:
@@ -152,9 +157,9 @@ class Distortion:
             add_noise(images, self.noise, generator)
         return images
 
-    def _matrices(self, boxes: Tensor, generator: Generator) -> Tensor:
-        """The pose (B, 3, 3) of digits with ink in ``boxes`` (B, 4, 2)."""
-        count, device = len(boxes), generator.device
+    def _matrices(self, originals: Tensor, generator: Generator) -> Tensor:
+        """The pose (B, 3, 3) of digits (B, 28, 28)."""
+        count, device = len(originals), generator.device
         angle, scale, *place = torch.rand(4, count, generator=generator, device=device)
         angle = (2 * angle - 1) * math.radians(self.angle)
         scale = self.scale[0] + scale * (self.scale[1] - self.scale[0])
@@ -164,10 +169,10 @@ class Distortion:
             matrix[:, :2, 1] += shear[:, None] * matrix[:, :2, 0]
         if self.corners:
             matrix = matrix @ self._homographies(scale, generator)
-        matrix[:, :2, 2] += self._shifts(torch.stack(place, -1), matrix, scale, boxes)
+        matrix[:, :2, 2] += self._shifts(torch.stack(place, -1), matrix, scale, originals)
         return geometry.normalised(matrix, (SIDE, SIDE), self.size)
 
-    def _shifts(self, place: Tensor, matrix: Tensor, scale: Tensor, boxes: Tensor) -> Tensor:
+    def _shifts(self, place: Tensor, matrix: Tensor, scale: Tensor, originals: Tensor) -> Tensor:
         """Where to move digits, in pixels (B, 2), for a ``place`` (B, 2) drawn from [0, 1)."""
         height, width = self.size
         canvas = torch.tensor([width, height], device=place.device)
@@ -175,7 +180,7 @@ class Distortion:
             room = (canvas - SIDE * scale[:, None]).clamp(min=0)
             return (place * (room + 1)).floor().minimum(room) - room / 2
         if self.place == "inside":
-            ink = geometry.transform(matrix, boxes * (SIDE / 2))
+            ink = geometry.transform(matrix, ink_boxes(originals) * (SIDE / 2))
             lowest, highest = -canvas / 2 - ink.amin(1), canvas / 2 - ink.amax(1)
             return torch.where(lowest < highest, lowest + place * (highest - lowest), (lowest + highest) / 2)
         return torch.zeros_like(place)
@@ -199,30 +204,31 @@ class Distortion:
 class Warp:
     """The way from a canvas to its digit and back: a pose (B, 3, 3), and a bend (B, K, 2) or none."""
 
-    def __init__(self, matrix: Tensor, bend: Tensor | None) -> None:
+    def __init__(self, matrix: Tensor, bend: Tensor | None, is_affine: bool = False) -> None:
         self.matrix = matrix
+        self._apply = geometry.affine if is_affine else geometry.transform
         self.inverse = torch.linalg.inv_ex(matrix).inverse  # waits for no device, unlike inv
         self.bend = bend
 
     def to_digit(self, points: Tensor) -> Tensor:
         """Points (N, 2) of the canvas in the digit's frame: (B, N, 2)."""
-        source = geometry.transform(self.inverse, points)
+        source = self._apply(self.inverse, points)
         return source if self.bend is None else source + bent(self.bend, points)
 
     def to_canvas(self, points: Tensor) -> Tensor:
         """Points (B, N, 2) of the digit's frame on the canvas: (B, N, 2)."""
-        there = geometry.transform(self.matrix, points)
+        there = self._apply(self.matrix, points)
         if self.bend is not None:
             # A bend has no inverse in closed form: what it adds is taken off again until nothing changes.
             for _ in range(INVERSION_STEPS):
-                there = geometry.transform(self.matrix, points - bent(self.bend, there))
+                there = self._apply(self.matrix, points - bent(self.bend, there))
         return there
 
 
 def bent(bend: Tensor, points: Tensor) -> Tensor:
     """How far a spline moves ``points`` (..., N, 2) when its control points move by ``bend`` (B, K, 2)."""
     control, solution = (part.to(points.device) for part in _spline())
-    return geometry.spline_basis(control, points) @ (solution @ bend)
+    return geometry.weighted(geometry.spline_basis(control, points), solution @ bend)
 
 
 @cache
@@ -260,12 +266,12 @@ class Mixed:
         """The canvas's (height, width)."""
         return height_width(self.canvas)
 
-    def draw(self, digits: Digits, index: Tensor, generator: Generator) -> Batch:
+    def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """See :meth:`Task.draw`; which image is of which kind is drawn too."""
         # Kinds are dealt out by a shuffled place in the batch: shapes stay fixed and no device has to wait.
         order = torch.randperm(len(index), generator=generator, device=generator.device)
         parts = [
-            kind.draw(digits, index[place], generator)
+            kind.draw(digits, index[place], generator, posed)
             for kind, place in zip(self.kinds.values(), order.tensor_split(len(self.kinds)), strict=True)
         ]
         return take(join(parts), order.argsort())
@@ -297,12 +303,18 @@ class Addition:
         """The canvas's (height, width)."""
         return height_width(self.canvas)
 
-    def draw(self, digits: Digits, index: Tensor, generator: Generator) -> Batch:
+    def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """See :meth:`Task.draw`; which digit is added to each is drawn too."""
         other = torch.randint(len(digits.labels), index.shape, generator=generator, device=generator.device)
-        one, two = (self.each.draw(digits, part, generator) for part in (index, other))
+        one, two = (self.each.draw(digits, part, generator, posed) for part in (index, other))
         pose = Pose(*(torch.cat(fields, 1) for fields in zip(one.pose, two.pose, strict=True)))
         return Batch(torch.cat([one.images, two.images], 1), one.labels + two.labels, pose)
+
+
+def unknown_pose(count: int, device: torch.device | None = None) -> Pose:
+    """The pose of ``count`` images of whose digits nothing is known: there are none."""
+    shapes = ((0, 3, 3), (0, 4, 2), (0, 1, 1))
+    return Pose(*(torch.empty(count, *shape, device=device) for shape in shapes))
 
 
 def take(batch: Batch, index: Tensor | slice) -> Batch:

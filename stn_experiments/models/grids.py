@@ -177,7 +177,7 @@ class ThinPlateSpline(Family):
         """See :meth:`Family.transform`; theta is (B, 2 K²)."""
         weights = geometry.spline_basis(self.control, points) @ self.solution
         # A spline of what the control points are moved by, so that where none is moved nothing is rounded.
-        return points + weights @ (theta.unflatten(1, (-1, 2)) - self.control)
+        return points + geometry.weighted(weights, theta.unflatten(1, (-1, 2)) - self.control)
 
     def marks(self, theta: Tensor) -> Tensor:
         """The control points: (B, K², 2)."""

@@ -354,3 +354,23 @@ def test_addition_is_two_digits_and_their_sum(digits, generator):
 def test_what_cannot_work_is_refused(mistake, words):
     with pytest.raises(UserError, match=words):
         mistake()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Distortion(angle=30),
+        Distortion(canvas=(40, 50), corners=5.0, bend=1.0, clutter=3, noise=0.1),
+        Distortion(canvas=(40, 44), shear=0.2, place="inside"),
+        Mixed(28, {"turned": Distortion(angle=90), "noisy": Distortion(noise=0.3)}),
+        Addition(40, Distortion(canvas=40, place="anywhere")),
+    ],
+)
+def test_without_poses_the_images_are_the_same(digits, task):
+    posed, unposed = (
+        task.draw(digits, ALL, torch.Generator().manual_seed(0), posed) for posed in (True, False)
+    )
+    assert torch.equal(posed.images, unposed.images)
+    assert torch.equal(posed.labels, unposed.labels)
+    assert posed.pose.box.shape[1] > 0
+    assert [field.shape[:2] for field in unposed.pose] == [(len(ALL), 0)] * 3
