@@ -1,5 +1,6 @@
 """How far a sweep is: what each of its runs came to, told as they end, and kept for a second terminal."""
 
+import sys
 import time
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -89,6 +90,7 @@ class Progress(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Note what it came to."""
+        sys.stdout.flush()  # of a worker, which would keep it until long after the sweep's last line
         if self._folder and config.hydra.mode == RunMode.MULTIRUN:
             failed = job_return._return_value is not None
             self._note(config, "failed" if failed else "done", ended=time.time())
