@@ -118,7 +118,9 @@ def floor(experiment: Experiment, batches: list[Batch]) -> Job:
 
     def step() -> None:
         batch = next(source)
-        loss = F.cross_entropy(model(batch.images).logits, batch.labels)
+        with experiment.trainer.autocast(experiment.device):
+            logits = model(batch.images).logits
+        loss = F.cross_entropy(logits.float(), batch.labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -61,6 +61,10 @@ class Trainer:
     deterministic: bool = False
     device: Device = "auto"
 
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Within it a network computes in ``precision``."""
+        return torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16")
+
     def steps_per_epoch(self, train_size: int) -> int:
         """Whole batches in an epoch.
 
@@ -190,7 +194,7 @@ def next_batch(training: Training, train: TrainingSet, order: Tensor, size: int)
 
 def train_step(training: Training, batch: Batch, trainer: Trainer) -> Tensor:
     """One step on one batch; gives a column (4,) of :class:`Progress`'s ``steps``."""
-    with torch.autocast(batch.images.device.type, torch.bfloat16, trainer.precision == "bfloat16"):
+    with trainer.autocast(batch.images.device):
         prediction = training.model(batch.images)
     loss = F.cross_entropy(prediction.logits.float(), batch.labels)
     training.optimizer.zero_grad()
