@@ -12,6 +12,8 @@ from stn_experiments.data.datasets import DataSet
 from stn_experiments.errors import UserError
 from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.classifier import INPUT, Classifier, Transformers
+from stn_experiments.models.gates import Gates
+from stn_experiments.models.prediction import ReaderKind
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.ranges import Count, Seed
 from stn_experiments.runs import RunSettings
@@ -19,9 +21,20 @@ from stn_experiments.space import Search
 from stn_experiments.training.loop import Device, Trainer
 from stn_experiments.training.schedules import Schedule
 
-SETTINGS = ("seed", "data", "backbone", "stn", "optimizer", "scheduler", "trainer", "run", "search")
-NAMED = ("data", "backbone", "stn")
-"""The groups whose names make the name of a run's folder."""
+SETTINGS = (
+    "seed",
+    "data",
+    "backbone",
+    "stn",
+    "attention",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "run",
+    "search",
+)
+NAMED = ("data", "backbone", "stn", "attention")
+"""The groups that have a name."""
 
 
 class Experiment(NamedTuple):
@@ -89,25 +102,32 @@ def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifi
     node = {key: value for key, value in config["backbone"].items() if key != "parameters"}
     parameters = check(config["backbone"].get("parameters"), Count | None, "backbone.parameters")
     setting = locate(node, "backbone", Backbone).width_setting
-    plan = build(config["stn"], "stn", Transformers | None)
+    transformers = build(config["stn"], "stn", Transformers | None)
+    attention = build(config["attention"], "attention", Gates | ReaderKind | None)
+    plans = (transformers, attention, data)
     if parameters is not None:
         if setting is None:
             raise UserError(f"backbone.parameters must be null, as {node['name']} has no widths to scale")
         with torch.random.fork_rng(devices=[]):
-            assemble(node, plan, data)  # which says what else may be wrong
+            assemble(node, *plans)  # which says what else may be wrong
 
         def count(scaled: Mapping[str, Any]) -> int:
             with torch.device("meta"):
-                return sum(weights.numel() for weights in assemble(scaled, plan, data).parameters())
+                return sum(weights.numel() for weights in assemble(scaled, *plans).parameters())
 
         node = dict(scaled_to(parameters, node, setting, count))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return assemble(node, plan, data)
+        return assemble(node, *plans)
 
 
-def assemble(node: Mapping[str, Any], plan: Transformers | None, data: DataSet) -> Classifier:
-    """The classifier of a backbone's config node and the transformers of a plan."""
+def assemble(
+    node: Mapping[str, Any],
+    plan: Transformers | None,
+    attention: Gates | ReaderKind | None,
+    data: DataSet,
+) -> Classifier:
+    """The classifier of a backbone's config node, the transformers of a plan and another attention."""
     fitting = locate(node, "backbone", Backbone).localisation
     channels, *size = data.shape
     transformers: dict[str, list[SpatialTransformer]] = {}
@@ -121,7 +141,14 @@ def assemble(node: Mapping[str, Any], plan: Transformers | None, data: DataSet) 
     if plan is not None:
         with settings_of("stn"):
             transformers |= plan.inside(backbone)
-    return Classifier(backbone, transformers)
+    with settings_of("attention"):
+        gates = attention.behind(backbone) if isinstance(attention, Gates) else {}
+        reader = None
+        if isinstance(attention, ReaderKind):
+            reader = attention.reader(backbone.output, data.classes, data.words)
+        elif data.words:
+            raise UserError("name must be coattention, which reads the questions of this data")
+    return Classifier(backbone, transformers, gates, reader)
 
 
 def find_device(name: Device) -> torch.device:

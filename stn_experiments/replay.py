@@ -93,17 +93,22 @@ def describe_step(training: Training, batch: Batch, trainer: Trainer) -> str:
     progress = training.progress
     step = progress.step + 1
     views = predict(training.model, batch).views
+    localisation = training.model.localisation_parameters()
     loss, wrong, localisation_norm, norm = train_step(training, batch, trainer).tolist()
     lines = {
         f"step {step:,}": f"epoch {progress.epoch}, batch from seed {stream(training.seed, 'step', step)}",
         "loss": f"{loss:.6g}",
         "error": f"{100 * wrong:.2f} %",
         "images": between(batch.images),
-        "gradient": f"network {norm:.4g}" + (f", localisation {localisation_norm:.4g}" if views else ""),
+        "gradient": f"network {norm:.4g}"
+        + (f", localisation {localisation_norm:.4g}" if localisation else ""),
     }
-    for number, view in enumerate(views, 1):
-        outside = 100 * outside_share(view.grid).mean().item()
-        lines[f"theta {number}"] = f"{between(view.theta)}, {outside:.1f} % of the grid outside the image"
+    transforms = [view.transform for view in views if view.transform is not None]
+    for number, transform in enumerate(transforms, 1):
+        outside = 100 * outside_share(transform.grid).mean().item()
+        lines[f"theta {number}"] = (
+            f"{between(transform.theta)}, {outside:.1f} % of the grid outside the image"
+        )
     named = training.model.named_parameters()
     norms = {name: value.grad.norm().item() for name, value in named if value.grad is not None}
     # Those that are not finite first, in the network's order, then the largest.

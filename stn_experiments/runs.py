@@ -117,6 +117,7 @@ def run_name(config: Mapping[str, Any]) -> str:
     decisive["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     decisive["trainer"] = {key: value for key, value in config["trainer"].items() if key != "device"}
     parts = [config[group]["name"] for group in ("data", "backbone", "stn")]
+    parts += [name for name in [config["attention"]["name"]] if name != "none"]
     return "-".join([*parts, f"seed{config['seed']}", digest(decisive)])
 
 

@@ -324,11 +324,12 @@ def assert_can_be_trained(built):
     """What was let through is of use: one step on two images, so that some kinds of ``mixed`` get none."""
     generator, count = torch.Generator().manual_seed(0), min(2, built.trainer.batch_size)
     images = torch.rand(count, *built.data.shape, generator=generator)
-    labels = torch.zeros(count, dtype=torch.long)
+    labels, question = torch.zeros(count, dtype=torch.long), None
     if isinstance(built.data, DistortedMnist):
         digits = Digits((torch.rand(4, 28, 28, generator=generator) * 255).byte(), torch.arange(4))
-        images, labels, _ = built.data.distortion.draw(digits, torch.arange(count), generator)
-    F.cross_entropy(built.model(images).logits, labels).backward()
+        batch = built.data.distortion.draw(digits, torch.arange(count), generator)
+        images, labels, question = batch.images, batch.labels, batch.question
+    F.cross_entropy(built.model(images, question, generator).logits, labels).backward()
     built.optimizer.step()
     assert all(0 <= built.schedule(progress) <= 1 for progress in (0, 0.3, 1))
 

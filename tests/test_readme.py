@@ -45,7 +45,7 @@ def test_each_command_makes_a_network_that_runs(compose, tmp_path, arguments):
             continue
         config = compose(*overrides, "trainer.device=cpu", f"run.root={tmp_path}")
         experiment = build_experiment(config)
-        logits, _ = experiment.model.eval()(torch.rand(1, *experiment.data.shape))
+        logits = experiment.model.eval()(torch.rand(1, *experiment.data.shape)).logits
         assert logits.shape == (1, experiment.data.classes)
 
 

@@ -12,7 +12,7 @@ def choices(group):
     return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
 
 
-GROUPS = ("data", "backbone", "stn", "optimizer", "scheduler", "trainer", "experiment", "sweep")
+GROUPS = ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer", "experiment", "sweep")
 CHOICES = [(group, choice) for group in GROUPS for choice in choices(group)]
 
 
@@ -28,9 +28,10 @@ def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice
     if "name" in config.get(group, ()):
         assert config[group]["name"] == choice
     experiment = build_experiment(config)
-    logits, views = experiment.model.eval()(torch.rand(2, *experiment.data.shape))
-    assert logits.shape == (2, experiment.data.classes)
-    assert len(views) == (config["stn"].get("count", 0))
+    prediction = experiment.model.eval()(torch.rand(2, *experiment.data.shape))
+    assert prediction.logits.shape == (2, experiment.data.classes)
+    attentions = config["attention"]["name"] != "none"
+    assert len(prediction.views) == config["stn"].get("count", 0) + attentions
 
 
 def test_the_map_of_configs_names_every_choice():

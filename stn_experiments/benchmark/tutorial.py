@@ -13,7 +13,8 @@ from torchvision import transforms
 
 from stn_experiments.benchmark.rivals import Loader, Samples, loader
 from stn_experiments.data.mnist import Digits
-from stn_experiments.models.classifier import Classifier, Prediction
+from stn_experiments.models.classifier import Classifier
+from stn_experiments.models.prediction import Prediction
 
 BATCH, LR = 64, 0.01
 MEAN, DEVIATION = 0.1307, 0.3081
@@ -57,7 +58,7 @@ class Wrapped(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor, *_: object) -> Prediction:
         """See the class. Log-probabilities are scores whose softmax they are already."""
         return Prediction(self.network((images - MEAN) / DEVIATION), [])
 

@@ -87,6 +87,11 @@ class DistortedMnist:
         return self.distortion.classes
 
     @property
+    def words(self) -> int:
+        """Number of words that its questions are made of, 0 where it asks none."""
+        return self.distortion.words
+
+    @property
     def train_size(self) -> int:
         """Number of training digits."""
         return TRAIN_DIGITS - self.valid_size
@@ -136,6 +141,8 @@ class NpzFile:
         seed: decides the validation split, where the file has none.
         valid_size: images of that split.
     """
+
+    words = 0
 
     def __init__(
         self,

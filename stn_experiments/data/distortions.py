@@ -6,7 +6,7 @@ The sets are those of Jaderberg et al. 2015 (appendix A), of n-MNIST (Basu et al
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
@@ -42,11 +42,15 @@ class Pose(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """``images`` (B, C, H, W) in [0, 1], ``labels`` (B,) and the ``pose`` of the digits."""
+    """``images`` (B, C, H, W) in [0, 1], ``labels`` (B,) and the ``pose`` of the digits.
+
+    ``question`` (B, T), numbers of words, is what is asked about each image, where anything is.
+    """
 
     images: Tensor
     labels: Tensor
     pose: Pose
+    question: Tensor | None = None
 
 
 @runtime_checkable
@@ -64,6 +68,10 @@ class Task(Protocol):
     @property
     def classes(self) -> int:
         """Number of classes."""
+
+    @property
+    def words(self) -> int:
+        """Number of words that its questions are made of, 0 where it asks none."""
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """Images of the digits at ``index`` (B,), on their device; the generator decides all.
@@ -113,6 +121,7 @@ class Distortion:
 
     classes = 10
     channels = 1
+    words = 0
 
     def __post_init__(self) -> None:
         if min(self.size) < SIDE:
@@ -251,6 +260,7 @@ class Mixed:
 
     classes = 10
     channels = 1
+    words = 0
 
     def __post_init__(self) -> None:
         if not self.kinds:
@@ -293,6 +303,7 @@ class Addition:
 
     classes = 19
     channels = 2
+    words = 0
 
     def __post_init__(self) -> None:
         if self.each.size != height_width(self.canvas):
@@ -319,20 +330,24 @@ def unknown_pose(count: int, device: torch.device | None = None) -> Pose:
 
 def take(batch: Batch, index: Tensor | slice) -> Batch:
     """The part of a batch at ``index``."""
-    return Batch(batch.images[index], batch.labels[index], Pose(*(field[index] for field in batch.pose)))
+    return on_each(batch, lambda field: field[index])
 
 
 def join(batches: list[Batch]) -> Batch:
     """Batches one after the other, as one."""
-    images, labels, poses = zip(*batches, strict=True)
+    images, labels, poses, questions = zip(*batches, strict=True)
     pose = Pose(*(torch.cat(fields) for fields in zip(*poses, strict=True)))
-    return Batch(torch.cat(images), torch.cat(labels), pose)
+    question = None if None in questions else torch.cat(questions)
+    return Batch(torch.cat(images), torch.cat(labels), pose, question)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on a device."""
-    return Batch(
-        batch.images.to(device),
-        batch.labels.to(device),
-        Pose(*(field.to(device) for field in batch.pose)),
-    )
+    return on_each(batch, lambda field: field.to(device))
+
+
+def on_each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with each of its tensors changed."""
+    pose = Pose(*map(change, batch.pose))
+    question = None if batch.question is None else change(batch.question)
+    return Batch(change(batch.images), change(batch.labels), pose, question)

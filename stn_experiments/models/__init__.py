@@ -1,5 +1,6 @@
 """Networks and their parts; a ``SpatialTransformer`` works in any other network as well."""
 
-from stn_experiments.models.spatial_transformer import SpatialTransformer, View
+from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.models.view import View
 
 __all__ = ["SpatialTransformer", "View"]

@@ -18,22 +18,29 @@ Width = Annotated[int, Range(1, WIDEST)]
 
 
 class Stage(NamedTuple):
-    """A part of a backbone between whose neighbours a transformer may stand; ``stride`` of its maps."""
+    """A part of a backbone between whose neighbours an attention may stand.
+
+    ``stride`` is how many pixels of the map that it reads lie between two of the one that it gives; ``None``
+    where that covers the whole of the other, however many they are.
+    """
 
     layers: nn.Module
-    stride: int = 1
+    stride: int | None = 1
 
 
 class Backbone(nn.Module):
     """Stages one after the other, flattened into a linear classifier.
 
-    ``shapes`` holds the shape (C, H, W) of what each stage reads, and ``reach`` how far, as a factor on x and
-    on y, the map that a stage gives reaches on the one it reads: below 1 for unpadded convolutions.
+    ``shapes`` holds the shape (C, H, W) of what each stage reads, ``gives`` that of what it gives, ``output``
+    that of what the last one gives, and
+    ``reach`` how far, as a factor on x and on y, the one reaches on the other: below 1 for unpadded
+    convolutions.
 
     Args:
         stages: the stages by name, in order.
         shape: (C, H, W) of the input.
         classes: number of classes.
+        pool: what stands between the last stage and the classifier.
 
     Raises:
         UserError: the input is too small for the stages.
@@ -44,10 +51,18 @@ class Backbone(nn.Module):
     width_setting: str | None = None
     """The setting that holds its widths, if it has one."""
 
-    def __init__(self, stages: Mapping[str, Stage], shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(
+        self,
+        stages: Mapping[str, Stage],
+        shape: tuple[int, int, int],
+        classes: int,
+        pool: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.stages = nn.Sequential()
+        self.pool = pool or nn.Identity()
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.gives: dict[str, tuple[int, ...]] = {}
         self.reach: dict[str, tuple[float, ...]] = {}
         features = torch.zeros(1, *shape)
         for name, stage in stages.items():
@@ -62,10 +77,15 @@ class Backbone(nn.Module):
                 raise UserError(
                     f"{type(self).__name__} cannot read an input as small as {shape[1]}×{shape[2]}"
                 ) from error
+            self.gives[name] = tuple(features.shape[1:])
             ratios = zip(features.shape[:1:-1], self.shapes[name][:0:-1], strict=False)
-            self.reach[name] = tuple(stage.stride * after / before for after, before in ratios)
+            stride = stage.stride
+            self.reach[name] = tuple(
+                1.0 if stride is None else stride * after / before for after, before in ratios
+            )
+        self.output = tuple(features.shape[1:])
         self.stages.train()
-        self.head = nn.Linear(features.numel(), classes)
+        self.head: nn.Linear | None = nn.Linear(self.pool(features).numel(), classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (B, classes) of images (B, C, H, W)."""
@@ -73,8 +93,19 @@ class Backbone(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Class scores (B, classes) of what the last stage gives."""
+        if self.head is None:
+            raise TypeError("this backbone gives maps to a reader, and no class scores")
         # Channels last, as they lie in memory: neither this nor the way back need copy them.
-        return self.head(features.movedim(1, -1).flatten(1))
+        return self.head(self.pool(features).movedim(1, -1).flatten(1))
+
+
+class Bare(Backbone):
+    """No stages: a linear classifier of the pixels, or the pixels themselves for a reader."""
+
+    localisation: LocalisationKind = "fully_connected"
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__({}, shape, classes)
 
 
 class FCN(Backbone):
@@ -134,7 +165,7 @@ class Compact(Backbone):
             # The maximum first: it is the same, of a quarter of the values.
             "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
             "layer2": Stage(_convolution(width, 2 * width, 3)),
-            "layer3": Stage(nn.Sequential(AveragePool(pool), *_convolution(2 * width, 2 * width, 3))),
+            "layer3": Stage(nn.Sequential(AveragePool(pool), *_convolution(2 * width, 2 * width, 3)), None),
         }
         super().__init__(stages, shape, classes)
 
@@ -149,9 +180,9 @@ class ResNet18(Backbone):
             "layer1": Stage(network.layer1),
             "layer2": Stage(network.layer2, 2),
             "layer3": Stage(network.layer3, 2),
-            "layer4": Stage(nn.Sequential(network.layer4, AveragePool(1)), 2),
+            "layer4": Stage(network.layer4, 2),
         }
-        super().__init__(stages, shape, classes)
+        super().__init__(stages, shape, classes, AveragePool(1))
 
 
 class Stem(nn.Conv2d):

@@ -1,28 +1,24 @@
-"""The whole network: a backbone, and the transformers in front of it or between its stages."""
+"""The whole network: a backbone, and the attentions in front of it, between its stages and at its end."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from stn_experiments.errors import UserError
 from stn_experiments.models.backbones import Backbone
+from stn_experiments.models.gates import Gated, seen_through
 from stn_experiments.models.grids import Family
 from stn_experiments.models.localisation import LocalisationKind
+from stn_experiments.models.prediction import Prediction, Reader
 from stn_experiments.models.sampler import Interpolation, Padding
-from stn_experiments.models.spatial_transformer import SpatialTransformer, View
+from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.models.view import View
 from stn_experiments.ranges import Range, Size
 
 INPUT = "input"
-
-
-class Prediction(NamedTuple):
-    """Class scores ``logits`` (B, classes), and a view for each transformer on the way."""
-
-    logits: Tensor
-    views: list[View]
 
 
 @dataclass(frozen=True)
@@ -108,27 +104,54 @@ class Classifier(nn.Module):
     Args:
         backbone: for what the transformers at the input give.
         transformers: those in front of each place, ``input`` or a stage of the backbone.
+        gates: those behind stages of the backbone.
+        reader: answers from the backbone's last map, in place of the backbone's own linear classifier.
     """
 
     def __init__(
-        self, backbone: Backbone, transformers: Mapping[str, Sequence[SpatialTransformer]] | None = None
+        self,
+        backbone: Backbone,
+        transformers: Mapping[str, Sequence[SpatialTransformer]] | None = None,
+        gates: Mapping[str, nn.Module] | None = None,
+        reader: Reader | None = None,
     ) -> None:
         super().__init__()
         self.transformers = nn.ModuleDict(
             {place: nn.ModuleList(some) for place, some in (transformers or {}).items() if some}
         )
         self.backbone = backbone
+        self.gates = nn.ModuleDict(gates or {})
+        self.reader = reader
+        if reader is not None:
+            backbone.head = None
         # oneDNN convolves small maps a quarter faster this way on a CPU, and tensor cores want it too.
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Prediction:
-        """The prediction for images (B, C, H, W)."""
+    def forward(
+        self, images: Tensor, question: Tensor | None = None, generator: Generator | None = None
+    ) -> Prediction:
+        """The prediction for images (B, C, H, W), with their questions (B, T) if it is about those.
+
+        ``generator`` decides what an attention draws at random. While training there are no views of gates,
+        which cost time and which no step asks for.
+        """
         path = Path()
         features = self._attend(INPUT, images, path)
         for name, stage in self.backbone.stages.named_children():
             features = stage(self._attend(name, features, path))
             path.narrow(self.backbone.reach[name])
-        return Prediction(self.backbone.classify(features), path.views)
+            if name in self.gates:
+                gated = self.gates[name](features)
+                features = gated.output
+                if not self.training:
+                    path.remember(gated)
+        path.close_gates()
+        if self.reader is None:
+            return Prediction(self.backbone.classify(features), path.views)
+        prediction = self.reader(features, question, generator)
+        for view in prediction.views:
+            path.add(view)
+        return prediction._replace(views=path.views)
 
     def _attend(self, place: str, features: Tensor, path: "Path") -> Tensor:
         if place not in self.transformers:
@@ -137,9 +160,10 @@ class Classifier(nn.Module):
         return torch.cat([path.follow(transformer, features) for transformer in side_by_side], 1)
 
     def localisation_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the localisation networks: none without a transformer."""
-        networks = [module for module in self.modules() if isinstance(module, SpatialTransformer)]
-        return [parameter for network in networks for parameter in network.localisation.parameters()]
+        """The parameters of the networks that say where to look: none where nothing moves."""
+        networks = [module.localisation for module in self.modules() if hasattr(module, "localisation")]
+        modules = [network for network in networks if isinstance(network, nn.Module)]
+        return [parameter for module in modules for parameter in module.parameters()]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """An optimiser's parameter groups: the network, then its localisation networks if it has any."""
@@ -154,19 +178,53 @@ class Path:
 
     def __init__(self) -> None:
         self.views: list[View] = []
-        self._back: list[Any] = []
+        self._back: list[Callable[[Tensor], Tensor]] = []
+        self._gated: list[Gated] = []
+        self._reaches: list[tuple[float, float]] = []
 
     def follow(self, transformer: SpatialTransformer, features: Tensor) -> Tensor:
-        """Send features through a transformer, whose outline is led back to the input."""
+        """Send features through a transformer."""
+        self.close_gates()
         view = transformer(features)
-        outline, marks = view.outline, view.marks
-        for step in reversed(self._back):
-            outline, marks = step(outline), step(marks)
-        self.views.append(view._replace(outline=outline, marks=marks))
-        self._back.append(lambda points: transformer.family.transform(view.theta, points))
+        theta = view.transform.theta
+        self.add(view)
+        self._back.append(lambda points: transformer.family.transform(theta, points))
         return view.output
 
     def narrow(self, reach: Sequence[float]) -> None:
         """Go through a stage whose map reaches so far, in x and in y, on the one it reads."""
-        if any(factor != 1 for factor in reach):
+        if self._gated:
+            self._reaches[-1] = (self._reaches[-1][0] * reach[0], self._reaches[-1][1] * reach[1])
+        elif any(factor != 1 for factor in reach):
             self._back.append(lambda points: points * points.new_tensor(reach))
+
+    def remember(self, gated: Gated) -> None:
+        """Go through a gate, which makes one view with those before it, unless a transformer is between."""
+        self._reaches = self._reaches or [(1.0, 1.0)]
+        self._gated.append(gated)
+        self._reaches.append(self._reaches[-1])
+
+    def close_gates(self) -> None:
+        """Add the view of the gates passed so far."""
+        if self._gated:
+            *reaches, last = self._reaches
+            self.add(seen_through(self._gated, reaches))
+            self._gated, self._reaches = [], []
+            self.narrow(last)
+
+    def add(self, view: View) -> None:
+        """Add a view of the map in hand, whose points are led back to the input."""
+        outline, marks, heat = view.outline, view.marks, view.heat
+        self.views.append(
+            view._replace(
+                outline=None if outline is None else self._lead_back(outline),
+                marks=None if marks is None else self._lead_back(marks),
+                heat=None if heat is None else heat._replace(places=self._lead_back(heat.places)),
+            )
+        )
+
+    def _lead_back(self, points: Tensor) -> Tensor:
+        flat = points.flatten(1, -2)
+        for step in reversed(self._back):
+            flat = step(flat)
+        return flat.view_as(points)

@@ -1,7 +1,5 @@
 """The spatial transformer: localisation network, grid generator, sampler (Jaderberg et al. 2015, 3)."""
 
-from typing import NamedTuple
-
 from torch import Tensor, nn
 
 from stn_experiments.errors import UserError
@@ -9,26 +7,10 @@ from stn_experiments.models.grids import Affine, Family, GridGenerator, MatrixFa
 from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind
 from stn_experiments.models.precision import exactly, full
 from stn_experiments.models.sampler import Interpolation, Padding, Sampler
+from stn_experiments.models.view import Transform, View
 from stn_experiments.ranges import Size, height_width
 
 MOST_ENLARGED = 4
-
-
-class View(NamedTuple):
-    """What one transformer did to one batch; metrics and panels are made from it.
-
-    ``theta`` (B, P); ``grid`` (B, s H', s W', 2), where the s × s samples of each pixel of V read U;
-    ``outline`` (B, K, 2), the edge of V on the network's input, which is U where the transformer stands at
-    the input, as a closed line; ``marks`` (B, M, 2), points there that tell more, such as the control points
-    of a spline; ``source`` U (B, C, H, W); ``output`` V (B, C, H', W'). Points are normalised (x, y).
-    """
-
-    theta: Tensor
-    grid: Tensor
-    outline: Tensor
-    marks: Tensor
-    source: Tensor
-    output: Tensor
 
 
 class SpatialTransformer(nn.Module):
@@ -87,7 +69,7 @@ class SpatialTransformer(nn.Module):
         self.glance_sampler = Sampler(interpolation, padding)
 
     def forward(self, source: Tensor) -> View:
-        """What the transformer does to U (B, C, H, W).
+        """What the transformer does to U (B, C, H, W): V is the view's output, its points are on U.
 
         Within ``torch.autocast`` its convolutions are as short as that says, theta and the grid never are:
         with the eight bits of bfloat16 a point of a canvas of 60 pixels would be off by up to a tenth of one.
@@ -99,6 +81,9 @@ class SpatialTransformer(nn.Module):
                 seen = self.glance_sampler(source, grid_generator(theta))
                 theta = self.family.compose(theta, self.localisation(seen))
             grid = self.grid_generator(theta)
-            outline = self.grid_generator.outline(theta)
-            marks = self.family.marks(theta)
-            return View(theta, grid, outline, marks, source, self.sampler(source, grid))
+            return View(
+                self.sampler(source, grid),
+                outline=self.grid_generator.outline(theta),
+                marks=self.family.marks(theta),
+                transform=Transform(theta, grid),
+            )

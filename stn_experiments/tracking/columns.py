@@ -2,18 +2,19 @@
 
 from typing import Any
 
-SHOWN = ("data", "backbone", "stn", "seed", "trainer.epochs")
+SHOWN = ("data", "backbone", "stn", "attention", "seed")
 """Settings that are shown before anybody ticks a box; TensorBoard's page takes five."""
 
 SETTINGS = (
     *SHOWN,
+    *("attention.at", "attention.kind.kernel", "attention.kind.reduction"),
     *("backbone.filters", "backbone.parameters", "backbone.pool", "backbone.width", "backbone.widths"),
     *("data.distortion.angle", "data.distortion.bend", "data.distortion.blur"),
     *("data.distortion.blur_angle", "data.distortion.canvas", "data.distortion.clutter"),
     *("data.distortion.clutter_size", "data.distortion.contrast", "data.distortion.corners"),
     *("data.distortion.noise", "data.distortion.place", "data.distortion.scale"),
     *("data.distortion.shear", "data.file", "data.fresh", "data.image_size", "data.seed"),
-    *("data.training", "data.valid_size", "optimizer.lr", "optimizer.momentum"),
+    *("data.training", "data.valid_size", "trainer.epochs", "optimizer.lr", "optimizer.momentum"),
     *("optimizer.weight_decay", "scheduler.end", "scheduler.factor", "scheduler.start"),
     *("scheduler.steps", "scheduler.warmup", "stn.antialias", "stn.at", "stn.count"),
     *("stn.family.control_points", "stn.family.window", "stn.interpolation", "stn.localisation"),

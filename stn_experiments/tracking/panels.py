@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+import torch.nn.functional as F
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 from torch import Tensor
 
 from stn_experiments import geometry
 from stn_experiments.data.distortions import Batch
-from stn_experiments.models.classifier import Prediction
+from stn_experiments.models.prediction import Prediction
+from stn_experiments.models.view import Heat, View
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -29,13 +31,15 @@ COLOURS = ((86, 180, 233), (240, 165, 30), (230, 140, 195), (240, 228, 66), (60,
 # Of an image's two channels; together they are white, so both of two digits can be told where they cross.
 TINTS = ((255, 225, 110), (150, 130, 255))
 
-HEADS = ("a  input", "b  learned box", "c  transformed", "d  prediction")
+HEADS = ("a  input", "b  attends to", "c  sees", "d  prediction")
 BORDER, GAP = 14, 8
 HEAD_SIZE, CAPTION_SIZE = 13, 15
 OVERSAMPLE = 4
 IMAGE_SHARE = 14 / 15
 CANVAS_SHARE = 0.7  # leaves room for a box as large as a square canvas, however it is turned
 FARTHEST = 1e4  # in normalised units: far beyond any cell, and within Pillow's 32-bit pixels
+HEAT_SIDE = 128  # of the raster that a heat is laid on
+HEAT_SHARE = 0.6  # of full colour at its peak, that the image still shows
 LAST_SECONDS = 2.0
 
 
@@ -54,9 +58,10 @@ class Place(NamedTuple):
 
 
 def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: int = 120) -> Image.Image:
-    """A row for each image: the input, the learned box on it, what the transformer gives on, the prediction.
+    """A row for each image: the input, what is attended to on it, what the attention gives on, the class.
 
-    The box is each view's outline, with a dot at V's top left; the dashed boxes are the digits' true ones.
+    An attention's outline has a dot at V's top left, its heat is a tint; the dashed boxes are the digits'
+    true ones. One that has no place in space shows the weights of its channels.
 
     Args:
         batch: images (B, C, H, W) in [0, 1], shown as their mean over C, with labels and poses.
@@ -111,18 +116,27 @@ def save_animation(frames: Sequence[Path], path: Path, seconds_per_frame: float 
 
 def _row(batch: Batch, prediction: Prediction, index: int, cell: int) -> list[Image.Image]:
     image, boxes = batch.images[index].detach().cpu(), batch.pose.box[index].detach().cpu()
-    outlines = [view.outline[index].detach().cpu() for view in prediction.views]
-    marks = [view.marks[index].detach().cpu() for view in prediction.views]
-    outputs = [view.output[index].detach().cpu() for view in prediction.views]
-    # Where there are several transformers each keeps its colour.
-    first = index if len(outlines) == 1 else 0
-    colours = [COLOURS[(first + number) % len(COLOURS)] for number in range(len(outlines))]
+    views = [_of_one(view, index) for view in prediction.views]
+    # Where there are several views each keeps its colour.
+    first = index if len(views) == 1 else 0
+    colours = [COLOURS[(first + number) % len(COLOURS)] for number in range(len(views))]
     return [
         _image_cell(image, cell),
-        _box_cell(image, outlines, marks, colours, boxes, cell) if outlines else _empty_cell(cell),
-        _transformed_cell(outputs, colours, cell) if outputs else _empty_cell(cell),
+        _place_cell(image, views, colours, boxes, cell) if views else _empty_cell(cell),
+        _output_cell(views, colours, cell) if views else _empty_cell(cell),
         _prediction_cell(prediction.logits[index].detach().cpu(), int(batch.labels[index]), cell),
     ]
+
+
+def _of_one(view: View, index: int) -> View:
+    """What a view holds of one image."""
+
+    def one(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part[index].detach().cpu()
+        return None if part is None else type(part)(*map(one, part))
+
+    return one(view)
 
 
 def _image_cell(image: Tensor, cell: int) -> Image.Image:
@@ -131,39 +145,64 @@ def _image_cell(image: Tensor, cell: int) -> Image.Image:
     return picture.reduce(OVERSAMPLE)
 
 
-def _box_cell(
-    image: Tensor,
-    outlines: list[Tensor],
-    marks: list[Tensor],
-    colours: list[Colour],
-    boxes: Tensor,
-    cell: int,
+def _place_cell(
+    image: Tensor, views: list[View], colours: list[Colour], boxes: Tensor, cell: int
 ) -> Image.Image:
+    """Where the views look, on the image: their heat, outlines and marks, and the digits' true boxes."""
+    in_space = [view for view in views if view.outline is not None]
+    gates = [view.gates for view in views if view.gates is not None]
+    if not in_space:
+        return _gates_cell(torch.cat(gates), colours[0], cell) if gates else _empty_cell(cell)
     picture = _blank(cell, OUTSIDE)
     place = _fit(image, picture.size, CANVAS_SHARE)
     _paste_image(picture, image, place)
+    for view, colour in zip(views, colours, strict=True):
+        if view.heat is not None:
+            _lay_heat(picture, view.heat, place, colour)
     ImageDraw.Draw(picture).polygon(place.pixels(geometry.frame(1)), outline=EDGE, width=OVERSAMPLE)
     notes = [
-        _draw_outline(picture, outline, place, colour)
-        for outline, colour in zip(outlines, colours, strict=True)
+        _draw_outline(picture, view.outline, place, colour)
+        for view, colour in zip(views, colours, strict=True)
+        if view.outline is not None
     ]
-    for points, colour in zip(marks, colours, strict=True):
-        _draw_marks(picture, points, place, colour)
+    for view, colour in zip(views, colours, strict=True):
+        if view.marks is not None:
+            _draw_marks(picture, view.marks, place, colour)
     # After the outlines, which are thicker and would hide it where they fit well.
     for box in boxes:
         _draw_dashed(picture, place.pixels(box))
     picture = picture.reduce(OVERSAMPLE)
-    _write(picture, " ".join(note for note in notes if note), colours[0], (0.5, 0.93), 0.1)
+    _write(picture, " ".join(sorted({note for note in notes if note})), colours[0], (0.5, 0.93), 0.1)
     return picture
 
 
-def _transformed_cell(outputs: list[Tensor], colours: list[Colour], cell: int) -> Image.Image:
+def _gates_cell(gates: Tensor, colour: Colour, cell: int) -> Image.Image:
+    """The weights (G,) of channels as bars from 0 to 1."""
+    picture = _blank(cell, FADED)
+    draw = ImageDraw.Draw(picture)
+    left, right, top, bottom = (round(picture.width * share) for share in (0.08, 0.92, 0.3, 0.9))
+    draw.rectangle([left, top, right, bottom], OUTSIDE)
+    step = (right - left) / len(gates)
+    for number, value in enumerate(gates.nan_to_num(0).clamp(0, 1).tolist()):
+        x, height = left + number * step, value * (bottom - top)
+        draw.rectangle([x, bottom - height, x + max(step - 1, 1), bottom], colour)
+    picture = picture.reduce(OVERSAMPLE)
+    _write(picture, "no place in space:", GREY, (0.5, 0.1), 0.1)
+    _write(picture, "weights of channels", GREY, (0.5, 0.22), 0.1)
+    return picture
+
+
+def _output_cell(views: list[View], colours: list[Colour], cell: int) -> Image.Image:
+    """What each view gives on, side by side, and in rows where they are many."""
     picture = _blank(cell, PAPER)
-    width = picture.width // len(outputs)
-    for number, (output, colour) in enumerate(zip(outputs, colours, strict=True)):
-        place = _fit(output, (width, picture.height), IMAGE_SHARE)
-        place = place._replace(left=place.left + number * width)
-        _paste_image(picture, output, place)
+    columns = math.ceil(math.sqrt(len(views)))
+    rows = math.ceil(len(views) / columns)
+    width, height = picture.width // columns, picture.height // rows
+    for number, (view, colour) in enumerate(zip(views, colours, strict=True)):
+        row, column = divmod(number, columns)
+        place = _fit(view.output, (width, height), IMAGE_SHARE)
+        place = place._replace(left=place.left + column * width, top=place.top + row * height)
+        _paste_image(picture, view.output, place)
         _draw_outline(picture, geometry.frame(1), place, colour)
     return picture.reduce(OVERSAMPLE)
 
@@ -182,7 +221,7 @@ def _prediction_cell(logits: Tensor, label: int, cell: int) -> Image.Image:
 
 def _empty_cell(cell: int) -> Image.Image:
     picture = Image.new("RGB", (cell, cell), FADED)
-    _write(picture, "no transformer", GREY, (0.5, 0.5), 0.11)
+    _write(picture, "no attention", GREY, (0.5, 0.5), 0.11)
     return picture
 
 
@@ -211,6 +250,23 @@ def _paste_image(picture: Image.Image, image: Tensor, place: Place) -> None:
     values = torch.einsum("chw,ck->hwk", image.clamp(0, 1), tints).round().clamp(max=255).byte().numpy()
     size = (place.width, place.height)
     picture.paste(Image.fromarray(values).resize(size, Image.Resampling.NEAREST), (place.left, place.top))
+
+
+def _lay_heat(picture: Image.Image, heat: Heat, place: Place, colour: Colour) -> None:
+    """Tint an image by the heat (h, w): black is 0, full colour its peak."""
+    size = (HEAT_SIDE, HEAT_SIDE)
+    # Many points to a cell, so that a heat spread over the image has no holes.
+    fine = F.interpolate(heat.places.movedim(-1, 0)[None], size=size, mode="bilinear", align_corners=False)[0]
+    weights = F.interpolate(heat.weights[None, None], size=size, mode="nearest").flatten()
+    x, y = ((fine.flatten(1).nan_to_num(FARTHEST) + 1) / 2 * HEAT_SIDE).floor()
+    inside = (x >= 0) & (x < HEAT_SIDE) & (y >= 0) & (y < HEAT_SIDE)
+    index = (y * HEAT_SIDE + x)[inside].long()
+    peak = weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
+    tint = torch.zeros(HEAT_SIDE**2).scatter_reduce(0, index, (weights / peak)[inside], "amax")
+    values = (tint.view(1, *size) * torch.tensor(colour)[:, None, None] * HEAT_SHARE).round().byte()
+    layer = Image.fromarray(values.movedim(0, -1).numpy()).resize((place.width, place.height))
+    box = (place.left, place.top, place.left + place.width, place.top + place.height)
+    picture.paste(ImageChops.lighter(picture.crop(box), layer), box)
 
 
 def _draw_outline(picture: Image.Image, outline: Tensor, place: Place, colour: Colour) -> str:

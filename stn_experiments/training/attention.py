@@ -1,4 +1,4 @@
-"""Where a transformer looks, scored against where the digit is and how it was turned.
+"""Where an attention looks, scored against where the digit is and how it was turned.
 
 Polygons are closed lines (B, N, 2) of normalised (x, y), see ``geometry``; an *outline* is a transformer's
 ``View.outline``, a *box* and a *pose* are those of one digit of ``distortions.Pose``. Everything is per item
@@ -6,6 +6,7 @@ of the batch, on any device, without waiting for it. Polygons are :func:`bounded
 counts as one without area. :func:`score` and :func:`residual_pose` see to that by themselves.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from stn_experiments import geometry
 
 FAR = 1e3
 """Points further out, in half sides of the canvas, are brought in to here, that squares do not overflow."""
+
+TOUCH = 0.01
+"""The least share of a digit's ink that a view touching it holds."""
 
 NOTHING = 1e-6
 """An area, or an amount of ink, too small to tell from rounding."""
@@ -115,24 +119,36 @@ def ink_inside(outline: Tensor, ink: Tensor) -> Tensor:
     return _share((inside * up_or_down).sum((1, 2)).abs(), to_the_left[:, :, -1].sum(1))
 
 
+def together(outlines: Sequence[Tensor]) -> Tensor:
+    """Outlines (B, K, 2), each with a K of its own, as (B, V, K, 2): the last points of short ones repeat."""
+    longest = max(outline.shape[1] for outline in outlines)
+    return torch.stack(
+        [
+            torch.cat([outline, outline[:, -1:].expand(-1, longest - outline.shape[1], -1)], 1)
+            for outline in outlines
+        ],
+        1,
+    )
+
+
 def score(outlines: Tensor, boxes: Tensor, ink: Tensor) -> dict[str, Tensor]:
     """``iou``, ``ink_inside``, ``elsewhere`` (B,): means over D digits, each in its view of the highest IoU.
 
     ``outlines`` (B, V, K, 2), ``boxes`` (B, D, 4, 2), ``ink`` (B, D, h, w). Other digits in a view count as
-    elsewhere.
+    elsewhere. ``touching`` (B,) is the share of the V views with at least ``TOUCH`` of a digit's ink in them.
     """
-    (batch, views, *line), digits = outlines.shape, boxes.shape[1]
+    (batch, views), digits = outlines.shape[:2], boxes.shape[1]
     outlines = bounded(outlines)
     pairs = outlines[:, None].expand(-1, digits, -1, -1, -1).flatten(0, 2)
     overlaps = _overlap(pairs, boxes.flatten(0, 1).repeat_interleave(views, 0))
     overlap, other = (value.view(batch, digits, views) for value in overlaps)
+    ink_seen = ink_inside(pairs, ink.flatten(0, 1).repeat_interleave(views, 0)).view(batch, digits, views)
     best = overlap.argmax(2, keepdim=True)
-    outline = outlines.gather(1, best[..., None].expand(-1, -1, *line)).flatten(0, 1)
-    ink_seen = ink_inside(outline, ink.flatten(0, 1)).view(batch, digits)
     return {
         "iou": overlap.amax(2).mean(1),
-        "ink_inside": ink_seen.mean(1),
+        "ink_inside": ink_seen.gather(2, best).squeeze(2).mean(1),
         "elsewhere": other.gather(2, best).squeeze(2).mean(1),
+        "touching": (ink_seen.amax(1) >= TOUCH).float().mean(1),
     }
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stn_experiments.data.distortions import Batch, Pose, take
-from stn_experiments.models.classifier import Classifier, Prediction
-from stn_experiments.models.spatial_transformer import View
+from stn_experiments.models.classifier import Classifier
+from stn_experiments.models.prediction import Prediction
 from stn_experiments.training import attention
 from stn_experiments.training.metrics import outside_share, theta_spread
 
@@ -22,7 +22,7 @@ def predict(model: Classifier, batch: Batch) -> Prediction:
     """The prediction for a batch in evaluation mode; the model's own mode is kept."""
     training = model.training
     model.eval()
-    prediction = model(batch.images)
+    prediction = model(batch.images, batch.question)
     model.train(training)
     return prediction
 
@@ -30,8 +30,9 @@ def predict(model: Classifier, batch: Batch) -> Prediction:
 def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     """Cross-entropy ``loss`` and ``error`` in percent over a whole set, on whose device the model is.
 
-    With a transformer also ``theta_spread`` and ``outside_share`` (see ``metrics``), and where the digits are
-    known the attention scores (see :func:`attention_scores` and :func:`pose_scores`).
+    With a transformer also ``theta_spread`` and ``outside_share`` (see ``metrics``). Where the digits are
+    known, the scores of any attention with a place in space (see :func:`attention_scores`), and for one
+    transformer and one digit those of :func:`pose_scores`.
     """
     parts = []
     for start in range(0, len(batch.labels), CHUNK):
@@ -56,31 +57,38 @@ def of_test(scores: dict[str, float]) -> dict[str, float]:
 
 def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
     """What is found out image by image: a row for each."""
-    logits, views = prediction
+    logits, views = prediction.logits, prediction.views
+    digits = batch.pose.box.shape[1]
     found = {
         "loss": F.cross_entropy(logits, batch.labels, reduction="none"),
         "error": (logits.argmax(1) != batch.labels).float(),
     }
-    if views:
-        found["theta"] = torch.cat([view.theta for view in views], 1)
-        found["outside_share"] = torch.stack([outside_share(view.grid) for view in views], 1).mean(1)
-        digits = batch.pose.box.shape[1]
-        if digits:
-            found |= attention_scores(views, batch.pose)
-        if digits == len(views) == 1:
-            found["outline"] = views[0].outline
+    transforms = [view.transform for view in views if view.transform is not None]
+    if transforms:
+        found["theta"] = torch.cat([transform.theta for transform in transforms], 1)
+        outside = [outside_share(transform.grid) for transform in transforms]
+        found["outside_share"] = torch.stack(outside, 1).mean(1)
+    turned = [view.outline for view in views if view.transform is not None and view.outline is not None]
+    if digits == len(turned) == 1:
+        found["outline"] = turned[0]
+    outlines = [view.outline for view in views if view.outline is not None]
+    if digits and outlines:
+        found |= attention_scores(outlines, batch.pose)
     return found
 
 
-def attention_scores(views: Sequence[View], pose: Pose) -> dict[str, Tensor]:
-    """``iou_mean``, ``iou_above_half``, ``ink_inside`` and ``elsewhere`` (B,), see ``attention.score``."""
-    outlines = torch.stack([view.outline for view in views], 1)
-    score = attention.score(outlines, pose.box, pose.ink)
+def attention_scores(outlines: Sequence[Tensor], pose: Pose) -> dict[str, Tensor]:
+    """``iou_mean``, ``iou_above_half``, ``ink_inside``, ``elsewhere``, ``touching`` (B,): see ``score``.
+
+    Of outlines (B, K, 2), each with a K of its own.
+    """
+    score = attention.score(attention.together(outlines), pose.box, pose.ink)
     return {
         "iou_mean": score["iou"],
         "iou_above_half": (score["iou"] > FOUND).float(),
         "ink_inside": score["ink_inside"],
         "elsewhere": score["elsewhere"],
+        "touching": score["touching"],
     }
 
 

@@ -20,6 +20,7 @@ from stn_experiments.errors import TrainingFailed, UserError
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.ranges import Count, Range
 from stn_experiments.training.health import first_step_warning
+from stn_experiments.training.reinforce import policy_loss
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 logger = logging.getLogger(__name__)
@@ -195,10 +196,10 @@ def next_batch(training: Training, train: TrainingSet, order: Tensor, size: int)
 def train_step(training: Training, batch: Batch, trainer: Trainer) -> Tensor:
     """One step on one batch; gives a column (4,) of :class:`Progress`'s ``steps``."""
     with trainer.autocast(batch.images.device):
-        prediction = training.model(batch.images)
+        prediction = training.model(batch.images, batch.question, training.generator)
     loss = F.cross_entropy(prediction.logits.float(), batch.labels)
     training.optimizer.zero_grad()
-    loss.backward()
+    (loss + policy_loss(prediction, batch.labels)).backward()
     network, *localisation = (group["params"] for group in training.optimizer.param_groups)
     norm, localisation_norm = gradient_norm(network), torch.zeros_like(loss)
     for parameters in localisation:

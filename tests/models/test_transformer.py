@@ -202,7 +202,7 @@ def test_it_starts_as_the_exact_identity(family, kind, size, generator):
     model = transformer((2, *size), size, family=family(), localisation=kind)
     source = torch.rand(4, 2, *size, generator=generator)
     view = model(source)
-    assert view.theta.equal(torch.tensor(model.family.identity).expand(4, -1))
+    assert view.transform.theta.equal(torch.tensor(model.family.identity).expand(4, -1))
     torch.testing.assert_close(view.output, source, atol=1e-5, rtol=0)
 
 
@@ -216,7 +216,7 @@ def test_each_step_refines_the_last_and_reads_the_original(family, generator):
         seen = Sampler()(source, GridGenerator(family(), (28, 45))(theta))
         theta = model.family.compose(theta, model.localisation(seen))
     view = model(source)
-    torch.testing.assert_close(view.theta, theta)
+    torch.testing.assert_close(view.transform.theta, theta)
     torch.testing.assert_close(view.output, Sampler()(source, GridGenerator(family(), (20, 34))(theta)))
 
 
@@ -243,7 +243,7 @@ def test_it_starts_with_a_gradient_and_moves_by_its_input(kind, generator):
         if step == 1:  # once the last layer has moved, those before it learn as well
             assert all(gradient > 0 for gradient in gradients.values())
         optimizer.step()
-    assert model(source).theta.std(0).max() > 0
+    assert model(source).transform.theta.std(0).max() > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -259,12 +259,11 @@ def test_the_view_says_what_was_done(generator):
     model = transformer()
     torch.nn.init.normal_(model.localisation.theta.weight, std=0.1, generator=generator)
     view = model(source)
-    assert view.source is source
-    assert view.grid.shape == (3, 20, 34, 2)
+    assert view.transform.grid.shape == (3, 20, 34, 2)
     assert view.output.shape == (3, 1, 20, 34)
-    expected = torch.nn.functional.grid_sample(source, view.grid, align_corners=False)
+    expected = torch.nn.functional.grid_sample(source, view.transform.grid, align_corners=False)
     torch.testing.assert_close(view.output, expected)
-    torch.testing.assert_close(view.outline, model.grid_generator.outline(view.theta))
+    torch.testing.assert_close(view.outline, model.grid_generator.outline(view.transform.theta))
 
 
 def test_expected_positions_follow_what_is_seen():
@@ -282,7 +281,7 @@ def test_antialiasing_averages_what_a_small_output_would_skip(generator):
     expected = torch.nn.functional.avg_pool2d(source, 3)
     torch.testing.assert_close(model(source).output, expected, atol=1e-5, rtol=0)
     plain = transformer((1, 60, 84), (20, 28), antialias=False)(source)
-    assert plain.grid.shape == (1, 20, 28, 2)
+    assert plain.transform.grid.shape == (1, 20, 28, 2)
     torch.testing.assert_close(plain.output, source[..., 1::3, 1::3], atol=1e-5, rtol=0)
 
 

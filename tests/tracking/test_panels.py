@@ -7,10 +7,10 @@ from PIL import Image, ImageChops
 
 from stn_experiments.data.distortions import Batch, Distortion
 from stn_experiments.data.mnist import Digits
-from stn_experiments.models.classifier import Prediction
 from stn_experiments.models.grids import Affine, GridGenerator, ThinPlateSpline
+from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.sampler import Sampler
-from stn_experiments.models.spatial_transformer import View
+from stn_experiments.models.view import View
 from stn_experiments.tracking.panels import (
     BORDER,
     COLOURS,
@@ -47,7 +47,7 @@ def make_view(images, theta, output_size=(28, 28)):
     theta = torch.as_tensor(theta, dtype=torch.float).expand(len(images), -1)
     grids = GridGenerator(Affine(), output_size)
     grid = grids(theta)
-    return View(theta, grid, grids.outline(theta), grids.family.marks(theta), images, Sampler()(images, grid))
+    return View(Sampler()(images, grid), grids.outline(theta), grids.family.marks(theta))
 
 
 def make_prediction(batch, theta=IDENTITY, predicted=7):
@@ -380,8 +380,7 @@ def test_the_control_points_of_a_spline_are_marked():
     batch, family = make_batch(), ThinPlateSpline(4)
     theta = torch.tensor(family.identity).expand(len(batch.images), -1)
     grids = GridGenerator(family, (28, 28))
-    grid = grids(theta)
-    view = View(theta, grid, grids.outline(theta), family.marks(theta), batch.images, batch.images)
+    view = View(batch.images, grids.outline(theta), family.marks(theta))
     prediction = make_prediction(batch)._replace(views=[view])
     box = cell_of(draw_panel(batch, prediction), 1)
     plain = cell_of(draw_panel(batch, prediction._replace(views=[view._replace(marks=view.marks[:, :0])])), 1)

@@ -137,7 +137,7 @@ def test_every_setting_of_every_shipped_config_has_a_column(compose):
         r"data\.root|trainer\.device|optimizer\.fused|data\.(distortion\.(each|kinds)|training)\..*"
     )
     found = set()
-    for group in ("data", "backbone", "stn", "optimizer", "scheduler", "trainer", "experiment"):
+    for group in ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer", "experiment"):
         for path in (ROOT / "configs" / group).glob("*.yaml"):
             config = compose(f"{group}={path.stem}", *["data.file=x"] * (path.stem == "npz"))
             found |= {name for name in flatten(config) if not silent.fullmatch(name)}

@@ -20,6 +20,7 @@ from stn_experiments.training.attention import (
     residual_pose,
     score,
     spread,
+    together,
 )
 
 SIZES = [(28, 28), (50, 70), (61, 33)]
@@ -390,7 +391,7 @@ def test_score_takes_the_best_view_of_each_digit_and_then_the_mean():
     boxes, ink = around(generator, 30, 4, 1.0).view(10, 3, 4, 2), torch.rand(10, 3, 5, 6, generator=generator)
     outlines = around(generator, 20, 32, 0.5).view(10, 2, 32, 2)
     scores = score(outlines, boxes, ink)
-    assert set(scores) == {"iou", "ink_inside", "elsewhere"}
+    assert set(scores) == {"iou", "ink_inside", "elsewhere", "touching"}
     for item in range(10):
         expected = torch.zeros(3)
         for digit in range(3):
@@ -400,6 +401,26 @@ def test_score_takes_the_best_view_of_each_digit_and_then_the_mean():
             expected += torch.cat([iou(line, box), inside, elsewhere(line, box)]) / 3
         ours = [scores[name][item].item() for name in ("iou", "ink_inside", "elsewhere")]
         assert ours == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_touching_is_the_share_of_views_with_ink_of_any_digit():
+    left, right = (polygon((x, -1), (x + 1, -1), (x + 1, 1), (x, 1)) for x in (-1, 0))
+    ink = torch.tensor([[[[4.0, 0.0]], [[0.0, 0.0]]]])
+    boxes = torch.cat([left, right])[None]
+    assert score(torch.stack([left, right], 1), boxes, ink)["touching"].tolist() == [0.5]
+    assert score(torch.stack([left, left], 1), boxes, ink)["touching"].tolist() == [1]
+    assert score(right[:, None], boxes, ink)["touching"].tolist() == [0]
+
+
+def test_outlines_of_any_number_of_points_are_scored_together():
+    generator = torch.Generator().manual_seed(1)
+    short, long = around(generator, 6, 4, 0.4), around(generator, 6, 32, 0.4)
+    boxes, ink = around(generator, 6, 4, 1.0), torch.rand(6, 5, 7, generator=generator)
+    both = together([short, long])
+    assert both.shape == (6, 2, 32, 2)
+    torch.testing.assert_close(iou(both[:, 0], boxes), iou(short, boxes))
+    torch.testing.assert_close(ink_inside(both[:, 0], ink), ink_inside(short, ink))
+    assert both[:, 1].equal(long)
 
 
 def test_no_value_is_looked_at_on_the_host():
