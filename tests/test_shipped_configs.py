@@ -9,7 +9,8 @@ from tests.conftest import ROOT
 
 
 def choices(group):
-    return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+    folder = ROOT / "configs" / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 GROUPS = ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer", "experiment", "sweep")

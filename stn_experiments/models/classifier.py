@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from stn_experiments.errors import UserError
 from stn_experiments.models.backbones import Backbone
-from stn_experiments.models.gates import Gated, seen_through
+from stn_experiments.models.gates import Gated, Reach, seen_through
 from stn_experiments.models.grids import Family
 from stn_experiments.models.localisation import LocalisationKind
 from stn_experiments.models.prediction import Prediction, Reader
@@ -145,7 +145,7 @@ class Classifier(nn.Module):
                 features = gated.output
                 if not self.training:
                     path.remember(gated)
-        path.close_gates()
+        path.settle()
         if self.reader is None:
             return Prediction(self.backbone.classify(features), path.views)
         prediction = self.reader(features, question, generator)
@@ -157,7 +157,7 @@ class Classifier(nn.Module):
         if place not in self.transformers:
             return features
         side_by_side = cast(Iterable[SpatialTransformer], self.transformers[place].children())
-        return torch.cat([path.follow(transformer, features) for transformer in side_by_side], 1)
+        return path.follow(list(side_by_side), features)
 
     def localisation_parameters(self) -> list[nn.Parameter]:
         """The parameters of the networks that say where to look: none where nothing moves."""
@@ -179,38 +179,42 @@ class Path:
     def __init__(self) -> None:
         self.views: list[View] = []
         self._back: list[Callable[[Tensor], Tensor]] = []
-        self._gated: list[Gated] = []
-        self._reaches: list[tuple[float, float]] = []
+        self._gated: list[tuple[Gated, Reach]] = []
+        self._reach: Reach = (1.0, 1.0)
+        """Of the map in hand on that to which the last step back leads."""
 
-    def follow(self, transformer: SpatialTransformer, features: Tensor) -> Tensor:
-        """Send features through a transformer."""
-        self.close_gates()
-        view = transformer(features)
-        theta = view.transform.theta
-        self.add(view)
-        self._back.append(lambda points: transformer.family.transform(theta, points))
-        return view.output
+    def follow(self, side_by_side: Sequence[SpatialTransformer], features: Tensor) -> Tensor:
+        """Send features through transformers side by side; from there the first leads back."""
+        self.settle()
+        views = [transformer(features) for transformer in side_by_side]
+        for view in views:
+            self.add(view)
+        family, theta = side_by_side[0].family, views[0].transform.theta
+        self._back.append(lambda points: family.transform(theta, points))
+        return torch.cat([view.output for view in views], 1)
 
     def narrow(self, reach: Sequence[float]) -> None:
-        """Go through a stage whose map reaches so far, in x and in y, on the one it reads."""
-        if self._gated:
-            self._reaches[-1] = (self._reaches[-1][0] * reach[0], self._reaches[-1][1] * reach[1])
-        elif any(factor != 1 for factor in reach):
-            self._back.append(lambda points: points * points.new_tensor(reach))
+        """Go through a stage whose map reaches so far, in x and in y, on the one it reads; one without a map
+        has no reach, and leads nowhere from which points come back.
+        """
+        if reach:
+            self._reach = (self._reach[0] * reach[0], self._reach[1] * reach[1])
 
     def remember(self, gated: Gated) -> None:
         """Go through a gate, which makes one view with those before it, unless a transformer is between."""
-        self._reaches = self._reaches or [(1.0, 1.0)]
-        self._gated.append(gated)
-        self._reaches.append(self._reaches[-1])
+        if not self._gated:
+            self.settle()
+        self._gated.append((gated, self._reach))
 
-    def close_gates(self) -> None:
-        """Add the view of the gates passed so far."""
+    def settle(self) -> None:
+        """Add the view of the gates passed so far, and lead points of the map in hand back from now on."""
         if self._gated:
-            *reaches, last = self._reaches
-            self.add(seen_through(self._gated, reaches))
-            self._gated, self._reaches = [], []
-            self.narrow(last)
+            self.add(seen_through(self._gated))
+            self._gated = []
+        reach = self._reach
+        if reach != (1.0, 1.0):
+            self._back.append(lambda points: points * points.new_tensor(reach))
+            self._reach = (1.0, 1.0)
 
     def add(self, view: View) -> None:
         """Add a view of the map in hand, whose points are led back to the input."""

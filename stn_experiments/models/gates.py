@@ -16,6 +16,7 @@ from stn_experiments.models.view import Heat, View, densest_region
 from stn_experiments.ranges import Range
 
 Reduction = Annotated[int, Range(1, 512)]
+Reach = tuple[float, float]
 
 
 class Gated(NamedTuple):
@@ -42,7 +43,7 @@ class SE:
         reduction: the hidden layer has one unit for so many channels.
     """
 
-    reduction: Reduction = 16
+    reduction: Reduction = 4
 
     def gate(self, channels: int) -> nn.Module:
         """See :meth:`GateKind.gate`."""
@@ -58,7 +59,7 @@ class CBAM:
         kernel: side of the convolution that weighs places.
     """
 
-    reduction: Reduction = 16
+    reduction: Reduction = 4
     kernel: Annotated[int, Range(1, 31)] = 7
 
     def __post_init__(self) -> None:
@@ -106,12 +107,13 @@ class Gates:
             UserError: it has no such stage, or one that gives no map.
         """
         maps = {name: shape[0] for name, shape in backbone.gives.items() if len(shape) == 3}
-        if self.at is None and not maps:
-            raise UserError("at finds no stage that gives a map: this backbone has none")
+        if not maps:
+            name = type(self.kind).__name__.lower()
+            raise UserError(f"name must be none for a backbone none of whose stages gives a map, got {name}")
         wanted = list(maps) if self.at is None else [self.at] if isinstance(self.at, str) else list(self.at)
         if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(maps):
             raise UserError(
-                f"at must name different stages, of {', '.join(maps) or 'none'}, at least one, got {self.at}"
+                f"at must name different stages among {', '.join(maps)}, at least one, got {self.at}"
             )
         return {name: self.kind.gate(maps[name]) for name in wanted}
 
@@ -160,26 +162,27 @@ class MaskGate(nn.Module):
         return Gated(features * mask, None, mask[:, 0])
 
 
-def seen_through(gated: Sequence[Gated], reaches: Sequence[tuple[float, float]]) -> View:
+def seen_through(gated: Sequence[tuple[Gated, Reach]]) -> View:
     """What gates one behind the other do together, on the map of the first.
 
-    A place counts as far as every mask lets it pass, so the heat is the product of the masks, at the
-    resolution of the first one. ``reaches`` says how far each map reaches on that, in x and in y.
+    Each comes with how far its map reaches on that one, as a factor on x and on y. A place counts as far as
+    every mask lets it pass, so the heat is the product of the masks, at the resolution of the first of them.
     """
-    output = full(gated[-1].output)
-    channels = [full(one.channels) for one in gated if one.channels is not None]
-    masks = [
-        (full(one.mask), reach) for one, reach in zip(gated, reaches, strict=True) if one.mask is not None
-    ]
+    output = full(gated[-1][0].output)
+    channels = [full(one.channels) for one, _ in gated if one.channels is not None]
+    masks = [(full(one.mask), reach) for one, reach in gated if one.mask is not None]
     view = View(output, gates=torch.cat(channels, 1) if channels else None)
     if not masks:
         return view
-    heat = torch.ones_like(masks[0][0])
-    places = geometry.pixel_centres(*heat.shape[1:]).to(heat).view(1, *heat.shape[1:], 2)
-    for mask, reach in masks:
-        grid = (places / places.new_tensor(reach)).expand(len(mask), -1, -1, -1)
+    heat, reach = masks[0]
+    height, width = heat.shape[1:]
+    cells = geometry.pixel_centres(height, width).to(heat).view(1, height, width, 2)
+    places = (cells * cells.new_tensor(reach)).expand(len(heat), -1, -1, -1)
+    for mask, other in masks[1:]:
+        grid = places / places.new_tensor(other)
         heat = heat * F.grid_sample(mask[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
-    return view._replace(outline=densest_region(heat), heat=Heat(heat, places.expand(len(heat), -1, -1, -1)))
+    outline = densest_region(heat) * heat.new_tensor(reach)
+    return view._replace(outline=outline, heat=Heat(heat, places))
 
 
 def _bottleneck(channels: int, reduction: int, bias: bool) -> nn.Sequential:

@@ -22,7 +22,8 @@ class Cell:
         data: name of the data, and the settings of theirs by which they differ from others of that name.
         backbone: its name.
         stn: its name.
-        settings: the settings, as on a command line, by which the runs differ from others of these three.
+        attention: the name of what else attends.
+        settings: the settings, as on a command line, by which the runs differ from others of these four.
         finished: the finished runs, one for each seed.
         unfinished: the others, but of a seed that has a finished one.
         older: how many finished runs were left out, because a later one has the same seed.
@@ -31,6 +32,7 @@ class Cell:
     data: str
     backbone: str
     stn: str
+    attention: str
     settings: str
     finished: tuple[Record, ...]
     unfinished: tuple[Record, ...]
@@ -38,12 +40,18 @@ class Cell:
 
     @property
     def base(self) -> str:
-        """Backbone and transformer."""
-        return f"{self.backbone} + {self.stn}"
+        """Backbone and all that attends: ``compact + affine + cbam``, ``compact + none``."""
+        attentions = [name for name in (self.stn, self.attention) if name != "none"] or ["none"]
+        return " + ".join([self.backbone, *attentions])
+
+    @property
+    def attends(self) -> bool:
+        """Whether it attends to anything."""
+        return (self.stn, self.attention) != ("none", "none")
 
     @property
     def model(self) -> str:
-        """Backbone, transformer, and the settings in which it is special."""
+        """Backbone, what attends, and the settings in which it is special."""
         return f"{self.base} {self.settings}".strip()
 
     @property
@@ -69,17 +77,22 @@ class Cell:
 
 def group(records: Sequence[Record]) -> list[Cell]:
     """The cells, by data; within them the lowest test error first, and last what has no finished run."""
-    cells: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
+    cells: dict[tuple[str, str, str, str, str], list[Record]] = defaultdict(list)
     for data, runs in by_data(records).items():
         models = defaultdict(list)
         for run in runs:
-            models[run.config["backbone"]["name"], run.config["stn"]["name"]].append(run)
-        for (backbone, stn), alike in models.items():
+            models[names(run)].append(run)
+        for model, alike in models.items():
             settings = [dict(flat(run.config)) for run in alike]
             training = [{key: v for key, v in one.items() if not tells_data(key)} for one in settings]
             for run, words in zip(alike, special(training), strict=True):
-                cells[data, backbone, stn, words].append(run)
+                cells[(data, *model, words)].append(run)
     return sorted((cell(*key, runs) for key, runs in cells.items()), key=rank)
+
+
+def names(run: Record) -> tuple[str, str, str]:
+    """Backbone, transformer and attention."""
+    return run.config["backbone"]["name"], run.config["stn"]["name"], run.attention
 
 
 def by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -99,7 +112,7 @@ def tells_data(name: str) -> bool:
     return name.startswith("data.") and not name.startswith(TRAINED_ON)
 
 
-def cell(data: str, backbone: str, stn: str, settings: str, runs: Sequence[Record]) -> Cell:
+def cell(data: str, backbone: str, stn: str, attention: str, settings: str, runs: Sequence[Record]) -> Cell:
     """A cell of runs, of each seed the one that was finished last."""
     last: dict[int, Record] = {}
     finished = sorted((run for run in runs if run.result is not None), key=lambda run: run.written)
@@ -107,7 +120,8 @@ def cell(data: str, backbone: str, stn: str, settings: str, runs: Sequence[Recor
         last[run.seed] = run
     unfinished = [run for run in runs if run.result is None and run.seed not in last]
     one_each = tuple(last[seed] for seed in sorted(last))
-    return Cell(data, backbone, stn, settings, one_each, tuple(unfinished), len(finished) - len(one_each))
+    older = len(finished) - len(one_each)
+    return Cell(data, backbone, stn, attention, settings, one_each, tuple(unfinished), older)
 
 
 def rank(cell: Cell) -> tuple[str, bool, float, str]:

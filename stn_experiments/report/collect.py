@@ -53,6 +53,12 @@ class Record:
         return self.config["seed"]
 
     @property
+    def attention(self) -> str:
+        """The name of what attends beside the transformer: of an old run, which knows no such thing, none."""
+        name = value_at(self.config, "attention.name")
+        return name if isinstance(name, str) else "none"
+
+    @property
     def epochs(self) -> int:
         """How many epochs it has when it is finished."""
         return self.config["trainer"]["epochs"]

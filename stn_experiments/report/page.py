@@ -66,10 +66,13 @@ def page(
         table(overview(cells), keep=range(1, len(data) + 1)),
         "<h3>All models</h3>",
         paragraph(
-            "Of the settings in which models of one data set, backbone and transformer differ, that which "
-            "most of them have goes unsaid."
+            "Of the settings in which models of one data set, backbone and attention differ, that which "
+            "most of them have goes unsaid. IoU is that of what is attended to with the box of the digit's "
+            "ink (its whole 28×28 frame has about 0.5), ink inside the share of that ink that lies there, "
+            "touching the share of the views with any of it. What weighs channels alone has no place, and "
+            "none of the three."
         ),
-        table(details(cells), keep=(3, 4, 5, 6), grouped=True),
+        table(details(cells), keep=range(3, 11), grouped=True),
         *older(cells),
         "<h2>Runs without a result</h2>",
         listing(str(run) for cell in cells for run in cell.unfinished),
@@ -82,8 +85,8 @@ def page(
     parts += [
         "<h2>Test error against attention and time</h2>",
         paragraph(
-            "Hollow: without a transformer. Large: the best on its data, of those that have the number. IoU "
-            "is that of the learned box with the box of the digit's ink; its whole 28×28 frame has about 0.5."
+            "Hollow: a network that attends to nothing. Large: the best on its data, of those that have the "
+            "number."
         ),
         *(plot(plots[name], f"test error against {name}") for name in ("iou", "time") if name in plots),
         "<h2>Robustness</h2>",
@@ -101,8 +104,9 @@ def page(
     parts += [
         "<h2>Panels</h2>",
         paragraph(
-            "The same ten digits of each test set: input, learned box (dashed: the true one), what the "
-            "transformer hands on, prediction. First seed of each model, at its best epoch."
+            "The same ten digits of each test set: the input, what is attended to on it (a line about it, a "
+            "tint where it is soft, bars where channels alone are weighed; dashed: the digit's box), what is "
+            "given on, the prediction. First seed of each model, at its best epoch."
         ),
     ]
     for name in data:

@@ -118,7 +118,7 @@ def label(cell: Cell) -> str:
 def error_scatter(cells: Sequence[Cell], name: str, axis: str, logarithmic: bool) -> str | None:
     """Test error against another number of the results, ``None`` if no run has it.
 
-    Data sets have a colour and a marker each; hollow is a network without a transformer. The best of each
+    Data sets have a colour and a marker each; hollow is a network that attends to nothing. The best of each
     data set is larger, and named.
     """
     drawn = [cell for cell in cells if cell.mean("test_error") is not None and cell.mean(name) is not None]
@@ -139,7 +139,7 @@ def error_scatter(cells: Sequence[Cell], name: str, axis: str, logarithmic: bool
                 marker=marker,
                 linestyle="none",
                 markersize=10 if place in top else 6,
-                markerfacecolor="white" if cell.stn == "none" else colour,
+                markerfacecolor="white" if not cell.attends else colour,
                 markeredgewidth=1.4,
             )
             if place in top:

@@ -60,7 +60,7 @@ def published(cell: Cell) -> Published | None:
     settings nothing is known.
     """
     network, stn = NETWORKS.get(cell.backbone), cell.stn
-    if network is None:
+    if network is None or cell.attention != "none":
         return None
     compared = cell.backbone == "compact"
     if cell.data == "addition":

@@ -11,9 +11,13 @@ from stn_experiments.report.cells import Cell, best
 from stn_experiments.report.published import SOURCE, published
 
 MISSING = "–"
+SCORES = {"iou_mean": "IoU", "ink_inside": "ink inside", "touching": "touching"}
+"""What tells whether attention is on the digit, in [0, 1]; see the README."""
+NUMBERS = ("parameters", "epochs", "train_seconds", "images_per_second", *SCORES)
+"""Numbers of the results that are tabled beside the error, as means over the seeds."""
 COLUMNS = (
-    *("data", "backbone", "stn", "settings", "test_error", "test_error_spread", "seeds", "best"),
-    *("parameters", "epochs", "train_seconds", "iou_mean"),
+    *("data", "backbone", "stn", "attention", "settings", "test_error", "test_error_spread", "seeds"),
+    *("best", *NUMBERS),
     *("published", "published_model", "sureness", "source", "unfinished", "runs"),
 )
 
@@ -45,7 +49,7 @@ def in_markdown(text: str) -> str:
 
 
 def overview(cells: Sequence[Cell]) -> Table:
-    """Data × (backbone + transformer): where there are several cells, that of lowest validation error."""
+    """Data × (backbone + what attends): where there are several cells, that of lowest validation error."""
     data = list(dict.fromkeys(cell.data for cell in cells))
     chosen: dict[tuple[str, str], Cell] = {}
     for cell in sorted(cells, key=lambda cell: (not cell.finished, cell.mean("val_error") or 0)):
@@ -67,7 +71,8 @@ def overview(cells: Sequence[Cell]) -> Table:
 
 def details(cells: Sequence[Cell]) -> Table:
     """A row for each cell."""
-    head = ["data", "model", "test error %", "seeds", "parameters", "epochs", "training time", "published %"]
+    head = ["data", "model", "test error %", "seeds", *SCORES.values(), "parameters", "epochs"]
+    head += ["training time", "images/s", "published %"]
     top = best(cells)
     rows = []
     for place, cell in enumerate(cells):
@@ -80,9 +85,11 @@ def details(cells: Sequence[Cell]) -> Table:
                 cell.model,
                 Bold(error) if place in top else error,
                 str(len(cell.finished)) if cell.finished else MISSING,
+                *(score(cell, name) for name in SCORES),
                 span(cell, "parameters"),
                 span(cell, "epochs"),
                 training_time(cell),
+                speed(cell),
                 str(published(cell) or MISSING),
             ]
         )
@@ -99,9 +106,9 @@ def to_csv(cells: Sequence[Cell]) -> str:
         figure = published(cell)
         writer.writerow(
             [
-                *(cell.data, cell.backbone, cell.stn, cell.settings),
+                *(cell.data, cell.backbone, cell.stn, cell.attention, cell.settings),
                 *(cell.mean("test_error"), cell.spread("test_error"), len(cell.finished), int(place in top)),
-                *(cell.mean(name) for name in ("parameters", "epochs", "train_seconds", "iou_mean")),
+                *(cell.mean(name) for name in NUMBERS),
                 *((figure.error, figure.model, figure.sureness, SOURCE) if figure else (None,) * 4),
                 *(progress(cell), " ".join(str(run.folder) for run in cell.runs)),
             ]
@@ -133,6 +140,18 @@ def ends_of(values: Iterable[float]) -> list[float]:
     """The least and the largest, one of them if they are the same."""
     ordered = sorted(set(values))
     return ordered if len(ordered) < 2 else [ordered[0], ordered[-1]]
+
+
+def score(cell: Cell, name: str) -> str:
+    """One of ``SCORES``, the mean over the seeds."""
+    value = cell.mean(name)
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def speed(cell: Cell) -> str:
+    """Images per second while training, the mean over the seeds."""
+    value = cell.mean("images_per_second")
+    return MISSING if value is None else f"{value:,.0f}"
 
 
 def training_time(cell: Cell) -> str:

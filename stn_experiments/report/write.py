@@ -59,7 +59,9 @@ def draw(cells: Sequence[Cell], matrix: Matrix) -> dict[str, str]:
     drawn: dict[str, str | None] = {
         curves_name(name): plots.error_curves([cell for cell in cells if cell.data == name]) for name in data
     }
-    drawn["iou"] = plots.error_scatter(cells, "iou_mean", "IoU of the learned box with the digit's", False)
+    drawn["iou"] = plots.error_scatter(
+        cells, "iou_mean", "IoU of what is attended to with the digit's box", False
+    )
     drawn["time"] = plots.error_scatter(cells, "train_seconds", "training time, s", True)
     drawn["robustness"] = plots.heat_map(matrix)
     return {name: svg for name, svg in drawn.items() if svg is not None}

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageChops, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from stn_experiments import geometry
@@ -38,8 +37,7 @@ OVERSAMPLE = 4
 IMAGE_SHARE = 14 / 15
 CANVAS_SHARE = 0.7  # leaves room for a box as large as a square canvas, however it is turned
 FARTHEST = 1e4  # in normalised units: far beyond any cell, and within Pillow's 32-bit pixels
-HEAT_SIDE = 128  # of the raster that a heat is laid on
-HEAT_SHARE = 0.6  # of full colour at its peak, that the image still shows
+HEAT_SHARE = 0.6  # of its colour in the tint at its peak, that the image still shows
 LAST_SECONDS = 2.0
 
 
@@ -253,20 +251,29 @@ def _paste_image(picture: Image.Image, image: Tensor, place: Place) -> None:
 
 
 def _lay_heat(picture: Image.Image, heat: Heat, place: Place, colour: Colour) -> None:
-    """Tint an image by the heat (h, w): black is 0, full colour its peak."""
-    size = (HEAT_SIDE, HEAT_SIDE)
-    # Many points to a cell, so that a heat spread over the image has no holes.
-    fine = F.interpolate(heat.places.movedim(-1, 0)[None], size=size, mode="bilinear", align_corners=False)[0]
-    weights = F.interpolate(heat.weights[None, None], size=size, mode="nearest").flatten()
-    x, y = ((fine.flatten(1).nan_to_num(FARTHEST) + 1) / 2 * HEAT_SIDE).floor()
-    inside = (x >= 0) & (x < HEAT_SIDE) & (y >= 0) & (y < HEAT_SIDE)
-    index = (y * HEAT_SIDE + x)[inside].long()
+    """Tint an image by a heat's weights (h, w): not at all where it is 0, most at its peak."""
+    weights = heat.weights.nan_to_num(0, 0, 0).flatten()
     peak = weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
-    tint = torch.zeros(HEAT_SIDE**2).scatter_reduce(0, index, (weights / peak)[inside], "amax")
-    values = (tint.view(1, *size) * torch.tensor(colour)[:, None, None] * HEAT_SHARE).round().byte()
-    layer = Image.fromarray(values.movedim(0, -1).numpy()).resize((place.width, place.height))
-    box = (place.left, place.top, place.left + place.width, place.top + place.height)
-    picture.paste(ImageChops.lighter(picture.crop(box), layer), box)
+    tints = (255 * HEAT_SHARE * weights / peak).round().int().tolist()
+    corners = place.pixels(_cells(heat.places).nan_to_num(FARTHEST))
+    layer = Image.new("L", picture.size)
+    draw = ImageDraw.Draw(layer)
+    for index in weights.argsort().tolist():  # the hottest last: where cells overlap they are seen
+        draw.polygon(corners[4 * index : 4 * index + 4], tints[index])
+    picture.paste(colour, mask=layer)
+
+
+def _cells(places: Tensor) -> Tensor:
+    """The corners (h * w * 4, 2) of a map's cells, whose middles are at ``places`` (h, w, 2).
+
+    Each lies amid four middles; at the edge of the map as far beyond the middles as within it.
+    """
+    for _ in range(2):
+        beyond = [2 * places[:1] - places[1:2], places, 2 * places[-1:] - places[-2:-1]]
+        around = torch.cat(beyond) if len(places) > 1 else places.expand(3, -1, -1)
+        places = ((around[1:] + around[:-1]) / 2).transpose(0, 1)
+    corners = [places[:-1, :-1], places[:-1, 1:], places[1:, 1:], places[1:, :-1]]
+    return torch.stack(corners, 2).view(-1, 2)
 
 
 def _draw_outline(picture: Image.Image, outline: Tensor, place: Place, colour: Colour) -> str:
