@@ -50,6 +50,7 @@ def write_run(tmp_path):
         evaluations=None,
         written=None,
         root="runs",
+        attention=None,
         **settings,
     ):
         folder = tmp_path / root / name
@@ -63,6 +64,8 @@ def write_run(tmp_path):
             "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.003},
             "trainer": {"epochs": epochs, "device": "auto"},
         }
+        if attention is not None:
+            config["attention"] = {"_target_": "some.Gates", "name": attention}
         for key, value in settings.items():
             put(config, key, value)
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -142,6 +145,42 @@ def test_other_settings_are_other_models(write_run, cells):
         ("compact + affine stn.localisation=convolutional", 1),
         ("compact + affine optimizer=SGD", 1),
     ]
+
+
+def test_models_are_told_apart_by_what_attends(write_run, cells):
+    """A run from before there was any other attention has none."""
+    write_run("old", stn="none", error=1.0)
+    write_run("plain", stn="none", seed=1, error=2.0, attention="none")
+    write_run("cbam", stn="none", error=3.0, attention="cbam")
+    write_run("both", error=4.0, attention="cbam")
+    found = cells()
+    assert [(cell.model, len(cell.finished), cell.attends) for cell in found] == [
+        ("compact + none", 2, False),
+        ("compact + cbam", 1, True),
+        ("compact + affine + cbam", 1, True),
+    ]
+    assert [row[0] for row in overview(found).rows] == sorted(cell.model for cell in found)
+    assert [row["attention"] for row in csv.DictReader(io.StringIO(to_csv(found)))] == [
+        "none",
+        "cbam",
+        "cbam",
+    ]
+    assert [figure and figure.error for figure in map(published, found)] == [1.2, None, None]
+
+
+def test_the_table_tells_where_a_model_looks_and_how_fast_it_learns(write_run, cells):
+    scores = {"iou_mean": 0.4567, "ink_inside": 0.891, "touching": 1.0, "images_per_second": 1234.5}
+    write_run("cbam", error=1.0, attention="cbam", result=scores)
+    se = dict.fromkeys(("iou_mean", "ink_inside", "touching")) | {"images_per_second": 99}
+    write_run("se", stn="none", error=2.0, attention="se", result=se)
+    table = details(cells())
+    assert column(table, "IoU") == ["0.46", "–"]
+    assert column(table, "ink inside") == ["0.89", "–"]
+    assert column(table, "touching") == ["1.00", "–"]
+    assert column(table, "images/s") == ["1,234", "99"]
+    first, second = csv.DictReader(io.StringIO(to_csv(cells())))
+    assert (first["iou_mean"], first["images_per_second"]) == ("0.4567", "1234.5")
+    assert (second["touching"], second["ink_inside"]) == ("", "")
 
 
 def test_what_most_have_goes_unsaid_and_what_none_has_too():
@@ -356,7 +395,7 @@ def test_old_and_empty_runs_do_no_harm(write_run, tmp_path):
     (empty / "history.jsonl").unlink()
     report = write_report([tmp_path / "runs"])
     table = details(report.cells)
-    assert table.rows[0][2:7] == ["1.50", "1", "–", "–", "–"]
+    assert table.rows[0][2:] == ["1.50", "1", *["–"] * 7, "0.7 (compared with ST-CNN affine, R; B)"]
     assert column(table, "test error %")[1] == "0 of 2 epochs, stopped"
     assert not (report.folder / "plots" / "iou.svg").exists()
 

@@ -31,6 +31,8 @@ COLOURS = ((86, 180, 233), (240, 165, 30), (230, 140, 195), (240, 228, 66), (60,
 TINTS = ((255, 225, 110), (150, 130, 255))
 
 HEADS = ("a  input", "b  attends to", "c  sees", "d  prediction")
+MOST_CHANNELS = 4  # of an image; what has more is a feature map
+
 BORDER, GAP = 14, 8
 HEAD_SIZE, CAPTION_SIZE = 13, 15
 OVERSAMPLE = 4
@@ -237,12 +239,16 @@ def _fit(image: Tensor, size: tuple[int, int], share: float) -> Place:
 
 
 def _paste_image(picture: Image.Image, image: Tensor, place: Place) -> None:
-    """Paste an image (C, H, W): one channel in grey, two in two colours, of more the mean, in range."""
+    """Paste an image (C, H, W): one channel in grey, two in two colours, of more the mean.
+
+    What is beyond the range of an image is brought into it, and a feature map fills it, however faint.
+    """
     image = image.float().nan_to_num(0, 1, 0)
+    is_map = len(image) > MOST_CHANNELS
     if len(image) > 2:
         image = image.mean(0, keepdim=True)
         low, high = image.aminmax()
-        if low < 0 or high > 1:
+        if low < 0 or high > 1 or is_map:
             image = (image - low) / (high - low).clamp(min=1e-12)
     tints = torch.tensor(TINTS if len(image) == 2 else ((255, 255, 255),), dtype=torch.float)
     values = torch.einsum("chw,ck->hwk", image.clamp(0, 1), tints).round().clamp(max=255).byte().numpy()

@@ -5,18 +5,21 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
+from stn_experiments import geometry
 from stn_experiments.data.distortions import Batch, Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.models.grids import Affine, GridGenerator, ThinPlateSpline
 from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.sampler import Sampler
-from stn_experiments.models.view import View
+from stn_experiments.models.view import Heat, View
 from stn_experiments.tracking.panels import (
     BORDER,
     COLOURS,
     FADED,
     GAP,
+    HEAT_SHARE,
     INK,
+    OUTSIDE,
     RIGHT,
     TINTS,
     WRONG,
@@ -388,3 +391,120 @@ def test_the_control_points_of_a_spline_are_marked():
         at = (round(60 + x * 42), round(60 + x * 42))
         assert box.getpixel(at) == COLOURS[0]
         assert plain.getpixel(at) != COLOURS[0]
+
+
+# Heat, gates, and many views
+
+
+def heat_of(weights, corner=(-1.0, -1.0), side=(2.0, 2.0)):
+    """A heat (1, h, w) over the rectangle from ``corner`` of the input, by default all of it."""
+    height, width = weights.shape[1:]
+    share = (geometry.pixel_centres(height, width).view(1, height, width, 2) + 1) / 2
+    return Heat(weights, share * torch.tensor(side) + torch.tensor(corner))
+
+
+def draw_heat(batch, heat):
+    """Column b of a black batch with nothing but this heat, as array; and without it."""
+    batch = batch._replace(images=torch.zeros_like(batch.images), pose=batch.pose._replace(box=OFF_CANVAS))
+    view = View(batch.images, outline=torch.full((1, 4, 2), 40.0), heat=heat)
+    views = [[view], [view._replace(heat=None)]]
+    logits = torch.zeros(1, 10)
+    panels = [draw_panel(batch, Prediction(logits, some)) for some in views]
+    with_heat, without = (np.asarray(cell_of(panel, 1)).astype(int)[:106] for panel in panels)
+    return with_heat, without
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (14, 14), (30, 30)])
+def test_an_even_heat_tints_the_whole_canvas_and_nothing_else(grid):
+    """On one that is not square: 84 by 48 pixels from (18, 36)."""
+    tinted, plain = draw_heat(make_batch(canvas=(40, 70)), heat_of(torch.full((1, *grid), 0.3)))
+    rows, columns = np.nonzero((tinted != plain).any(-1))
+    ends = [columns.min(), rows.min(), columns.max(), rows.max()]
+    assert ends == pytest.approx([18, 36, 101, 83], abs=1)
+    tint = np.multiply(COLOURS[0], HEAT_SHARE)
+    assert tinted[38:82, 20:100] == pytest.approx(np.tile(tint, (44, 80, 1)), abs=1), "without holes"
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (1, 4), (3, 5)])
+def test_a_heat_is_drawn_where_it_is(cell):
+    """One cell of 4×6, each 14 by 12 pixels of the canvas."""
+    weights = torch.zeros(1, 4, 6)
+    weights[0][cell] = 0.01
+    tinted, plain = draw_heat(make_batch(canvas=(40, 70)), heat_of(weights))
+    rows, columns = np.nonzero((tinted != plain).any(-1))
+    left, top = 18 + 14 * cell[1], 36 + 12 * cell[0]
+    assert [columns.min(), rows.min()] == pytest.approx([left, top], abs=1)
+    assert [columns.max(), rows.max()] == pytest.approx([left + 14, top + 12], abs=1)
+
+
+def test_a_heat_goes_from_nothing_to_its_peak():
+    tinted, _ = draw_heat(make_batch(), heat_of(torch.tensor([[[0.0, 0.2, 0.4]]]).expand(1, 3, 3)))
+    found = [tinted[60, x, 2] / COLOURS[0][2] for x in (32, 60, 88)]  # a canvas of 84 pixels from 18
+    assert found == pytest.approx([0, HEAT_SHARE / 2, HEAT_SHARE], abs=0.01)
+
+
+def test_a_heat_on_a_warped_map_has_no_holes_and_tints_beyond_the_canvas():
+    """V is twice as large as the canvas, and lies askew on it."""
+    heat = heat_of(torch.ones(1, 5, 5))
+    matrix = torch.tensor([[[2.0, 0.3, 0.0], [-0.3, 2.0, 0.0], [0.0, 0.0, 1.0]]])
+    places = geometry.transform(matrix, heat.places.flatten(1, 2)).view_as(heat.places)
+    tinted, _ = draw_heat(make_batch(), heat._replace(places=places))
+    for part, below in ((tinted[20:100, 20:100], np.zeros(3)), (tinted[2:15, 2:118], np.array(OUTSIDE))):
+        expected = below + (np.array(COLOURS[0]) - below) * HEAT_SHARE
+        assert part == pytest.approx(np.broadcast_to(expected, part.shape), abs=1)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30, 0.0])
+@pytest.mark.parametrize("part", ["weights", "places"])
+def test_any_heat_can_be_drawn(value, part):
+    heat = heat_of(torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0)))
+    broken = getattr(heat, part).clone()
+    broken[0, 1, 2] = value
+    tinted, plain = draw_heat(make_batch(), heat._replace(**{part: broken}))
+    assert tinted.shape == plain.shape
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 4), (3, 1)])
+def test_a_heat_of_one_row_can_be_drawn(grid):
+    tinted, plain = draw_heat(make_batch(), heat_of(torch.ones(1, *grid)))
+    assert (tinted != plain).any()
+
+
+def test_channels_without_a_place_are_bars():
+    batch = make_batch()
+    view = View(torch.rand(1, 8, 4, 4), gates=torch.tensor([[1.0, 0.5, 0.0, 0.25]]))
+    panel = draw_panel(batch, make_prediction(batch)._replace(views=[view]))
+    cell = cell_of(panel, 1)
+    bars = [(pixels_of(cell, COLOURS[0])[:, 0] == x).sum() for x in (22, 47, 73, 98)]
+    assert bars == pytest.approx([72, 36, 0, 18], abs=2)
+    assert has(cell, FADED)
+    assert not has(cell_of(panel, 2), FADED)
+
+
+def test_gates_of_several_views_stand_side_by_side():
+    batch = make_batch()
+    views = [View(torch.rand(1, 8, 4, 4), gates=torch.full((1, 3), value)) for value in (0.9, 0.3)]
+    cell = cell_of(draw_panel(batch, make_prediction(batch)._replace(views=views)), 1)
+    found = pixels_of(cell, COLOURS[0])
+    left, right = (found[found[:, 0] < 60], found[found[:, 0] > 60])
+    assert left[:, 1].min() < right[:, 1].min()
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 2), (5, 3), (9, 3)])
+def test_the_outputs_of_many_views_are_tiles(count, columns):
+    batch = make_batch()
+    views = [View(torch.full((1, 1, 4, 4), 0.5)) for _ in range(count)]
+    found = pixels_of(cell_of(draw_panel(batch, make_prediction(batch)._replace(views=views)), 2), (128,) * 3)
+    lefts = {int(x) // (CELL // columns) for x in found[:, 0]}
+    tiles = {(int(x) * columns // CELL, int(y) * -(-count // columns) // CELL) for x, y in found}
+    assert lefts == set(range(min(columns, count)))
+    assert len(tiles) == count
+
+
+def test_a_feature_map_is_shown_however_faint_it_is():
+    batch = make_batch()
+    output = torch.full((1, 16, 4, 4), 0.001)
+    output[..., 2:] = 0.003
+    panel = draw_panel(batch, make_prediction(batch)._replace(views=[View(output)]))
+    cell = cell_of(panel, 2)
+    assert [cell.getpixel((x, 60))[0] for x in (30, 90)] == [0, 255]

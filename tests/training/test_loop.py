@@ -9,11 +9,20 @@ from stn_experiments.data.distortions import Distortion
 from stn_experiments.errors import TrainingFailed, UserError
 from stn_experiments.models.backbones import Compact
 from stn_experiments.models.classifier import Classifier
+from stn_experiments.models.gates import CBAM, SE, Gates, Mask
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.training import checkpoints
 from stn_experiments.training.evaluation import CHUNK, evaluate, predict
 from stn_experiments.training.health import diagnose, epoch_warning
-from stn_experiments.training.loop import Progress, Trainer, Training, stop_unless_finite, stream, train_epoch
+from stn_experiments.training.loop import (
+    Progress,
+    Trainer,
+    Training,
+    stop_unless_finite,
+    stream,
+    train_epoch,
+    train_step,
+)
 from stn_experiments.training.schedules import onecycle
 
 TRAINER = Trainer(epochs=3, batch_size=10)
@@ -27,10 +36,12 @@ def splits(digits):
     return Splits(TrainingSet(40, partial(distortion.draw, digits)), fixed, fixed)
 
 
-def start(trainer=TRAINER, stn=True, lr=1e-2, steps=12):
+def start(trainer=TRAINER, stn=True, lr=1e-2, steps=12, gates=None):
     torch.manual_seed(0)
     transformer = SpatialTransformer((1, 28, 28))
-    model = Classifier(Compact((1, 28, 28), 10, width=4, pool=2), {"input": [transformer] if stn else []})
+    backbone = Compact((1, 28, 28), 10, width=4, pool=2)
+    placed = {"input": [transformer] if stn else []}
+    model = Classifier(backbone, placed, gates.behind(backbone) if gates else {})
     optimizer = torch.optim.AdamW(model.parameter_groups(), lr=lr)
     for group in optimizer.param_groups[1:]:
         group["lr"] *= trainer.localisation_lr
@@ -76,12 +87,12 @@ def test_the_same_seed_is_the_same_training(splits):
     assert same_weights(one.model, other.model)
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 12])
-def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(splits, tmp_path, step):
+@pytest.mark.parametrize(("step", "gates"), [(1, None), (3, None), (4, None), (5, Gates(CBAM())), (12, None)])
+def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(splits, tmp_path, step, gates):
     """Within an epoch, at the end of one, and at the end of all."""
-    whole = start()
+    whole = start(gates=gates)
     history = list(fit(whole, splits, TRAINER))
-    stopped = start()
+    stopped = start(gates=gates)
 
     def stop():
         if stopped.progress.step == step:
@@ -92,7 +103,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(splits, tmp_path
         while True:
             train_epoch(stopped, splits.train, TRAINER, stop)
             stopped.progress.next_epoch()
-    resumed = start()
+    resumed = start(gates=gates)
     resumed.load(checkpoints.load(tmp_path / "last.pt"))
     assert resumed.progress.step == step
     ends = list(fit(resumed, splits, TRAINER))
@@ -285,6 +296,85 @@ def test_without_a_known_digit_or_a_transformer_there_is_no_score(splits):
     )
     scores = evaluate(start().model, splits.valid._replace(pose=empty))
     assert set(scores) == {"loss", "error", "theta_spread", "outside_share"}
+
+
+PLACED = {"iou_mean", "iou_above_half", "ink_inside", "elsewhere", "touching"}
+TRANSFORMED = {"theta_spread", "outside_share"} | {
+    f"{which}_{what}"
+    for which in ("residual", "input")
+    for what in ("rotation_deg", "scale", "translation_px")
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "stn", "scores"),
+    [
+        (None, False, set()),
+        (SE(), False, set()),
+        (CBAM(), False, PLACED),
+        (Mask(), False, PLACED),
+        (None, True, PLACED | TRANSFORMED),
+        (SE(), True, PLACED | TRANSFORMED),
+        (CBAM(), True, PLACED | TRANSFORMED),
+    ],
+)
+def test_each_attention_has_the_scores_that_it_can_have(splits, kind, stn, scores):
+    """What weighs channels alone has no place, and what does not turn the digit has no pose."""
+    model = start(stn=stn, gates=kind and Gates(kind)).model
+    found = evaluate(model, splits.valid)
+    assert set(found) == {"loss", "error"} | scores
+    assert all(0 <= found[name] <= 1 for name in PLACED & scores)
+
+
+def test_a_mask_on_the_digit_scores_well_and_one_beside_it_does_not(splits):
+    """Masks that are about the digit's box, and the top left corner, where there is no ink."""
+    model = start(stn=False, gates=Gates(Mask(), at="stem")).model
+
+    class Square(torch.nn.Module):
+        def __init__(self, first, last):
+            super().__init__()
+            self.register_buffer("logits", torch.full((1, 1, 14, 14), -9.0))
+            self.logits[..., first:last, first:last] = 9.0
+
+        def forward(self, features):
+            return self.logits.expand(len(features), -1, -1, -1)
+
+    found = []
+    for first, last in ((1, 13), (0, 2)):
+        model.gates["stem"].places = Square(first, last)
+        found.append(evaluate(model, splits.valid))
+    on, beside = found
+    assert (on["iou_mean"] > 0.5, on["ink_inside"] > 0.9, on["touching"]) == (True, True, 1)
+    assert (beside["iou_mean"] < 0.02, beside["ink_inside"] < 0.02) == (True, True)
+    assert beside["touching"] < 0.5
+
+
+@pytest.mark.parametrize("kind", [None, SE(), CBAM(), Mask()])
+def test_a_step_in_half_precision_is_about_that_in_single(splits, kind):
+    """Its loss and its gradients are near, but not the same; weights and their updates stay single."""
+    batch = splits.train.draw(torch.arange(40), torch.Generator().manual_seed(0))
+    ends = []
+    for precision in ("float32", "bfloat16"):
+        training = start(gates=kind and Gates(kind))
+        before = {name: value.clone() for name, value in training.model.named_parameters()}
+        column = train_step(training, batch, Trainer(1, 40, precision=precision))
+        after = dict(training.model.named_parameters())
+        assert all(value.dtype == value.grad.dtype == torch.float32 for value in after.values())
+        assert any(not value.equal(before[name]) for name, value in after.items() if "gates" not in name)
+        assert all(
+            not value.equal(before[name]) for name, value in after.items() if name.endswith("places.weight")
+        )
+        ends.append(column)
+    whole, half = ends
+    assert 0 < (whole[0] - half[0]).abs() < 0.05
+    torch.testing.assert_close(half[2:], whole[2:], rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("kind", [SE(), CBAM(), Mask()])
+def test_a_gated_network_trains_in_half_precision(splits, kind):
+    trainer = Trainer(epochs=12, batch_size=10, precision="bfloat16")
+    history = list(fit(start(trainer, steps=48, gates=Gates(kind)), splits, trainer))
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
 
 
 def test_evaluation_leaves_the_model_as_it_was(splits):
