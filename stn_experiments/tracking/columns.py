@@ -37,8 +37,8 @@ METRICS = (
 CHARTS = {
     "overview": {
         "validation error, %": ["error/val"],
-        "is the box on the digit? IoU": ["attention/iou_mean"],
-        "is the digit in the box? share of its ink": ["attention/ink_inside"],
+        "is attention on the digit? IoU": ["attention/iou_mean"],
+        "is the digit in its box? share of the ink": ["attention/ink_inside"],
         "does it come out upright? degrees of rotation left": ["pose/residual_rotation_deg"],
         "does the transformer move? spread of theta": ["transformer/theta_spread"],
         "does it learn? gradient of the localisation network": ["transformer/localisation_gradient"],
