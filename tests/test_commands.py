@@ -56,6 +56,16 @@ WRONG = [
         "stn.steps must be 1 for ThinPlateSpline, whose transforms do not compose, got 2",
     ),
     ("stn.at=layer9", "stn.at must name places among input, stem, layer1, layer2, layer3, got layer9"),
+    (
+        "attention=cbam backbone=fcn",
+        "attention.name must be none for a backbone none of whose stages gives a",
+    ),
+    (
+        "attention=mask backbone=cnn",
+        "attention.at must name different stages among conv1, conv2, at least one, ",
+    ),
+    ("attention=cbam attention.kind.kernel=4", "attention.kind.kernel must be odd, got 4"),
+    ("attention=se attention.kind.reduction=0", "attention.kind.reduction must be an integer from 1 to 512"),
     ("stn.count=2 stn.at=[input,layer2]", "stn.count must be 1 unless the transformers stand at the input"),
     ("data=npz", "data.file is missing: give it a value"),
     ("data=npz data.file=nowhere.npz", "data.file nowhere.npz"),

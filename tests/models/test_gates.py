@@ -218,6 +218,14 @@ def corners_of(square, height, width):
     return torch.stack([x[[0, 1, 1, 0]], y[[0, 0, 1, 1]]], 1)[None]
 
 
+def test_a_mask_behind_a_gate_without_one_lies_on_its_own_map():
+    """The first gate weighs channels alone; the second's map covers the middle half of the first's."""
+    maps, mask = torch.zeros(1, 1, 2, 2), torch.tensor([[[0.1, 0.1], [0.1, 0.9]]])
+    view = seen_through([(Gated(maps, torch.ones(1, 1)), (1.0, 1.0)), (Gated(maps, None, mask), (0.5, 0.25))])
+    assert view.heat.places[0, 1, 1].tolist() == [0.25, 0.125]
+    assert view.outline[0].tolist() == [[0, 0], [0.5, 0], [0.5, 0.25], [0, 0.25]]
+
+
 @pytest.mark.parametrize(("backbone", "name"), [(Compact, "layer1"), (CNN, "conv1")])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 45, 62)])
 def test_a_mask_lies_on_the_input_where_its_map_was_made(backbone, name, shape, generator):
