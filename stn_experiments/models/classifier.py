@@ -202,8 +202,6 @@ class Path:
 
     def remember(self, gated: Gated) -> None:
         """Go through a gate, which makes one view with those before it, unless a transformer is between."""
-        if not self._gated:
-            self.settle()
         self._gated.append((gated, self._reach))
 
     def settle(self) -> None:

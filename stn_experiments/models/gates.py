@@ -163,10 +163,10 @@ class MaskGate(nn.Module):
 
 
 def seen_through(gated: Sequence[tuple[Gated, Reach]]) -> View:
-    """What gates one behind the other do together, on the map of the first.
+    """What gates one behind the other do together, on a map at or before the first.
 
-    Each comes with how far its map reaches on that one, as a factor on x and on y. A place counts as far as
-    every mask lets it pass, so the heat is the product of the masks, at the resolution of the first of them.
+    Each comes with how far its own map reaches on that one, as a factor on x and on y. A place counts as far
+    as every mask lets it pass, so the heat is the product of the masks, at the resolution of the first.
     """
     output = full(gated[-1][0].output)
     channels = [full(one.channels) for one, _ in gated if one.channels is not None]
