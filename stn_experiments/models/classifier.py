@@ -194,9 +194,7 @@ class Path:
         return torch.cat([view.output for view in views], 1)
 
     def narrow(self, reach: Sequence[float]) -> None:
-        """Go through a stage whose map reaches so far, in x and in y, on the one it reads; one without a map
-        has no reach, and leads nowhere from which points come back.
-        """
+        """Go through a stage whose map reaches so far, in x and in y, on the one it reads, if it is a map."""
         if reach:
             self._reach = (self._reach[0] * reach[0], self._reach[1] * reach[1])
 
@@ -205,7 +203,7 @@ class Path:
         self._gated.append((gated, self._reach))
 
     def settle(self) -> None:
-        """Add the view of the gates passed so far, and lead points of the map in hand back from now on."""
+        """Add the view of the gates passed so far, and from now on lead back points of the map in hand."""
         if self._gated:
             self.add(seen_through(self._gated))
             self._gated = []
