@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from stn_experiments.experiment import build_experiment
 from tests.conftest import ROOT
@@ -40,6 +41,17 @@ def test_the_map_of_configs_names_every_choice():
     for group in GROUPS:
         (line,) = (line for line in text.splitlines() if line.startswith(f"  - {group}: "))
         assert sorted(line.partition("#")[2].split()) == choices(group)
+
+
+def test_the_attentions_that_a_sweep_compares_are_all_there_and_of_about_one_size(compose):
+    sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "attention.yaml").read_text())
+    recipes = sweep["hydra"]["sweeper"]["params"]["experiment"].split(",")
+    assert sorted(recipes) == [name for name in choices("experiment") if name.startswith("attention/")]
+    for data in ("rotated", "cluttered"):
+        for recipe in recipes:
+            model = build_experiment(compose(f"data={data}", f"experiment={recipe}")).model
+            count = sum(parameter.numel() for parameter in model.parameters())
+            assert count == pytest.approx(127_600, rel=0.0125)
 
 
 def test_a_users_own_file_is_trained_on(compose, tmp_path, digits):
