@@ -1,0 +1,226 @@
+"""Hard attention: a recurrent network that looks at one place after another (Mnih et al. 2014).
+
+"Recurrent models of visual attention": it never sees the whole map, but G small glimpses of it, and decides
+after each where to look next. As that decision is random, it learns by REINFORCE, see ``training.reinforce``.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.distributions import Normal
+
+from stn_experiments import geometry
+from stn_experiments.errors import UserError
+from stn_experiments.models.precision import exactly, full
+from stn_experiments.models.prediction import Policy, Prediction, Reader
+from stn_experiments.models.sampler import Sampler
+from stn_experiments.models.view import View
+from stn_experiments.ranges import Pixels, Range
+
+EVALUATION_SEED = 0
+WAY_POINTS = 4
+
+
+@dataclass(frozen=True)
+class Glimpses:
+    """The settings of a :class:`GlimpseReader`.
+
+    Args:
+        glimpses: how often it looks, the first time at a random place while training and at the centre after.
+        size: side of the finest patch, in pixels of the map.
+        scales: patches about each place, each twice as wide as the one before and as coarse.
+        std: standard deviation of the next place, where the map reaches from -1 to 1.
+        copies: paths in each evaluation, over which the classes' probabilities are averaged.
+        width: units of the hidden state.
+    """
+
+    glimpses: Annotated[int, Range(2, 64)] = 8
+    size: Pixels = 12
+    scales: Annotated[int, Range(1, 6)] = 3
+    std: Annotated[float, Range(1e-3, 1)] = 0.1
+    copies: Annotated[int, Range(1, 100)] = 8
+    width: Annotated[int, Range(2, 4096)] = 256
+
+    def __post_init__(self) -> None:
+        if self.size % 2 and self.scales > 1:
+            raise UserError(f"size must be even where there are several scales, got {self.size}")
+
+    def reader(self, shape: tuple[int, ...], classes: int, words: int) -> Reader:
+        """See :meth:`ReaderKind.reader`."""
+        if words:
+            raise UserError("name must be coattention, which reads the questions of this data")
+        if len(shape) != 3:
+            raise UserError("glimpses need a map, but the last stage of this backbone gives none")
+        if self.size > min(shape[1:]):
+            raise UserError(
+                f"size must be at most that of the map of {shape[1]}×{shape[2]} that is read, got {self.size}"
+            )
+        return GlimpseReader((shape[0], shape[1], shape[2]), classes, self)
+
+
+class Retina(nn.Module):
+    """Patches about a place, each twice as wide as the one before, all averaged to one size.
+
+    Args:
+        shape: (C, H, W) of the map.
+        size: side of the finest patch in pixels; even where there are several scales.
+        scales: number of patches.
+    """
+
+    points: Tensor
+    corners: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], size: int, scales: int) -> None:
+        super().__init__()
+        self.size, self.scales = size, scales
+        self.side = size * 2 ** (scales - 1)
+        pixels = torch.tensor([shape[2], shape[1]])
+        points = geometry.pixel_centres(self.side, self.side) * self.side / pixels
+        self.register_buffer("points", points.view(self.side, self.side, 2), persistent=False)
+        self.register_buffer("corners", geometry.frame(1) * size / pixels, persistent=False)
+        self.sampler = Sampler()
+
+    def forward(self, features: Tensor, place: Tensor) -> Tensor:
+        """The patches (B, S, C, p, p) of a map (B, C, H, W) about places (B, 2), finest first.
+
+        The widest is read once, a sample for each pixel; the others are parts of it. Black is outside.
+        """
+        widest = self.sampler(features, self.points + place[:, None, None])
+        patches = []
+        for scale in range(self.scales):
+            cut = (self.side - self.size * 2**scale) // 2
+            part = widest[:, :, cut : self.side - cut, cut : self.side - cut]
+            patches.append(F.avg_pool2d(part, 2**scale) if scale else part)
+        return torch.stack(patches, 1)
+
+    def outline(self, place: Tensor) -> Tensor:
+        """The corners (B, 4, 2) of the finest patches about places (B, 2)."""
+        return place[:, None] + self.corners
+
+
+class GlimpseNetwork(nn.Module):
+    """g = ReLU(Linear(ReLU(Linear(patches))) + Linear(ReLU(Linear(place)))), section 3 of the paper.
+
+    Args:
+        inputs: values in the patches of one place.
+        width: units of g; the hidden layers have half as many.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        hidden = width // 2
+        self.what = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.where = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, width))
+
+    def forward(self, patches: Tensor, place: Tensor) -> Tensor:
+        """Patches (B, ...) about places (B, 2) to g (B, width)."""
+        return F.relu(self.what(patches.flatten(1)) + self.where(place))
+
+
+class Walk(NamedTuple):
+    """What G glimpses came to: class scores ``logits`` (B, classes), and of each glimpse the ``places``
+    (B, 2) and the finest ``patches`` (B, C, p, p); of each but the first also what a :class:`Policy` holds.
+    """
+
+    logits: Tensor
+    places: list[Tensor]
+    patches: list[Tensor]
+    policy: Policy
+
+
+class GlimpseReader(Reader):
+    """Retina, glimpse network, recurrent core, locator, baseline and classifier of section 3 of the paper.
+
+    Places and hidden states reach the locator and the baseline detached: the locator learns by REINFORCE
+    alone, and nothing but the classifier's loss says what to remember.
+
+    With a generator a path is drawn for each image. Without one there are ``copies`` paths, whose noise was
+    drawn once and is the same for every image. So what is said of an image depends on no other image, nor on
+    how many are evaluated at a time. The views are those of the first path.
+
+    Args:
+        shape: (C, H, W) of the map.
+        classes: number of classes.
+        settings: the others.
+    """
+
+    noise: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, settings: Glimpses) -> None:
+        super().__init__()
+        width = settings.width
+        self.settings = settings
+        self.retina = Retina(shape, settings.size, settings.scales)
+        self.glimpse = GlimpseNetwork(shape[0] * settings.scales * settings.size**2, width)
+        self.remember = nn.Linear(width, width)
+        self.perceive = nn.Linear(width, width)
+        self.localisation = nn.Sequential(
+            nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 2), nn.Tanh()
+        )
+        self.baseline = nn.Linear(width, 1)
+        self.classify = nn.Linear(width, classes)
+        generator = Generator().manual_seed(EVALUATION_SEED)
+        noise = torch.randn(settings.copies, settings.glimpses - 1, 2, generator=generator, device="cpu")
+        self.register_buffer("noise", noise, persistent=False)
+
+    def forward(
+        self, features: Tensor, question: Tensor | None = None, generator: Generator | None = None
+    ) -> Prediction:
+        """See :class:`Reader`."""
+        if generator is None:
+            return self.evaluate(features)
+        count, device = len(features), features.device
+        start = torch.rand(count, 2, generator=generator, device=device) * 2 - 1
+        noise = torch.randn(count, self.settings.glimpses - 1, 2, generator=generator, device=device)
+        walk = self.walk(features, start, noise)
+        return Prediction(walk.logits, self.views(walk, count), walk.policy)
+
+    def evaluate(self, features: Tensor) -> Prediction:
+        """The mean of several paths."""
+        count, copies = len(features), self.settings.copies
+        start = features.new_zeros(copies * count, 2)
+        walk = self.walk(features.repeat(copies, 1, 1, 1), start, self.noise.repeat_interleave(count, 0))
+        each = full(walk.logits).log_softmax(1).unflatten(0, (copies, count))
+        return Prediction(each.logsumexp(0) - math.log(copies), self.views(walk, count))
+
+    def walk(self, features: Tensor, start: Tensor, noise: Tensor) -> Walk:
+        """Glimpses of a map (B, C, H, W), from ``start`` (B, 2), with standard normal noise (B, G - 1, 2)."""
+        features, place = full(features), start
+        hidden = torch.zeros(len(features), self.settings.width, device=features.device)
+        places, patches, log_probabilities, baselines = [], [], [], []
+        for glimpse in range(self.settings.glimpses):
+            if glimpse:
+                with exactly(features):
+                    place, log_probability, baseline = self.decide(full(hidden).detach(), noise[:, glimpse - 1])
+                log_probabilities.append(log_probability)
+                baselines.append(baseline)
+            with exactly(features):
+                seen = self.retina(features, place)
+            hidden = F.relu(self.remember(hidden) + self.perceive(self.glimpse(seen, place)))
+            places.append(place)
+            patches.append(seen[:, 0])
+        policy = Policy(torch.stack(log_probabilities, 1), torch.stack(baselines, 1))
+        return Walk(self.classify(hidden), places, patches, policy)
+
+    def decide(self, hidden: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The next place (B, 2), its log probability (B,) and the reward expected (B,), of a hidden state.
+
+        A place off the map is moved to its edge after its probability is taken.
+        """
+        policy = Normal(self.localisation(hidden), self.settings.std)
+        place = (policy.mean + policy.stddev * noise).detach()
+        return place.clamp(-1, 1), policy.log_prob(place).sum(1), self.baseline(hidden)[:, 0]
+
+    def views(self, walk: Walk, count: int) -> list[View]:
+        """A view for each glimpse of the first ``count`` paths."""
+        share = torch.arange(1, WAY_POINTS, device=walk.logits.device)[:, None] / WAY_POINTS
+        views: list[View] = []
+        for place, before, patch in zip(walk.places, [None, *walk.places], walk.patches, strict=False):
+            at = place[:count]
+            way = None if before is None else torch.lerp(before[:count, None], at[:, None], share)
+            views.append(View(patch[:count], self.retina.outline(at), way))
+        return views
