@@ -31,7 +31,7 @@ class Glimpses:
     """The settings of a :class:`GlimpseReader`.
 
     Args:
-        glimpses: how often it looks, the first time at a random place while training and at the centre after.
+        glimpses: how often it looks, the first time at the centre.
         size: side of the finest patch, in pixels of the map.
         scales: patches about each place, each twice as wide as the one before and as coarse.
         std: standard deviation of the next place, where the map reaches from -1 to 1.
@@ -43,7 +43,7 @@ class Glimpses:
     size: Pixels = 12
     scales: Annotated[int, Range(1, 6)] = 3
     std: Annotated[float, Range(1e-3, 1)] = 0.1
-    copies: Annotated[int, Range(1, 100)] = 8
+    copies: Annotated[int, Range(1, 100)] = 4
     width: Annotated[int, Range(2, 4096)] = 256
 
     def reader(self, shape: tuple[int, ...], classes: int, words: int) -> Reader:
@@ -169,6 +169,8 @@ class GlimpseReader(Reader):
         self.localisation = nn.Sequential(
             nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 2), nn.Tanh()
         )
+        nn.init.zeros_(self.localisation[2].weight)
+        nn.init.zeros_(self.localisation[2].bias)
         self.baseline = nn.Linear(width, 1)
         self.classify = nn.Linear(width, classes)
         generator = Generator().manual_seed(EVALUATION_SEED)
@@ -182,29 +184,25 @@ class GlimpseReader(Reader):
         if generator is None:
             return self.evaluate(features)
         count, device = len(features), features.device
-        start = torch.rand(count, 2, generator=generator, device=device) * 2 - 1
         noise = torch.randn(count, self.settings.glimpses - 1, 2, generator=generator, device=device)
-        walk = self.walk(self.retina.blurred(full(features)), start, noise)
+        walk = self.walk(self.retina.blurred(full(features)), noise)
         return Prediction(walk.logits, self.views(walk, count), walk.policy)
 
     def evaluate(self, features: Tensor) -> Prediction:
         """The mean of several paths."""
         count, copies = len(features), self.settings.copies
-        start = features.new_zeros(copies * count, 2)
         blurred = [means.repeat(copies, 1, 1, 1) for means in self.retina.blurred(full(features))]
-        walk = self.walk(blurred, start, self.noise.repeat_interleave(count, 0))
+        walk = self.walk(blurred, self.noise.repeat_interleave(count, 0))
         each = full(walk.logits).log_softmax(1).unflatten(0, (copies, count))
         return Prediction(each.logsumexp(0) - math.log(copies), self.views(walk, count))
 
-    def walk(self, blurred: Sequence[Tensor], start: Tensor, noise: Tensor) -> Walk:
-        """Glimpses of what :meth:`Retina.blurred` gives, from ``start`` (B, 2), with standard normal noise
-        (B, G - 1, 2).
-        """
-        place = start
-        hidden = start.new_zeros(len(start), self.settings.width)
+    def walk(self, blurred: Sequence[Tensor], noise: Tensor) -> Walk:
+        """G glimpses of what :meth:`Retina.blurred` gives, with standard normal noise (B, G - 1, 2)."""
+        place = noise.new_zeros(len(noise), 2)
+        hidden = noise.new_zeros(len(noise), self.settings.width)
         places, patches, decisions = [], [], []
         for glimpse in range(self.settings.glimpses):
-            with exactly(start):
+            with exactly(noise):
                 if glimpse:
                     place, *decision = self.decide(full(hidden).detach(), noise[:, glimpse - 1])
                     decisions.append(decision)
