@@ -166,11 +166,12 @@ class GlimpseReader(Reader):
         # So it starts by remembering all that it saw (Le et al. 2015), and learns in a third of the time.
         nn.init.eye_(self.remember.weight)
         nn.init.zeros_(self.remember.bias)
+        to_place = nn.Linear(width // 2, 2)
+        nn.init.zeros_(to_place.weight)
+        nn.init.zeros_(to_place.bias)
         self.localisation = nn.Sequential(
-            nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 2), nn.Tanh()
+            nn.LayerNorm(width), nn.Linear(width, width // 2), nn.ReLU(), to_place, nn.Tanh()
         )
-        nn.init.zeros_(self.localisation[2].weight)
-        nn.init.zeros_(self.localisation[2].bias)
         self.baseline = nn.Linear(width, 1)
         self.classify = nn.Linear(width, classes)
         generator = Generator().manual_seed(EVALUATION_SEED)
