@@ -42,7 +42,7 @@ class Glimpses:
     glimpses: Annotated[int, Range(2, 64)] = 8
     size: Pixels = 12
     scales: Annotated[int, Range(1, 6)] = 3
-    std: Annotated[float, Range(1e-3, 1)] = 0.1
+    std: Annotated[float, Range(1e-3, 1)] = 0.2
     copies: Annotated[int, Range(1, 100)] = 4
     width: Annotated[int, Range(2, 4096)] = 256
 
@@ -51,10 +51,12 @@ class Glimpses:
         if words:
             raise UserError("name must be coattention, which reads the questions of this data")
         if len(shape) != 3:
-            raise UserError("glimpses need a map, but the last stage of this backbone gives none")
+            raise UserError(
+                "glimpses need a map, which this backbone does not end in: backbone=none gives the pixels"
+            )
         if self.size > min(shape[1:]):
             raise UserError(
-                f"size must be at most that of the map of {shape[1]}×{shape[2]} that is read, got {self.size}"
+                f"size must be at most that of the map that is read, {shape[1]}×{shape[2]}, got {self.size}"
             )
         return GlimpseReader((shape[0], shape[1], shape[2]), classes, self)
 
