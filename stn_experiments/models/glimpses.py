@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.distributions import Normal
 
-from stn_experiments import geometry
 from stn_experiments.errors import UserError
 from stn_experiments.models.precision import exactly, full
 from stn_experiments.models.prediction import Policy, Prediction, Reader
-from stn_experiments.models.sampler import Sampler
+from stn_experiments.models.retina import Retina
 from stn_experiments.models.view import View
 from stn_experiments.ranges import Pixels, Range
 
@@ -59,54 +58,6 @@ class Glimpses:
                 f"size must be at most that of the map that is read, {shape[1]}×{shape[2]}, got {self.size}"
             )
         return GlimpseReader((shape[0], shape[1], shape[2]), classes, self)
-
-
-class Retina(nn.Module):
-    """Patches about a place, each twice as wide as the one before, all averaged to one size.
-
-    Args:
-        shape: (C, H, W) of the map.
-        size: side of the patches, and in pixels of the map that of the finest.
-        scales: number of patches.
-    """
-
-    points: Tensor
-    corners: Tensor
-    reach: Tensor
-
-    def __init__(self, shape: tuple[int, int, int], size: int, scales: int) -> None:
-        super().__init__()
-        self.sides = [2**scale for scale in range(scales)]
-        pixels = torch.tensor([shape[2], shape[1]])
-        points = geometry.pixel_centres(size, size).view(size, size, 2) * size / pixels
-        reach = torch.stack([pixels / (pixels + side - 1) for side in self.sides])
-        self.register_buffer("points", points, persistent=False)
-        self.register_buffer("corners", geometry.frame(1) * size / pixels, persistent=False)
-        self.register_buffer("reach", reach, persistent=False)
-        self.sampler = Sampler()
-
-    def blurred(self, features: Tensor) -> list[Tensor]:
-        """For each scale the map's means over squares as large as its pixels, about every point of the map.
-
-        A mean over samples one pixel apart is one sample of the means, so this is done once for all glimpses.
-        A square of side s may lie half outside, so the means reach s - 1 pixels farther than the map.
-        """
-        return [
-            F.avg_pool2d(F.pad(features, [side - 1] * 4), side, 1) if side > 1 else features
-            for side in self.sides
-        ]
-
-    def forward(self, blurred: Sequence[Tensor], place: Tensor) -> Tensor:
-        """The patches (B, S, C, p, p) about places (B, 2), finest first; black is outside the map."""
-        patches = [
-            self.sampler(means, (place[:, None, None] + side * self.points) * reach)
-            for means, side, reach in zip(blurred, self.sides, self.reach, strict=True)
-        ]
-        return torch.stack(patches, 1)
-
-    def outline(self, place: Tensor) -> Tensor:
-        """The corners (B, 4, 2) of the finest patches about places (B, 2)."""
-        return place[:, None] + self.corners
 
 
 class GlimpseNetwork(nn.Module):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from stn_experiments.errors import UserError
 from stn_experiments.models.backbones import FCN, Bare, Compact
 from stn_experiments.models.classifier import Classifier
-from stn_experiments.models.glimpses import Glimpses, Retina
+from stn_experiments.models.glimpses import Glimpses
+from stn_experiments.models.retina import Retina
 from stn_experiments.training.reinforce import policy_loss
 
 SHAPE = (1, 24, 31)
