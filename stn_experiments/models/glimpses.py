@@ -137,18 +137,17 @@ class GlimpseReader(Reader):
         """See :class:`Reader`."""
         if generator is None:
             return self.evaluate(features)
-        count, device = len(features), features.device
-        noise = torch.randn(count, self.settings.glimpses - 1, 2, generator=generator, device=device)
+        shape = (len(features), self.settings.glimpses - 1, 2)
+        noise = torch.randn(shape, generator=generator, device=features.device)
         walk = self.walk(self.retina.blurred(full(features)), noise)
-        return Prediction(walk.logits, self.views(walk, count), walk.policy)
+        return Prediction(walk.logits, self.views(walk), walk.policy)
 
     def evaluate(self, features: Tensor) -> Prediction:
         """The mean of several paths."""
-        count, copies = len(features), self.settings.copies
-        blurred = [means.repeat(copies, 1, 1, 1) for means in self.retina.blurred(full(features))]
-        walk = self.walk(blurred, self.noise.repeat_interleave(count, 0))
-        each = full(walk.logits).log_softmax(1).unflatten(0, (copies, count))
-        return Prediction(each.logsumexp(0) - math.log(copies), self.views(walk, count))
+        blurred = self.retina.blurred(full(features))
+        walks = [self.walk(blurred, noise.expand(len(features), -1, -1)) for noise in self.noise]
+        each = torch.stack([full(walk.logits).log_softmax(1) for walk in walks])
+        return Prediction(each.logsumexp(0) - math.log(len(walks)), self.views(walks[0]))
 
     def walk(self, blurred: Sequence[Tensor], noise: Tensor) -> Walk:
         """G glimpses of what :meth:`Retina.blurred` gives, with standard normal noise (B, G - 1, 2)."""
@@ -176,12 +175,11 @@ class GlimpseReader(Reader):
         place = (policy.mean + policy.stddev * noise).detach()
         return place.clamp(-1, 1), policy.log_prob(place).sum(1), self.baseline(hidden)[:, 0]
 
-    def views(self, walk: Walk, count: int) -> list[View]:
-        """A view for each glimpse of the first ``count`` paths."""
+    def views(self, walk: Walk) -> list[View]:
+        """A view for each glimpse."""
         share = torch.arange(1, WAY_POINTS, device=walk.logits.device)[:, None] / WAY_POINTS
         views: list[View] = []
         for place, before, patch in zip(walk.places, [None, *walk.places], walk.patches, strict=False):
-            at = place[:count]
-            way = None if before is None else torch.lerp(before[:count, None], at[:, None], share)
-            views.append(View(patch[:count], self.retina.outline(at), way))
+            way = None if before is None else torch.lerp(before[:, None], place[:, None], share)
+            views.append(View(patch, self.retina.outline(place), way))
         return views
