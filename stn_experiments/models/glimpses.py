@@ -116,9 +116,11 @@ class GlimpseReader(Reader):
         self.glimpse = GlimpseNetwork(shape[0] * settings.scales * settings.size**2, width)
         self.remember = nn.Linear(width, width)
         self.perceive = nn.Linear(width, width)
-        # So it starts by remembering all that it saw (Le et al. 2015), and learns in a third of the time.
+        # It starts by remembering all that it saw (Le et al. 2015), and so learns much sooner what to see.
         nn.init.eye_(self.remember.weight)
         nn.init.zeros_(self.remember.bias)
+        # It starts at the centre. Without the norm a state that grows from glimpse to glimpse would drive the
+        # places into a corner, where the tanh is flat.
         to_place = nn.Linear(width // 2, 2)
         nn.init.zeros_(to_place.weight)
         nn.init.zeros_(to_place.bias)
