@@ -155,6 +155,7 @@ BASES = (
     "data=mixed backbone=fcn stn=none scheduler=constant",
     "data=addition stn=translation stn.at=[input,layer2]",
     "experiment=upright",
+    "data=cluttered stn=none attention=ram",
     "data=npz data.file=own.npz stn=projective trainer.batch_size=4",
 )
 """Between them they have every kind of setting. ResNet-18, which takes long to build, has none of its own."""

@@ -32,8 +32,15 @@ def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice
     experiment = build_experiment(config)
     prediction = experiment.model.eval()(torch.rand(2, *experiment.data.shape))
     assert prediction.logits.shape == (2, experiment.data.classes)
-    attentions = config["attention"]["name"] != "none"
+    attentions = config["attention"].get("glimpses", int(config["attention"]["name"] != "none"))
     assert len(prediction.views) == config["stn"].get("count", 0) + attentions
+
+
+@pytest.mark.parametrize("choice", ["attention=ram", "experiment=ram_cluttered"])
+def test_glimpses_read_pixels_unless_a_backbone_is_named(compose, choice):
+    for others in ([], ["data=cluttered", "stn=none"]):
+        assert compose(choice, *others)["backbone"]["name"] == "none"
+        assert compose(*others, "backbone=cnn", choice)["backbone"]["name"] == "cnn"
 
 
 def test_the_map_of_configs_names_every_choice():

@@ -7,7 +7,9 @@ SHOWN = ("data", "backbone", "stn", "attention", "seed")
 
 SETTINGS = (
     *SHOWN,
-    *("attention.at", "attention.kind.kernel", "attention.kind.reduction"),
+    *("attention.at", "attention.copies", "attention.glimpses", "attention.kind.kernel"),
+    *("attention.kind.reduction", "attention.scales", "attention.size", "attention.std"),
+    *("attention.width",),
     *("backbone.filters", "backbone.parameters", "backbone.pool", "backbone.width", "backbone.widths"),
     *("data.distortion.angle", "data.distortion.bend", "data.distortion.blur"),
     *("data.distortion.blur_angle", "data.distortion.canvas", "data.distortion.clutter"),

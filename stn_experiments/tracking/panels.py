@@ -61,7 +61,8 @@ def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: in
     """A row for each image: the input, what is attended to on it, what the attention gives on, the class.
 
     An attention's outline has a dot at V's top left, its heat is a tint; the dashed boxes are the digits'
-    true ones. One that has no place in space shows the weights of its channels.
+    true ones. One that has no place in space shows the weights of its channels. More views than there are
+    colours are numbered.
 
     Args:
         batch: images (B, C, H, W) in [0, 1], shown as their mean over C, with labels and poses.
@@ -118,14 +119,22 @@ def _row(batch: Batch, prediction: Prediction, index: int, cell: int) -> list[Im
     image, boxes = batch.images[index].detach().cpu(), batch.pose.box[index].detach().cpu()
     views = [_of_one(view, index) for view in prediction.views]
     # Where there are several views each keeps its colour.
-    first = index if len(views) == 1 else 0
-    colours = [COLOURS[(first + number) % len(COLOURS)] for number in range(len(views))]
+    colours = _colours(len(views)) if len(views) > 1 else [COLOURS[index % len(COLOURS)]]
     return [
         _image_cell(image, cell),
         _place_cell(image, views, colours, boxes, cell) if views else _empty_cell(cell),
         _output_cell(views, colours, cell) if views else _empty_cell(cell),
         _prediction_cell(prediction.logits[index].detach().cpu(), int(batch.labels[index]), cell),
     ]
+
+
+def _colours(count: int) -> list[Colour]:
+    """A colour for each of several views; more than there are colours run from the first to the fourth."""
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    stops = torch.tensor([COLOURS[0], COLOURS[2], COLOURS[1], COLOURS[3]], dtype=torch.float)
+    ramp = F.interpolate(stops.T[None], count, mode="linear", align_corners=True)[0]
+    return [(round(red), round(green), round(blue)) for red, green, blue in ramp.T.tolist()]
 
 
 def _of_one(view: View, index: int) -> View:
@@ -160,17 +169,21 @@ def _place_cell(
         if view.heat is not None:
             _lay_heat(picture, view.heat, place, colour)
     ImageDraw.Draw(picture).polygon(place.pixels(geometry.frame(1)), outline=EDGE, width=OVERSAMPLE)
+    many = len(views) > len(COLOURS)
     notes = [
-        _draw_outline(picture, view.outline, place, colour)
+        _draw_outline(picture, view.outline, place, colour, many)
         for view, colour in zip(views, colours, strict=True)
         if view.outline is not None
     ]
     for view, colour in zip(views, colours, strict=True):
         if view.marks is not None:
-            _draw_marks(picture, view.marks, place, colour)
+            _draw_marks(picture, view.marks, place, colour, many)
     # After the outlines, which are thicker and would hide it where they fit well.
     for box in boxes:
         _draw_dashed(picture, place.pixels(box))
+    for number, (view, colour) in enumerate(zip(views, colours, strict=True), 1):
+        if many and view.outline is not None:
+            _draw_number(picture, number, place.pixels(view.outline[:1].nan_to_num(FARTHEST))[0], colour)
     picture = picture.reduce(OVERSAMPLE)
     _write(picture, " ".join(sorted({note for note in notes if note})), colours[0], (0.5, 0.93), 0.1)
     return picture
@@ -203,7 +216,10 @@ def _output_cell(views: list[View], colours: list[Colour], cell: int) -> Image.I
         place = _fit(view.output, (width, height), IMAGE_SHARE)
         place = place._replace(left=place.left + column * width, top=place.top + row * height)
         _paste_image(picture, view.output, place)
-        _draw_outline(picture, geometry.frame(1), place, colour)
+        many = len(views) > len(COLOURS)
+        _draw_outline(picture, geometry.frame(1), place, colour, many)
+        if many:
+            _draw_number(picture, number + 1, (place.left + width * 0.17, place.top + height * 0.17), colour)
     return picture.reduce(OVERSAMPLE)
 
 
@@ -282,14 +298,19 @@ def _cells(places: Tensor) -> Tensor:
     return torch.stack(corners, 2).view(-1, 2)
 
 
-def _draw_outline(picture: Image.Image, outline: Tensor, place: Place, colour: Colour) -> str:
-    """Draw an outline (K, 2) with a dot at its first point, and say why if there is nothing of it to see."""
+def _draw_outline(
+    picture: Image.Image, outline: Tensor, place: Place, colour: Colour, fine: bool = False
+) -> str:
+    """Draw an outline (K, 2), and say why if there is nothing of it to see.
+
+    It has a dot at its first point, or is ``fine``, with a thin line and none.
+    """
     if not outline.isfinite().all():
         return "box not finite"
     points = place.pixels(outline)
     x, y = points[0]
-    width = picture.height // 44
-    dot = picture.height // 27
+    width = picture.height // (88 if fine else 44)
+    dot = 0 if fine else picture.height // 27
     line = Image.new("L", picture.size)
     draw = ImageDraw.Draw(line)
     draw.line([*points, *points[:2]], 255, width, "curve")
@@ -298,12 +319,21 @@ def _draw_outline(picture: Image.Image, outline: Tensor, place: Place, colour: C
     return "" if line.getbbox() else "box out of view"
 
 
-def _draw_marks(picture: Image.Image, points: Tensor, place: Place, colour: Colour) -> None:
-    """Draw points (M, 2) as small dots."""
+def _draw_marks(
+    picture: Image.Image, points: Tensor, place: Place, colour: Colour, fine: bool = False
+) -> None:
+    """Draw points (M, 2) as small dots, or ``fine`` ones."""
     draw = ImageDraw.Draw(picture)
-    radius = picture.height // 60
+    radius = picture.height // (120 if fine else 60)
     for x, y in place.pixels(points.nan_to_num(FARTHEST)):
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], colour)
+
+
+def _draw_number(picture: Image.Image, number: int, at: Point, colour: Colour) -> None:
+    """Write a small number about a point of a picture, readable on any ground."""
+    font = _font(picture.height / 12)
+    style: dict[str, Any] = {"anchor": "mm", "stroke_width": picture.height // 96, "stroke_fill": INK}
+    ImageDraw.Draw(picture).text(at, str(number), colour, font, **style)
 
 
 def _draw_dashed(picture: Image.Image, corners: list[Point]) -> None:

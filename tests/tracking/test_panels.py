@@ -288,6 +288,20 @@ def test_several_views_are_told_apart():
         assert not has(cell, COLOURS[2])
 
 
+def test_more_views_than_colours_are_numbered_and_keep_their_order():
+    batch = make_batch()
+    shifts = [number / 4 - 0.875 for number in range(8)]
+    views = [make_view(batch.images, [0.3, 0, shift, 0, 0.3, 0]) for shift in shifts]
+    cell = cell_of(draw_panel(batch, make_prediction(batch)._replace(views=views)), 1)
+    edges = [pixels_of(cell, colour)[:, 0].max() for colour in (COLOURS[0], COLOURS[3])]
+    assert edges[0] < 60 < edges[1]
+
+    same = [view._replace(output=torch.zeros_like(view.output)) for view in views]
+    seen = cell_of(draw_panel(batch, make_prediction(batch)._replace(views=same)), 2)
+    numbers = {(np.asarray(seen.crop((x + 4, 4, x + 16, 18))).max(-1) > 100).tobytes() for x in (0, 40, 80)}
+    assert len(numbers) == 3
+
+
 def test_a_caption_adds_a_line_however_long_it_is():
     batch = make_batch()
     plain, short, long = (
