@@ -40,7 +40,7 @@ LENGTH = max(len(kind.split()) for kind in KINDS)
 
 
 class Scene(NamedTuple):
-    """What is to be drawn: digits of ``values`` (B, D) in ``cells`` (B, D), the ``question``, the ``answer``."""
+    """A ``question`` (B, T), its ``answer`` (B,), and the digits to draw: ``values``, in ``cells`` (B, D)."""
 
     question: Tensor
     answer: Tensor
@@ -52,9 +52,9 @@ class Scene(NamedTuple):
 class Questions:
     """A few digits on one canvas, and a question about them whose answer is a number from 0 to 9.
 
-    The canvas is a grid of as many rows and columns of cells as digits of ``side`` pixels fit. Each digit lies
-    in a cell of its own, moved from the middle of it at random, by up to an eighth of the cell's side, so
-    that everybody sees which digits are in a row. The kinds of questions are equally likely:
+    The canvas is a grid of as many rows and columns of cells as digits of ``side`` pixels fit. Each digit
+    lies in a cell of its own, at most an eighth of the cell's side off the middle of it, so that everybody
+    sees which digits are in a row. The kinds of questions are equally likely:
 
     - *which digit is just left of three*: the nearest digit in its row, to its left, which is in the next
       cell. All digits of the image are different, so that there is one three. Likewise *right of* in its row,
@@ -231,7 +231,7 @@ def in_words(question: Tensor) -> list[str]:
 
 
 def of_classes(labels: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
-    """The indices of digits, drawn at random among ``labels`` (N,), that have the labels ``wanted`` (any shape).
+    """Indices, drawn at random among ``labels`` (N,), of digits of the labels ``wanted`` (B, D).
 
     Raises:
         UserError: there are no digits of some class.

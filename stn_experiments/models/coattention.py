@@ -4,6 +4,7 @@
 paper has columns: V (B, N, d) are the places of a map, Q (B, T, d) the words of a question.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -68,8 +69,10 @@ class CoAttentionReader(Reader):
     than there, each place of the map has a vector of its own added that is learned: *left of* has no meaning
     to a set of places without one. Word 0 is padding; it has no weight.
 
-    The view is that of the last level, which the answer comes from most directly.
+    The view has the means of the three levels' weights: training decides which of them does the looking.
     """
+
+    places: Tensor
 
     def __init__(
         self,
@@ -95,7 +98,7 @@ class CoAttentionReader(Reader):
         )
 
     def forward(self, features: Tensor, question: Tensor | None, generator: Generator | None) -> Prediction:
-        """See the class; nothing is random. Views, which no training step asks for, there are in evaluation."""
+        """See the class; nothing is random. There is no view while training, where no step asks for it."""
         if question is None:
             raise TypeError("co-attention reads a question about each image, got none")
         if self.blind == "image":
@@ -104,19 +107,23 @@ class CoAttentionReader(Reader):
             question = F.one_hot(torch.zeros_like(question[:, 0]), question.shape[1])
         image = self.project(features.flatten(2).mT) + self.position
         is_word = question != PADDING
+        levels = [
+            attend(image, level, is_word)
+            for level, attend in zip(self.levels(question), self.attentions, strict=True)
+        ]
         encoded = image[:, 0, :0]
-        for level, attend, encode in zip(self.levels(question), self.attentions, self.encoders, strict=True):
-            attended = attend(image, level, is_word)
+        for attended, encode in zip(levels, self.encoders, strict=True):
             encoded = encode(torch.cat([attended.question + attended.image, encoded], 1)).tanh()
-        logits = self.answer(encoded)
-        return Prediction(logits, [] if self.training else [self._view(features, attended)])
+        return Prediction(self.answer(encoded), [] if self.training else [self._view(features, levels)])
 
-    def _view(self, features: Tensor, attended: Attended) -> View:
-        weights = full(attended.places).unflatten(1, features.shape[2:])
+    def _view(self, features: Tensor, levels: Sequence[Attended]) -> View:
+        weights = torch.stack([full(level.places) for level in levels]).mean(0)
+        weights = weights.unflatten(1, features.shape[2:])
+        words = torch.stack([full(level.words) for level in levels]).mean(0)
         places = self.places.expand(*weights.shape, 2)
         # As bright as it was where the weight is highest.
         shown = full(features) * (weights / weights.amax((1, 2), keepdim=True))[:, None]
-        return View(shown, densest_region(weights), heat=Heat(weights, places), words=full(attended.words))
+        return View(shown, densest_region(weights), heat=Heat(weights, places), words=words)
 
 
 class QuestionLevels(nn.Module):
@@ -166,7 +173,7 @@ class Parallel(nn.Module):
 
 
 class Alternating(nn.Module):
-    """Alternating co-attention, equations 6 and 7 of the paper, each of its three steps with its own weights."""
+    """Alternating co-attention, equations 6 and 7 of the paper; each of three steps has its own weights."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
