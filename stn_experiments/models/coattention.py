@@ -42,8 +42,8 @@ class CoAttention:
         mode: ``parallel``: image and question weigh each other at once; ``alternating``: the question by
             itself, the image in its light, and the question in the light of that.
         width: d, of all vectors.
-        blind: what is kept from it, to tell how far the other gets alone: an image is black to it then, and
-            all questions are the same single word.
+        blind: what is kept from it, to tell how far the other gets alone: all maps are 0 to it then, or all
+            questions the same single word.
     """
 
     mode: Literal["parallel", "alternating"] = "parallel"
@@ -65,9 +65,9 @@ class CoAttentionReader(Reader):
     """Answers questions (B, T) about the images of maps (B, C, h, w); see :class:`CoAttention`.
 
     As in the paper, questions are read on three levels (section 3.2): words, phrases, and the question up to
-    each word; each attends by itself, and the answer is encoded from the words on up (section 3.4). Another
-    than there, each place of the map has a vector of its own added that is learned: *left of* has no meaning
-    to a set of places without one. Word 0 is padding; it has no weight.
+    each word. Each attends by itself, and the answer is encoded from the words on up (equation 7). Unlike
+    there, each place of the map has a vector of its own added, which is learned: in a set of places nothing
+    is left of anything. Word 0 is padding; it has no weight.
 
     The view has the means of the three levels' weights: training decides which of them does the looking.
     """
@@ -173,7 +173,7 @@ class Parallel(nn.Module):
 
 
 class Alternating(nn.Module):
-    """Alternating co-attention, equations 6 and 7 of the paper; each of three steps has its own weights."""
+    """Alternating co-attention, equation 6 of the paper; each of the three steps has its own weights."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
