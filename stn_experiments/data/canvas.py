@@ -57,12 +57,12 @@ def add_crops(images: Tensor, crops: Tensor, corner: Tensor) -> None:
 
     Of the n-th crop of each image the top left pixel lies at ``corner`` (N, B, 2), whole (y, x).
     """
-    width, side = images.shape[-1], crops.shape[-1]
+    (batch, _, height, width), side = images.shape, crops.shape[-1]
     step = torch.arange(side, device=images.device)
     y, x = corner[..., None, None].unbind(2)
     places = ((y + step[:, None]) * width + x + step).flatten(2)
     # One crop at a time: within one no pixel is hit twice, so the sum has one order on every device.
-    flat = images.view(len(images), -1)
+    flat = images.view(batch, height * width)
     for crop, place in zip(crops.flatten(2), places, strict=True):
         flat.scatter_(1, place, flat.gather(1, place) + crop)
     flat.clamp_(max=1)
