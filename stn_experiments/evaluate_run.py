@@ -37,6 +37,11 @@ def evaluate_run(
             f"{run.folder} reads {describe(own.shape)} images of {own.classes} classes, "
             f"got {describe(data.shape)} of {data.classes}: set data.distortion.canvas"
         )
+    if data.words != own.words:
+        raise UserError(
+            f"{run.folder} reads questions of {own.words or 'no'} words, got data with those of "
+            f"{data.words or 'no'}"
+        )
     device = find_device(device_name)
     model = build_model(config, own, config["seed"])
     state = checkpoints.load(run.best)

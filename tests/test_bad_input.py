@@ -154,6 +154,7 @@ BASES = (
     "data=cluttered backbone=cnn stn=tps optimizer=sgd scheduler=step trainer=quick",
     "data=mixed backbone=fcn stn=none scheduler=constant",
     "data=addition stn=translation stn.at=[input,layer2]",
+    "experiment=coattention",
     "experiment=upright",
     "data=cluttered stn=none attention=ram",
     "data=npz data.file=own.npz stn=projective trainer.batch_size=4",
@@ -327,7 +328,7 @@ def assert_can_be_trained(built):
     images = torch.rand(count, *built.data.shape, generator=generator)
     labels, question = torch.zeros(count, dtype=torch.long), None
     if isinstance(built.data, DistortedMnist):
-        digits = Digits((torch.rand(4, 28, 28, generator=generator) * 255).byte(), torch.arange(4))
+        digits = Digits((torch.rand(10, 28, 28, generator=generator) * 255).byte(), torch.arange(10))
         batch = built.data.distortion.draw(digits, torch.arange(count), generator)
         images, labels, question = batch.images, batch.labels, batch.question
     F.cross_entropy(built.model(images, question, generator).logits, labels).backward()

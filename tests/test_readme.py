@@ -45,7 +45,8 @@ def test_each_command_makes_a_network_that_runs(compose, tmp_path, arguments):
             continue
         config = compose(*overrides, "trainer.device=cpu", f"run.root={tmp_path}")
         experiment = build_experiment(config)
-        logits = experiment.model.eval()(torch.rand(1, *experiment.data.shape)).logits
+        question = torch.ones(1, 5, dtype=torch.long) if experiment.data.words else None
+        logits = experiment.model.eval()(torch.rand(1, *experiment.data.shape), question).logits
         assert logits.shape == (1, experiment.data.classes)
 
 

@@ -16,11 +16,14 @@ def choices(group):
 
 GROUPS = ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer", "experiment", "sweep")
 CHOICES = [(group, choice) for group in GROUPS for choice in choices(group)]
+GO_TOGETHER = ("data=question", "attention=coattention")
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice):
     overrides = [f"{group}={choice}", "trainer.device=cpu"]
+    if overrides[0] in GO_TOGETHER:
+        overrides += GO_TOGETHER
     if choice == "npz":
         arrays = {f"{kind}_{split}": value for split in ("train", "test") for kind, value in
                   (("x", np.zeros((200, 900), np.uint8)), ("y", np.arange(200) % 7))}  # fmt: skip
@@ -30,7 +33,8 @@ def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice
     if "name" in config.get(group, ()):
         assert config[group]["name"] == choice
     experiment = build_experiment(config)
-    prediction = experiment.model.eval()(torch.rand(2, *experiment.data.shape))
+    question = torch.ones(2, 5, dtype=torch.long) if experiment.data.words else None
+    prediction = experiment.model.eval()(torch.rand(2, *experiment.data.shape), question)
     assert prediction.logits.shape == (2, experiment.data.classes)
     attentions = config["attention"].get("glimpses", int(config["attention"]["name"] != "none"))
     assert len(prediction.views) == config["stn"].get("count", 0) + attentions

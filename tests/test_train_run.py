@@ -68,6 +68,19 @@ def test_a_run_leaves_all_that_a_person_could_want(config):
     assert f"tensorboard --logdir {settings['run']['root']}" in text
 
 
+@pytest.mark.parametrize("blind", ["null", "image", "question"])
+def test_a_run_that_answers_questions(config, blind):
+    settings = config(
+        "experiment=coattention", "trainer.epochs=1", "attention.width=8", f"attention.blind={blind}"
+    )
+    result = train_run(settings)
+    assert result["attention"] == "coattention"
+    assert {"ink_inside", "touching"} <= set(result)
+    assert evaluate_run(run_of(settings))[0]["test_error"] == pytest.approx(result["test_error"])
+    with pytest.raises(UserError, match="reads questions of 30 words, got data with those of no"):
+        evaluate_run(run_of(settings), config("data=rotated", "data.distortion.canvas=60")["data"])
+
+
 def test_the_same_config_is_the_same_result(config):
     first, second = (train_run(config(root=root)) for root in ("one", "other"))
     assert timeless(first) == timeless(second)

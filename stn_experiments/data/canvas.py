@@ -49,7 +49,18 @@ def add_clutter(
     target_y, target_x = uniform(height - side + 1), uniform(width - side + 1)
     step = torch.arange(side, device=device)
     crops = pool[source, source_y + step[:, None], source_x + step].float().div_(255)
-    places = ((target_y + step[:, None]) * width + target_x + step).flatten(2)
+    add_crops(images, crops, torch.stack([target_y, target_x], 2).flatten(2))
+
+
+def add_crops(images: Tensor, crops: Tensor, corner: Tensor) -> None:
+    """Add crops (N, B, s, s) to images (B, 1, H, W), in place, and clip at 1.
+
+    Of the n-th crop of each image the top left pixel lies at ``corner`` (N, B, 2), whole (y, x).
+    """
+    (batch, _, height, width), side = images.shape, crops.shape[-1]
+    step = torch.arange(side, device=images.device)
+    y, x = corner[..., None, None].unbind(2)
+    places = ((y + step[:, None]) * width + x + step).flatten(2)
     # One crop at a time: within one no pixel is hit twice, so the sum has one order on every device.
     flat = images.view(batch, height * width)
     for crop, place in zip(crops.flatten(2), places, strict=True):

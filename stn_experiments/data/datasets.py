@@ -66,10 +66,13 @@ class DistortedMnist:
 
     def __post_init__(self) -> None:
         for training in (self.training,) if self.training is not None else ():
-            if self._shape(training) != self.shape or training.classes != self.classes:
+            made, wanted = (
+                (self._shape(task), task.classes, task.words) for task in (training, self.distortion)
+            )
+            if made != wanted:
                 raise UserError(
-                    f"training must make {self.shape} images of {self.classes} classes, as distortion "
-                    f"does, got {self._shape(training)} of {training.classes}"
+                    "training must make {} images of {} classes and {} words, as distortion does, "
+                    "got {} of {} and {}".format(*wanted, *made)
                 )
 
     @property

@@ -55,7 +55,7 @@ class Batch(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """What makes labelled images of digits; the three distortions below are its kinds."""
+    """What makes labelled images of digits: the three distortions below, and ``questions.Questions``."""
 
     @property
     def size(self) -> tuple[int, int]:

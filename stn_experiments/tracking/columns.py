@@ -7,13 +7,14 @@ SHOWN = ("data", "backbone", "stn", "attention", "seed")
 
 SETTINGS = (
     *SHOWN,
-    *("attention.at", "attention.copies", "attention.glimpses", "attention.kind.kernel"),
-    *("attention.kind.reduction", "attention.scales", "attention.size", "attention.std"),
-    *("attention.width",),
+    *("attention.at", "attention.blind", "attention.copies", "attention.glimpses"),
+    *("attention.kind.kernel", "attention.kind.reduction", "attention.mode", "attention.scales"),
+    *("attention.size", "attention.std", "attention.width"),
     *("backbone.filters", "backbone.parameters", "backbone.pool", "backbone.width", "backbone.widths"),
     *("data.distortion.angle", "data.distortion.bend", "data.distortion.blur"),
     *("data.distortion.blur_angle", "data.distortion.canvas", "data.distortion.clutter"),
     *("data.distortion.clutter_size", "data.distortion.contrast", "data.distortion.corners"),
+    *("data.distortion.digits", "data.distortion.side"),
     *("data.distortion.noise", "data.distortion.place", "data.distortion.scale"),
     *("data.distortion.shear", "data.file", "data.fresh", "data.image_size", "data.seed"),
     *("data.training", "data.valid_size", "trainer.epochs", "optimizer.lr", "optimizer.momentum"),

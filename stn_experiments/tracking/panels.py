@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from stn_experiments import geometry
 from stn_experiments.data.distortions import Batch
+from stn_experiments.data.questions import in_words
 from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.view import Heat, View
 
@@ -39,6 +41,7 @@ OVERSAMPLE = 4
 IMAGE_SHARE = 14 / 15
 CANVAS_SHARE = 0.7  # leaves room for a box as large as a square canvas, however it is turned
 FARTHEST = 1e4  # in normalised units: far beyond any cell, and within Pillow's 32-bit pixels
+WORD_SIZE, LINE_PITCH = 0.1, 0.13  # of a question, as shares of a cell
 HEAT_SHARE = 0.6  # of its colour in the tint at its peak, that the image still shows
 LAST_SECONDS = 2.0
 
@@ -57,12 +60,20 @@ class Place(NamedTuple):
         return [(self.left + x * self.width, self.top + y * self.height) for x, y in halves]
 
 
+class Word(NamedTuple):
+    """A word of a question, and the colour behind it."""
+
+    text: str
+    shade: Colour
+
+
 def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: int = 120) -> Image.Image:
     """A row for each image: the input, what is attended to on it, what the attention gives on, the class.
 
     An attention's outline has a dot at V's top left, its heat is a tint; the dashed boxes are the digits'
     true ones. One that has no place in space shows the weights of its channels. More views than there are
-    colours are numbered.
+    colours are numbered. Where something is asked, the question stands above the class, each word shaded by
+    how much it counts.
 
     Args:
         batch: images (B, C, H, W) in [0, 1], shown as their mean over C, with labels and poses.
@@ -124,7 +135,12 @@ def _row(batch: Batch, prediction: Prediction, index: int, cell: int) -> list[Im
         _image_cell(image, cell),
         _place_cell(image, views, colours, boxes, cell) if views else _empty_cell(cell),
         _output_cell(views, colours, cell) if views else _empty_cell(cell),
-        _prediction_cell(prediction.logits[index].detach().cpu(), int(batch.labels[index]), cell),
+        _prediction_cell(
+            prediction.logits[index].detach().cpu(),
+            int(batch.labels[index]),
+            [] if batch.question is None else _asked(batch.question[index].cpu(), views, colours),
+            cell,
+        ),
     ]
 
 
@@ -223,22 +239,43 @@ def _output_cell(views: list[View], colours: list[Colour], cell: int) -> Image.I
     return picture.reduce(OVERSAMPLE)
 
 
-def _prediction_cell(logits: Tensor, label: int, cell: int) -> Image.Image:
+def _prediction_cell(logits: Tensor, label: int, asked: list[Word], cell: int) -> Image.Image:
+    """The class, below what was asked, if anything was."""
     picture = Image.new("RGB", (cell, cell), PAPER)
     probability, predicted = logits.float().softmax(0).max(0)
     right = int(predicted) == label and bool(probability.isfinite())
     colour = RIGHT if right else WRONG
-    _write(picture, str(int(predicted)), colour, (0.5, 0.36), 0.5)
-    _write(picture, f"{100 * float(probability):.1f} %", colour, (0.5, 0.7), 0.14)
+    _write_shaded(picture, asked)
+    places, size = ((0.5, 0.76, 0.91), 0.36) if asked else ((0.36, 0.7, 0.88), 0.5)
+    _write(picture, str(int(predicted)), colour, (0.5, places[0]), size)
+    _write(picture, f"{100 * float(probability):.1f} %", colour, (0.5, places[1]), 0.14)
     if not right:
-        _write(picture, f"true {label}", INK, (0.5, 0.88), 0.14)
+        _write(picture, f"true {label}", INK, (0.5, places[2]), 0.14)
     return picture
+
+
+def _asked(question: Tensor, views: list[View], colours: list[Colour]) -> list[Word]:
+    """The words of a question (T,), each shaded by its weight in the last view that weighs them."""
+    words = in_words(question)
+    shades = [PAPER] * len(words)
+    for view, colour in zip(views, colours, strict=True):
+        if view.words is not None:
+            weights = view.words[question != 0].nan_to_num(0)
+            shares = weights / weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
+            shades = [_between(PAPER, colour, share) for share in shares.tolist()]
+    return list(map(Word, words, shades))
 
 
 def _empty_cell(cell: int) -> Image.Image:
     picture = Image.new("RGB", (cell, cell), FADED)
     _write(picture, "no attention", GREY, (0.5, 0.5), 0.11)
     return picture
+
+
+def _between(one: Colour, other: Colour, share: float) -> Colour:
+    """The colour on the way from one to another."""
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    return red, green, blue
 
 
 def _blank(cell: int, colour: Colour) -> Image.Image:
@@ -352,6 +389,20 @@ def _write(picture: Image.Image, text: str, colour: Colour, at: Point, size: flo
     x, y = (picture.height * share for share in at)
     font = _fitting_font(text, picture.height * size, picture.width)
     ImageDraw.Draw(picture).text((x, y), text, colour, font, anchor="mm")
+
+
+def _write_shaded(picture: Image.Image, words: Sequence[Word]) -> None:
+    """Write words from the top down, as many in a line as fit."""
+    draw, font = ImageDraw.Draw(picture), _font(max(picture.height * WORD_SIZE, 1))
+    gap, pitch = font.getlength(" "), picture.height * LINE_PITCH
+    x, y = gap / 2, pitch / 2
+    for word in words:
+        length = font.getlength(word.text)
+        if x > gap and x + length > picture.width:
+            x, y = gap / 2, y + pitch
+        draw.rectangle([x - gap / 2, y - pitch / 2, x + length + gap / 2, y + pitch / 2 - 1], word.shade)
+        draw.text((x, y), word.text, INK, font, anchor="lm")
+        x += length + gap
 
 
 def _fitting_font(text: str, size: float, width: float) -> Font:

@@ -8,6 +8,7 @@ from PIL import Image, ImageChops
 from stn_experiments import geometry
 from stn_experiments.data.distortions import Batch, Distortion
 from stn_experiments.data.mnist import Digits
+from stn_experiments.data.questions import WORDS
 from stn_experiments.models.grids import Affine, GridGenerator, ThinPlateSpline
 from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.sampler import Sampler
@@ -30,6 +31,7 @@ from stn_experiments.tracking.panels import (
 
 CELL = 120
 IDENTITY = [1, 0, 0, 0, 1, 0]
+QUESTION = ("which", "digit", "is", "the", "greatest")
 OFF_CANVAS = torch.full((1, 1, 4, 2), 50.0)
 
 
@@ -522,3 +524,33 @@ def test_a_feature_map_is_shown_however_faint_it_is():
     panel = draw_panel(batch, make_prediction(batch)._replace(views=[View(output)]))
     cell = cell_of(panel, 2)
     assert [cell.getpixel((x, 60))[0] for x in (30, 90)] == [0, 255]
+
+
+def asked(words):
+    """The prediction's cell of a panel where "which digit is the greatest" has these weights, or none."""
+    batch = make_batch()._replace(question=torch.tensor([[WORDS.index(w) for w in QUESTION] + [0]]))
+    view = make_view(batch.images, IDENTITY)._replace(words=words)
+    return cell_of(draw_panel(batch, Prediction(torch.eye(10)[7:8], [view])), 3)
+
+
+def test_each_word_of_a_question_is_shaded_by_its_weight():
+    plain = asked(None)
+    assert has(plain, INK)
+    assert not has(plain, COLOURS[0])
+    shades = []
+    for place in range(len(QUESTION)):
+        weights = torch.full((1, len(QUESTION) + 1), 0.0)
+        weights[0, place] = 0.5
+        shades.append(pixels_of(asked(weights), COLOURS[0]))
+    starts = [(found[:, 1].min(), found[:, 0].min()) for found in shades]
+    assert starts == sorted(starts), "in the order of reading"
+    assert len(set(starts)) == len(QUESTION)
+    half = asked(torch.tensor([[0.2, 0.4, 0, 0, 0, 0.4]]))
+    between = tuple(round((a + b) / 2) for a, b in zip((255, 255, 255), COLOURS[0], strict=True))
+    assert len(pixels_of(half, between)) == pytest.approx(len(shades[0]), rel=0.1)
+
+
+def test_a_panel_of_questions_never_fails():
+    assert has(asked(torch.full((1, 6), torch.nan)), INK)
+    batch = make_batch()._replace(question=torch.zeros(1, 5, dtype=torch.long))
+    draw_panel(batch, Prediction(torch.zeros(1, 10), []), cell=24)

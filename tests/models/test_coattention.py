@@ -1,0 +1,137 @@
+"""Co-attention computes the equations of Lu et al. 2016, and looks where the question says."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stn_experiments.errors import UserError
+from stn_experiments.experiment import build_experiment
+from stn_experiments.models.coattention import Alternating, CoAttention, Parallel
+
+MODES = ["parallel", "alternating"]
+WIDTH, PLACES, LENGTH = 8, 6, 5
+IS_WORD = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] + [False] * 4])
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max())
+    return e / e.sum()
+
+
+def by_the_equations(attention, v, q):
+    """One image's places v (d, N) and one question's words q (d, T), as columns: what the paper computes."""
+    w = {name: value.detach().numpy() for name, value in attention.named_parameters()}
+    if isinstance(attention, Parallel):
+        c = np.tanh(q.T @ w["affinity.weight"] @ v)
+        h_v = np.tanh(w["image.weight"] @ v + w["question.weight"] @ q @ c)
+        h_q = np.tanh(w["question.weight"] @ q + w["image.weight"] @ v @ c.T)
+        a_v, a_q = softmax(w["weigh_image.weight"][0] @ h_v), softmax(w["weigh_question.weight"][0] @ h_q)
+        return v @ a_v, q @ a_q, a_v, a_q
+
+    def attend(step, x, g):
+        h = np.tanh(w[f"{step}.vectors.weight"] @ x + np.outer(g, np.ones(x.shape[1])))
+        a = softmax(w[f"{step}.weigh.weight"][0] @ h)
+        return x @ a, a
+
+    s, _ = attend("summarise", q, np.zeros(WIDTH))
+    v_hat, a_v = attend("look", v, w["look.guide.weight"] @ s)
+    q_hat, a_q = attend("reread", q, w["reread.guide.weight"] @ v_hat)
+    return v_hat, q_hat, a_v, a_q
+
+
+@pytest.mark.parametrize("kind", [Parallel, Alternating])
+def test_each_mode_is_that_of_the_paper(kind):
+    torch.manual_seed(0)
+    attention = kind(WIDTH)
+    for weights in attention.parameters():
+        torch.nn.init.normal_(weights)
+    image, question = torch.randn(3, PLACES, WIDTH), torch.randn(3, LENGTH, WIDTH) * IS_WORD[..., None]
+    attended = attention(image, question, IS_WORD)
+    for index, length in enumerate(IS_WORD.sum(1).tolist()):
+        wanted = by_the_equations(attention, image[index].T.numpy(), question[index, :length].T.numpy())
+        for ours, theirs in zip(attended, wanted, strict=True):
+            ours = ours[index].detach().numpy()
+            np.testing.assert_allclose(ours[: len(theirs)], theirs, atol=1e-5)
+            assert not ours[len(theirs) :].any(), "padding has no weight"
+
+
+def reader(mode="parallel", blind=None, shape=(6, 3, 4), words=9, classes=4, width=16):
+    torch.manual_seed(0)
+    return CoAttention(mode, width, blind).reader(shape, classes, words)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_more_padding_changes_nothing(mode):
+    model = reader(mode).eval()
+    features, question = torch.randn(2, 6, 3, 4), torch.tensor([[3, 1, 4, 1], [5, 2, 0, 0]])
+    short, long = (model(features, F.pad(question, (0, more)), None) for more in (0, 3))
+    torch.testing.assert_close(short.logits, long.logits)
+    (view,) = long.views
+    assert view.words.shape == (2, 7)
+    assert not view.words[:, 4:].any()
+    assert not view.words[1, 2:].any()
+    torch.testing.assert_close(view.words.sum(1), torch.ones(2))
+    torch.testing.assert_close(view.heat.weights.sum((1, 2)), torch.ones(2))
+    assert view.output.shape == features.shape
+    assert view.outline.shape == (2, 4, 2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("blind", [None, "image", "question"])
+def test_the_blind_do_not_see(mode, blind):
+    model = reader(mode, blind)
+    features, question = torch.randn(1, 6, 3, 4), torch.tensor([[3, 1, 4, 1]])
+    start = model(features, question, None).logits
+    other_image = model(torch.randn(1, 6, 3, 4), question, None).logits
+    other_question = model(features, torch.tensor([[5, 2, 0, 0]]), None).logits
+    assert start.equal(other_image) == (blind == "image")
+    assert start.equal(other_question) == (blind == "question")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_looks_where_the_question_says(mode):
+    """Trained to say what lies beside a name, on one image it looks at another place for another name."""
+    generator = torch.Generator().manual_seed(0)
+    names, values = torch.eye(6).repeat(64, 1, 1), torch.eye(4)
+    model = reader(mode, shape=(10, 2, 3), words=7)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+
+    def draw():
+        where = torch.rand(64, 6, generator=generator).argsort(1)
+        value = torch.randint(4, (64, 6), generator=generator)
+        asked = torch.randint(6, (64, 1), generator=generator)
+        features = torch.cat([names.gather(1, where[..., None].expand(-1, -1, 6)), values[value]], 2)
+        return features.mT.unflatten(2, (2, 3)), asked, where, value
+
+    for _ in range(200):
+        features, asked, where, value = draw()
+        place = (where == asked).int().argmax(1, keepdim=True)
+        loss = F.cross_entropy(model(features, asked + 1, None).logits, value.gather(1, place)[:, 0])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    features, _, where, _ = draw()
+    for name in range(6):
+        heat = model.eval()(features, torch.full((64, 1), name + 1), None).views[0].heat.weights.flatten(1)
+        assert (heat.argmax(1) == (where == name).int().argmax(1)).float().mean() > 0.95
+
+
+def test_what_it_cannot_read_is_refused(compose):
+    with pytest.raises(UserError, match=r"^attention\.name must not be coattention for data that ask no"):
+        build_experiment(compose("attention=coattention"))
+    with pytest.raises(UserError, match=r"^attention\.name must be coattention, which reads the questions"):
+        build_experiment(compose("data=question"))
+    with pytest.raises(UserError, match=r"^attention\.name must not be coattention behind a backbone"):
+        build_experiment(compose("data=question", "attention=coattention", "backbone=fcn"))
+    with pytest.raises(TypeError, match="question"):
+        reader()(torch.zeros(1, 6, 3, 4), None, None)
+
+
+def test_a_transformer_may_stand_in_front(compose):
+    experiment = build_experiment(compose("experiment=coattention", "stn=affine", "trainer.device=cpu"))
+    prediction = experiment.model.eval()(torch.rand(2, 1, 60, 60), torch.tensor([[3, 4], [5, 0]]))
+    transformed, attended = prediction.views
+    assert transformed.transform is not None
+    assert attended.words is not None
+    assert attended.heat.places.abs().max() > 0
