@@ -10,7 +10,8 @@ from stn_experiments.errors import UserError
 from stn_experiments.experiment import build_model, find_device
 from stn_experiments.files import digest, to_json, write_atomically
 from stn_experiments.runs import Run
-from stn_experiments.tracking.panels import draw_panel, save_picture
+from stn_experiments.tracking.panels import draw_panel
+from stn_experiments.tracking.pictures import save_picture
 from stn_experiments.training import checkpoints
 from stn_experiments.training.evaluation import evaluate, of_test, predict
 from stn_experiments.training.loop import Device

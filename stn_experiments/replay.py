@@ -16,7 +16,8 @@ from stn_experiments.errors import UserError
 from stn_experiments.experiment import Experiment, build_experiment
 from stn_experiments.runs import Run, run_name
 from stn_experiments.saving import newest_checkpoint, restore
-from stn_experiments.tracking.panels import draw_panel, save_picture
+from stn_experiments.tracking.panels import draw_panel
+from stn_experiments.tracking.pictures import save_picture
 from stn_experiments.train_run import prepare, set_up_torch, told_to_people
 from stn_experiments.training.evaluation import predict
 from stn_experiments.training.loop import (

@@ -23,7 +23,8 @@ from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs import Run, commit, run_name
 from stn_experiments.saving import Due, History, best_weights, resume, save
 from stn_experiments.signals import Stopped, StopSignals
-from stn_experiments.tracking.panels import draw_panel, save_animation, save_picture
+from stn_experiments.tracking.panels import draw_panel
+from stn_experiments.tracking.pictures import save_animation, save_picture
 from stn_experiments.tracking.tensorboard import TensorBoard
 from stn_experiments.training import checkpoints
 from stn_experiments.training.evaluation import evaluate, of_test, predict

@@ -13,21 +13,9 @@ from stn_experiments.models.grids import Affine, GridGenerator, ThinPlateSpline
 from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.sampler import Sampler
 from stn_experiments.models.view import Heat, View
-from stn_experiments.tracking.panels import (
-    BORDER,
-    COLOURS,
-    FADED,
-    GAP,
-    HEAT_SHARE,
-    INK,
-    OUTSIDE,
-    RIGHT,
-    TINTS,
-    WRONG,
-    draw_panel,
-    save_animation,
-    save_picture,
-)
+from stn_experiments.tracking.drawing import COLOURS, FADED, HEAT_SHARE, INK, OUTSIDE, RIGHT, TINTS, WRONG
+from stn_experiments.tracking.panels import BORDER, GAP, draw_panel
+from stn_experiments.tracking.pictures import save_animation, save_picture
 
 CELL = 120
 IDENTITY = [1, 0, 0, 0, 1, 0]
