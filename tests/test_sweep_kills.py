@@ -121,11 +121,12 @@ def results(root):
 
 
 def table(command, root):
-    """The rows of the report's ``table.csv``, but for the time and the place of the runs."""
+    """The rows of the report's ``table.csv``, but for the times and the place of the runs."""
     code, _, err = command("report.py", root)
     assert (code, err) == (0, "")
     rows = list(csv.DictReader(io.StringIO((root / "report" / "table.csv").read_text())))
-    return [{**row, "train_seconds": None, "runs": row["runs"].replace(str(root), "")} for row in rows]
+    untimed = {"train_seconds": None, "images_per_second": None}
+    return [{**row, **untimed, "runs": row["runs"].replace(str(root), "")} for row in rows]
 
 
 def wait_for(process, root, least, besides=None):
