@@ -7,7 +7,7 @@ from typing import Any
 from stn_experiments.config import build
 from stn_experiments.data.datasets import one_of_each_class
 from stn_experiments.errors import UserError
-from stn_experiments.experiment import build_model, find_device
+from stn_experiments.experiment import NAMED, build_model, find_device
 from stn_experiments.files import digest, to_json, write_atomically
 from stn_experiments.runs import Run
 from stn_experiments.tracking.panels import draw_panel
@@ -30,6 +30,9 @@ def evaluate_run(
             images.
     """
     config = run.config()
+    for group in NAMED:
+        if group not in config:
+            raise UserError(f"{run.config_file} says nothing of {group}: an earlier version trained this run")
     own = build(config["data"], "data")
     data_config = data_config or config["data"]
     data = build(data_config, "data")

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 SMALL = ("trainer=quick", "trainer.epochs=1", "stn=none", "backbone.pool=2", "trainer.device=cpu")
 
@@ -150,3 +151,14 @@ def test_what_is_no_run_is_one_line(evaluate, tmp_path, words, says):
     assert line.startswith("error: ")
     assert says in line
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+
+
+def test_a_run_of_an_earlier_version_is_told_by_what_its_config_lacks(runs, evaluate):
+    file = runs[0] / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    del config["attention"]
+    file.write_text(yaml.safe_dump(config))
+    code, _, errors = evaluate(runs[0])
+    assert code == 2
+    (line,) = errors
+    assert line.endswith("config.yaml says nothing of attention: an earlier version trained this run")
