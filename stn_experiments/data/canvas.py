@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from stn_experiments.errors import UserError
+
 SIDE = 28
 """The side in pixels of an MNIST digit's own frame."""
 
@@ -66,6 +68,18 @@ def add_crops(images: Tensor, crops: Tensor, corner: Tensor) -> None:
     for crop, place in zip(crops.flatten(2), places, strict=True):
         flat.scatter_(1, place, flat.gather(1, place) + crop)
     flat.clamp_(max=1)
+
+
+def require_crops(count: int, size: int) -> None:
+    """See that ``count`` crops of ``size`` pixels can be cut from digits.
+
+    Raises:
+        UserError: there are any, and they are larger.
+    """
+    if count and size > SIDE:
+        raise UserError(
+            f"clutter_size must be at most {SIDE}, the side of the digits that crops are cut from, got {size}"
+        )
 
 
 def add_noise(images: Tensor, deviation: float, generator: Generator) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments import geometry
-from stn_experiments.data.canvas import SIDE, add_clutter, add_noise, blur, ink_boxes, render
+from stn_experiments.data.canvas import SIDE, add_clutter, add_noise, blur, ink_boxes, render, require_crops
 from stn_experiments.data.mnist import Digits
 from stn_experiments.errors import UserError
 from stn_experiments.ranges import Pixels, Range, Size, height_width
@@ -128,11 +128,7 @@ class Distortion:
             raise UserError(f"canvas must be at least the digit's own {SIDE} pixels, got {self.canvas}")
         if self.scale[0] > self.scale[1]:
             raise UserError(f"scale must be given as smallest, largest, got {list(self.scale)}")
-        if self.clutter and self.clutter_size > SIDE:
-            raise UserError(
-                f"clutter_size must be at most {SIDE}, the side of the digits that crops are cut from, "
-                f"got {self.clutter_size}"
-            )
+        require_crops(self.clutter, self.clutter_size)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments import geometry
-from stn_experiments.data.canvas import SIDE, add_clutter, add_crops, ink_boxes
+from stn_experiments.data.canvas import SIDE, add_clutter, add_crops, ink_boxes, require_crops
 from stn_experiments.data.distortions import MOST_INK_CELLS, Batch, Pose, unknown_pose
 from stn_experiments.data.mnist import Digits
 from stn_experiments.errors import UserError
@@ -91,11 +91,7 @@ class Questions:
                 f"canvas must have room for {self.digits} digits of {self.side} pixels in two rows and two "
                 f"columns or more, got {self.canvas}"
             )
-        if self.clutter and self.clutter_size > SIDE:
-            raise UserError(
-                f"clutter_size must be at most {SIDE}, the side of the digits that crops are cut from, "
-                f"got {self.clutter_size}"
-            )
+        require_crops(self.clutter, self.clutter_size)
 
     @property
     def size(self) -> tuple[int, int]:
