@@ -20,15 +20,7 @@ from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_picture
 from stn_experiments.train_run import prepare, set_up_torch, told_to_people
 from stn_experiments.training.evaluation import predict
-from stn_experiments.training.loop import (
-    Trainer,
-    Training,
-    epoch_order,
-    next_batch,
-    stream,
-    train_epoch,
-    train_step,
-)
+from stn_experiments.training.loop import Trainer, Training, epoch_batches, train_epoch, train_step
 from stn_experiments.training.metrics import outside_share
 
 SHOWN = 10
@@ -79,9 +71,8 @@ def show_step(experiment: Experiment, run: Run, wanted: int) -> str:
             training.progress.next_epoch()
     if training.progress.done == training.progress.steps.shape[1]:
         training.progress.next_epoch()
-    order = epoch_order(training, splits.train)
     posed = TrainingSet(splits.train.size, partial(splits.train.draw, posed=True))
-    batch = next_batch(training, posed, order, experiment.trainer.batch_size)
+    batch = next(epoch_batches(training, posed, experiment.trainer.batch_size))
     picture = run.folder / "replays" / f"step-{wanted:06d}.png"
     picture.parent.mkdir(exist_ok=True)
     first = take(batch, slice(0, SHOWN))
@@ -97,7 +88,7 @@ def describe_step(training: Training, batch: Batch, trainer: Trainer) -> str:
     localisation = training.model.localisation_parameters()
     loss, wrong, localisation_norm, norm = train_step(training, batch, trainer).tolist()
     lines = {
-        f"step {step:,}": f"epoch {progress.epoch}, batch from seed {stream(training.seed, 'step', step)}",
+        f"step {step:,}": f"epoch {progress.epoch}, batch {progress.done + 1} of {progress.steps.shape[1]}",
         "loss": f"{loss:.6g}",
         "error": f"{100 * wrong:.2f} %",
         "images": between(batch.images),

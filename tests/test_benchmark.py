@@ -12,6 +12,7 @@ from stn_experiments.benchmark import growth, time_to_error, training, tutorial
 from stn_experiments.benchmark.bench import Bench, task_of
 from stn_experiments.benchmark.measure import Times, interleaved, spread
 from stn_experiments.benchmark.table import Table, label, missing, number, quotient, rate
+from stn_experiments.data.distortions import join
 from stn_experiments.errors import UserError
 from stn_experiments.experiment import build_experiment
 from tests.conftest import ROOT
@@ -92,7 +93,7 @@ def test_our_loop_and_its_floor_train_the_same_network_alike(compose, tutorials)
         one, other = map(training.with_tutorials_network, (one, other))
     bench = Bench(lambda _: config, quick=True)
     (batch,) = bench.batches(task_of(one), 1, 16)
-    same = training.TrainingSet(64, lambda index, generator: batch)
+    same = training.TrainingSet(64, lambda index, generator: join([batch] * (len(index) // 16)))
     before = [parameter.clone() for parameter in one.model.parameters()]
     for experiment, job in ((one, training.our_loop(one, same)), (other, training.floor(other, [batch]))):
         torch.manual_seed(0)

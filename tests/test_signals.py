@@ -131,7 +131,7 @@ def see_that_it_can_go_on(run):
 @pytest.mark.parametrize(
     ("number", "owner", "name", "call", "saved"),
     [
-        (signal.SIGINT, loop, "next_batch", 1, 1),  # within the first step
+        (signal.SIGINT, loop, "train_step", 1, 1),  # within the first step
         (signal.SIGTERM, loop, "train_step", 6, 6),
         (signal.SIGINT, module, "evaluate", 1, 4),  # of the validation set
         (signal.SIGTERM, module, "evaluate", 2, 8),

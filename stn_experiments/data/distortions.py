@@ -6,9 +6,9 @@ The sets are those of Jaderberg et al. 2015 (appendix A), of n-MNIST (Basu et al
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +16,16 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments import geometry
-from stn_experiments.data.canvas import SIDE, add_clutter, add_noise, blur, ink_boxes, render, require_crops
+from stn_experiments.data.canvas import (
+    SIDE,
+    add_clutter,
+    add_noise,
+    blur,
+    ink_boxes,
+    paste,
+    render,
+    require_crops,
+)
 from stn_experiments.data.mnist import Digits
 from stn_experiments.errors import UserError
 from stn_experiments.ranges import Pixels, Range, Size, height_width
@@ -25,6 +34,7 @@ Scale = Annotated[float, Range(0.1, 4)]
 MOST_INK_CELLS = 24
 CONTROL_POINTS = 4
 INVERSION_STEPS = 30
+PIXELS_AT_ONCE = 2**19
 
 
 class Pose(NamedTuple):
@@ -137,13 +147,34 @@ class Distortion:
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """See :meth:`Task.draw`."""
-        originals = digits.images[index].float().div_(255)
+        originals = digits.images.index_select(0, index).float().div_(255)  # faster than [index]
         matrix = self._matrices(originals, generator)
         warp = Warp(matrix, self._bends(len(index), generator), is_affine=not self.corners)
-        pixels = geometry.pixel_centres(*self.size).to(originals.device)
-        images = render(originals, warp.to_digit(pixels), self.size)
+        if self._is_moved_by_whole_pixels:
+            images = paste(originals, self._corners(matrix), self.size)
+        else:
+            images = self._warped(originals, warp)
         pose = self._pose(originals, images, warp) if posed else unknown_pose(len(index), images.device)
         return Batch(self._spoil(images, digits, index, generator), digits.labels[index], pose)
+
+    def _warped(self, originals: Tensor, warp: "Warp") -> Tensor:
+        """Canvases that show nothing but the digits, made so few at a time that a cache holds them."""
+        pixels = geometry.pixel_centres(*self.size).to(originals.device)
+        few = max(1, PIXELS_AT_ONCE // len(pixels))
+        parts = zip(originals.split(few), warp.split(few), strict=True)
+        return torch.cat([render(some, part.to_digit(pixels), self.size) for some, part in parts])
+
+    @cached_property
+    def _is_moved_by_whole_pixels(self) -> bool:
+        """Whether that is all that is done to the digit itself."""
+        warped = self.angle or self.shear or self.corners or self.bend or self.scale != (1, 1)
+        between = self.place == "inside" or (self.place == "centre" and any(side % 2 for side in self.size))
+        return not warped and not between
+
+    def _corners(self, matrix: Tensor) -> Tensor:
+        """The pixel (x, y) at which the digit's top left one lies: (B, 2), for digits that are only moved."""
+        canvas = torch.tensor(self.size[::-1], device=matrix.device)
+        return ((matrix[:, :2, 2] * canvas + canvas - SIDE) / 2).round().long()
 
     def _pose(self, originals: Tensor, images: Tensor, warp: "Warp") -> Pose:
         """Where the digits are on canvases that show nothing else yet."""
@@ -211,9 +242,20 @@ class Warp:
 
     def __init__(self, matrix: Tensor, bend: Tensor | None, is_affine: bool = False) -> None:
         self.matrix = matrix
+        self.is_affine = is_affine
         self._apply = geometry.affine if is_affine else geometry.transform
-        self.inverse = torch.linalg.inv_ex(matrix).inverse  # waits for no device, unlike inv
         self.bend = bend
+
+    def split(self, count: int) -> Iterator["Warp"]:
+        """The warps of ``count`` digits after the other."""
+        for start in range(0, len(self.matrix), count):
+            part = slice(start, start + count)
+            yield Warp(self.matrix[part], None if self.bend is None else self.bend[part], self.is_affine)
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """The pose back from the canvas."""
+        return torch.linalg.inv_ex(self.matrix).inverse  # waits for no device, unlike inv
 
     def to_digit(self, points: Tensor) -> Tensor:
         """Points (N, 2) of the canvas in the digit's frame: (B, N, 2)."""
@@ -244,7 +286,7 @@ def _spline() -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Each image of one of several ``kinds``, drawn at random, every batch holding equally many of each.
+    """Each image of one of several ``kinds``, drawn at random, every draw holding equally many of each.
 
     Args:
         canvas: side, or (height, width), of the canvas in pixels.
@@ -326,7 +368,9 @@ def unknown_pose(count: int, device: torch.device | None = None) -> Pose:
 
 def take(batch: Batch, index: Tensor | slice) -> Batch:
     """The part of a batch at ``index``."""
-    return on_each(batch, lambda field: field[index])
+    if isinstance(index, slice):
+        return on_each(batch, lambda field: field[index])
+    return on_each(batch, lambda field: field.index_select(0, index))  # faster than [index]
 
 
 def join(batches: list[Batch]) -> Batch:

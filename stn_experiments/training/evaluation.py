@@ -12,7 +12,7 @@ from stn_experiments.models.prediction import Prediction
 from stn_experiments.training import attention
 from stn_experiments.training.metrics import outside_share, theta_spread
 
-CHUNK = 500
+CHUNK = 250
 FOUND = 0.5
 """A digit is found where the IoU is above this (Jaderberg et al. 2015, co-localisation)."""
 
