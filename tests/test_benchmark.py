@@ -120,7 +120,8 @@ def test_memory_is_that_of_the_process_itself():
         [
             "from __future__ import annotations",
             "from pathlib import Path",
-            "import resource",
+            "import os, resource",
+            inspect.getsource(growth.peak_of),
             inspect.getsource(growth.peak_memory),
             "print(peak_memory(type('Device', (), {'type': 'cpu'})))",
         ]
@@ -129,9 +130,18 @@ def test_memory_is_that_of_the_process_itself():
     assert 0 < alone < len(hoard) / 1e6 < growth.peak_memory(CPU)
 
 
-def test_a_failed_process_is_one_line():
+def test_the_time_and_memory_of_a_command_are_its_own():
+    seconds, memory = growth.watched(
+        [sys.executable, "-c", "import time; hoard = bytearray(10**8); time.sleep(0.5)"]
+    )
+    assert 0.5 < seconds < 20
+    assert 100 < memory < 200
+
+
+@pytest.mark.parametrize("start", [growth.call, growth.watched])
+def test_a_failed_process_is_one_line(start):
     with pytest.raises(UserError, match="ended with 1: too bad"):
-        growth.call([sys.executable, "-c", "import sys; sys.exit('too bad')"])
+        start([sys.executable, "-c", "import sys; sys.exit('too bad')"])
 
 
 @pytest.fixture
@@ -156,7 +166,16 @@ def test_the_smoke_test_answers_every_question(benchmark, tmp_path):
     found = json.loads((tmp_path / "there" / "benchmark.json").read_text())
     assert {"cpu", "cores", "threads", "torch", "commit"} <= found.keys()
     names = [table["name"] for table in found["tables"]]
-    assert names == ["data", "training", "tutorial", "transformer", "time_to_error", "growth", "sweep"]
+    assert names == [
+        "data",
+        "training",
+        "data_sets",
+        "tutorial",
+        "transformer",
+        "time_to_error",
+        "growth",
+        "sweep",
+    ]
     for table in found["tables"]:
         assert table["title"] in text
         assert table["title"] in out

@@ -32,8 +32,8 @@ def tables(bench: Bench) -> list[Table]:
             f"Distortions, images/s in batches of {size}",
             ["data", OURS, TORCHVISION, KORNIA, "ours ÷ torchvision", "ours ÷ kornia"],
             rows,
-            f"Ours and kornia's: {batches_in_a_lot(size)} batches at once, as the loop draws them. torchvision's: "
-            f"sample by sample, {bench.workers} workers. All without poses, as for training.",
+            f"Ours and kornia's: {batches_in_a_lot(size)} batches at once, as the loop draws them. "
+            f"torchvision's: sample by sample, {bench.workers} workers. All without poses, as for training.",
         )
     ]
 

@@ -5,6 +5,7 @@ Each point is a process of its own, so that memory starts afresh:
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -69,23 +70,40 @@ def cells(found: Iterable[dict[str, float]]) -> list[Cell]:
 
 
 def sweep(bench: Bench) -> Table:
-    """Wall time of sweeps over tiny runs: all of a command, from its start to its end."""
-    found: dict[int, list[float]] = {count: [] for count in (RUNS[:1] if bench.quick else RUNS)}
+    """Wall time and peak memory of sweeps over tiny runs: all of a command, from its start to its end."""
+    found: dict[int, list[tuple[float, float]]] = {count: [] for count in (RUNS[:1] if bench.quick else RUNS)}
     with tempfile.TemporaryDirectory() as folder:
         made_up = ["data=npz", f"data.file={digits_file(bench.mnist.train, folder)}"] if bench.quick else []
         for repeat in range(bench.repeats):
             for count in found:
                 root, seeds = f"run.root={folder}/{repeat}-{count}", f"seed=range({count})"
                 command = [sys.executable, str(TRAIN), "-m", *made_up, *bench.overrides, *TINY, root, seeds]
-                start = time.perf_counter()
-                call(command)
-                found[count].append(time.perf_counter() - start)
-    rows = [
-        [label(count), number(tuple(some)), number(tuple(one / count for one in some))]
-        for count, some in found.items()
-    ]
+                found[count].append(watched(command))
+    rows = []
+    for count, some in found.items():
+        seconds, memory = zip(*some, strict=True)
+        rows.append([label(count), *map(number, (seconds, tuple(one / count for one in seconds), memory))])
     note = "python scripts/train.py -m " + " ".join([*TINY, "seed=range(N)"])
-    return Table("sweep", "Growth of a sweep", ["runs", "seconds", "seconds a run"], rows, f"`{note}`")
+    columns = ["runs", "seconds", "seconds a run", "peak memory, MB"]
+    return Table("sweep", "Growth of a sweep", columns, rows, f"`{note}`")
+
+
+def watched(command: list[str]) -> tuple[float, float]:
+    """Seconds that a command takes, and the peak of its memory in MB, 0 where that cannot be seen.
+
+    Raises:
+        UserError: it failed.
+    """
+    start, peak = time.perf_counter(), 0.0
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            peak = max(peak, peak_of(process.pid))
+            time.sleep(0.05)
+        seconds = time.perf_counter() - start
+        said.seek(0)
+        require_success(command, process.returncode, said.read())
+    return seconds, peak
 
 
 def in_a_process(bench: Bench, config: dict[str, Any]) -> dict[str, float]:
@@ -102,10 +120,19 @@ def call(command: list[str], given: str = "") -> str:
         UserError: it failed.
     """
     done = subprocess.run(command, input=given, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
-        raise UserError(f"{' '.join(command[1:])} ended with {done.returncode}: {last}")
+    require_success(command, done.returncode, done.stderr)
     return done.stdout
+
+
+def require_success(command: list[str], code: int, said: str) -> None:
+    """See that a command that said something on its way out has not failed.
+
+    Raises:
+        UserError: it has.
+    """
+    if code:
+        last = (said.strip().splitlines() or ["no word of why"])[-1]
+        raise UserError(f"{' '.join(command[1:])} ended with {code}: {last}")
 
 
 def answer(question: dict[str, Any]) -> dict[str, float]:
@@ -125,11 +152,17 @@ def peak_memory(device: torch.device) -> float:
     """The most memory so far, in MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux a process's ru_maxrss starts at that of the one which started it
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # On Linux a process's ru_maxrss starts at that of the one which started it.
+    return peak_of(os.getpid()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def peak_of(process: int) -> float:
+    """The most memory of a process so far, in MB; 0 of one that has ended, and where no /proc tells."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
 
 
 def digits_file(digits: Digits, folder: str) -> str:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from stn_experiments.benchmark import tutorial
 from stn_experiments.benchmark.bench import Bench, task_of
+from stn_experiments.benchmark.data import NAMES
 from stn_experiments.benchmark.measure import Job, again
-from stn_experiments.benchmark.table import Table, label, quotient, rate
+from stn_experiments.benchmark.table import Cell, Table, label, quotient, rate
 from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.data.distortions import Batch
 from stn_experiments.experiment import Experiment, build_experiment
@@ -24,39 +25,57 @@ from stn_experiments.training.loop import Trainer, Training, train_epoch
 BACKBONES = ("compact", "cnn", "fcn", "resnet18")
 PREMADE = 16
 OURS, FLOOR, TUTORIAL, LIGHTNING = "our loop", "batches made beforehand", "the tutorial's loop", "Lightning"
+COLUMNS = [OURS, FLOOR, "our loop ÷ this"]
+NOTE = "Batches made beforehand: the same network and optimiser on data that cost nothing, and no metrics."
 
 
 def tables(bench: Bench) -> list[Table]:
-    """Images a second of each backbone, and of the tutorial's network in four loops."""
-    return [backbones(bench), tutorials_network(bench)]
+    """Images a second of each backbone, of each data set, and of the tutorial's network in four loops."""
+    return [backbones(bench), data_sets(bench), tutorials_network(bench)]
 
 
 def backbones(bench: Bench) -> Table:
     """Our loop and its floor, for each backbone with and without a transformer."""
-    rows = []
     names = [name for name in BACKBONES if not (bench.quick and name == "resnet18")]
     configs = {
         run_name(config): config
         for stn in ("none", "affine")
         for config in bench.configs("backbone", names, f"stn={stn}")
     }
-    for config in configs.values():
-        one, other = build_experiment(config), build_experiment(config)
-        size, task = one.trainer.batch_size, task_of(one)
-        premade = bench.batches(task, PREMADE, size)
-        times = bench.measure({OURS: our_loop(one, bench.train_set(task)), FLOOR: floor(other, premade)})
-        rows.append(
-            [
-                label(f"{config['backbone']['name']}, stn={config['stn']['name']}"),
-                *(rate(times[name], size) for name in (OURS, FLOOR)),
-                quotient(times[FLOOR], times[OURS]),
-            ]
-        )
-    note = (
-        "Batches made beforehand: the same network and optimiser on data that cost nothing, and no metrics."
+    rows = [
+        row(bench, config, f"{config['backbone']['name']}, stn={config['stn']['name']}")
+        for config in configs.values()
+    ]
+    config = next(iter(configs.values()))
+    title = (
+        f"Training on `{config['data']['name']}`, images/s in batches of {config['trainer']['batch_size']}"
     )
-    title = f"Training on `{config['data']['name']}`, images/s in batches of {size}"
-    return Table("training", title, ["network", OURS, FLOOR, "our loop ÷ this"], rows, note)
+    return Table("training", title, ["network", *COLUMNS], rows, NOTE)
+
+
+def data_sets(bench: Bench) -> Table:
+    """Our loop and its floor, for each data set."""
+    configs = bench.configs("data", NAMES[:2] if bench.quick else NAMES)
+    rows = [row(bench, config, config["data"]["name"]) for config in configs]
+    backbone, stn, trainer = (configs[0][group] for group in ("backbone", "stn", "trainer"))
+    title = (
+        f"Training of `{backbone['name']}` with `stn={stn['name']}`, images/s in batches of "
+        f"{trainer['batch_size']}"
+    )
+    return Table("data_sets", title, ["data", *COLUMNS], rows, NOTE)
+
+
+def row(bench: Bench, config: dict[str, Any], name: str) -> list[Cell]:
+    """Our loop and its floor on what a config describes."""
+    one, other = build_experiment(config), build_experiment(config)
+    size, task = one.trainer.batch_size, task_of(one)
+    premade = bench.batches(task, PREMADE, size)
+    times = bench.measure({OURS: our_loop(one, bench.train_set(task)), FLOOR: floor(other, premade)})
+    return [
+        label(name),
+        *(rate(times[loop], size) for loop in (OURS, FLOOR)),
+        quotient(times[FLOOR], times[OURS]),
+    ]
 
 
 def tutorials_network(bench: Bench) -> Table:
