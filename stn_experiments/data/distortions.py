@@ -186,7 +186,7 @@ class Distortion:
         if self.clutter:
             add_clutter(images, digits.images, index, self.clutter, self.clutter_size, generator)
         if self.contrast != 1:
-            images = images * self.contrast
+            images.mul_(self.contrast)
         if self.blur > 1:
             images = blur(images, self.blur, self.blur_angle)
         if self.noise:
