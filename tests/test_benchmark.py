@@ -165,6 +165,7 @@ def test_the_smoke_test_answers_every_question(benchmark, tmp_path):
     text = (tmp_path / "there" / "benchmark.md").read_text()
     found = json.loads((tmp_path / "there" / "benchmark.json").read_text())
     assert {"cpu", "cores", "threads", "torch", "commit"} <= found.keys()
+    assert found["command"].startswith("python scripts/benchmark.py --quick --workers 0 --output there")
     names = [table["name"] for table in found["tables"]]
     assert names == [
         "data",

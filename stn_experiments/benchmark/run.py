@@ -1,5 +1,7 @@
 """From questions to tables on the screen and in a folder."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +27,10 @@ def run(bench: Bench, questions: Sequence[str], output: Path) -> None:
         UserError: an override cannot work, MNIST cannot be had, or the folder cannot be written to.
     """
     set_up_torch(build_experiment(bench.config()).trainer)  # a bad override ends here
-    about = hardware(bench.workers)
+    about = {
+        "command": shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
+        **hardware(bench.workers),
+    }
     found: list[Table] = []
     write(output, found, about)  # rather now than after all the work
     for question in questions:
