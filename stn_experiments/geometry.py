@@ -4,6 +4,8 @@ Points are (x, y), x to the right and y *down*, normalised so that an image's ou
 (``align_corners=False``). Angles are in radians, positive counter-clockwise as seen on the screen.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,16 +13,21 @@ FAR = 1e-6
 """The third homogeneous coordinate of a point at infinity: a million times as far away as one at 1."""
 
 
-def pixel_centres(height: int, width: int) -> Tensor:
+def constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """A few numbers (N,) on the device and of the type of ``like``, for which that device need not wait."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
+def pixel_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """The centres of an image's pixels, row by row, as normalised (x, y): (height * width, 2)."""
-    x = (torch.arange(width) * 2 + 1) / width - 1
-    y = (torch.arange(height) * 2 + 1) / height - 1
+    x = (torch.arange(width, device=device) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=device) * 2 + 1) / height - 1
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
 
 
-def frame(points_per_side: int) -> Tensor:
+def frame(points_per_side: int, device: torch.device | None = None) -> Tensor:
     """Points along the edge of the [-1, 1] square, clockwise on the screen from the top left: (4 * n, 2)."""
-    step = torch.arange(points_per_side) * 2 / points_per_side - 1
+    step = torch.arange(points_per_side, device=device) * 2 / points_per_side - 1
     one = torch.ones_like(step)
     sides = [(step, -one), (one, step), (-step, one), (-one, -step)]
     return torch.cat([torch.stack(side, -1) for side in sides])
@@ -104,8 +111,8 @@ def normalised(matrix: Tensor, source: tuple[int, int], target: tuple[int, int])
     ``matrix`` maps points of an image of (height, width) ``source`` to points of one of ``target``.
     """
     (h, w), (height, width) = source, target
-    to_pixels = matrix.new_tensor([w / 2, h / 2, 1])
-    from_pixels = matrix.new_tensor([2 / width, 2 / height, 1])
+    to_pixels = constant((w / 2, h / 2, 1), matrix)
+    from_pixels = constant((2 / width, 2 / height, 1), matrix)
     return from_pixels[:, None] * matrix * to_pixels
 
 

@@ -22,6 +22,7 @@ from stn_experiments.train_run import prepare, set_up_torch, told_to_people
 from stn_experiments.training.evaluation import predict
 from stn_experiments.training.loop import Trainer, Training, epoch_batches, train_epoch, train_step
 from stn_experiments.training.metrics import outside_share
+from stn_experiments.training.recorder import Recorder
 
 SHOWN = 10
 
@@ -72,6 +73,7 @@ def show_step(experiment: Experiment, run: Run, wanted: int) -> str:
     if training.progress.done == training.progress.steps.shape[1]:
         training.progress.next_epoch()
     posed = TrainingSet(splits.train.size, partial(splits.train.draw, posed=True))
+    training = training._replace(recorder=Recorder(training.generator, on=False))
     batch = next(epoch_batches(training, posed, experiment.trainer.batch_size))
     picture = run.folder / "replays" / f"step-{wanted:06d}.png"
     picture.parent.mkdir(exist_ok=True)

@@ -30,6 +30,7 @@ from stn_experiments.training import checkpoints
 from stn_experiments.training.evaluation import evaluate, of_test, predict
 from stn_experiments.training.health import diagnose, epoch_warning
 from stn_experiments.training.loop import Progress, Trainer, Training, train_epoch
+from stn_experiments.training.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -168,14 +169,24 @@ def prepare(experiment: Experiment, train_size: int) -> Training:
     count = experiment.trainer.steps_per_epoch(train_size)
     steps = experiment.trainer.epochs * count
     scheduler = LambdaLR(experiment.optimizer, lambda step: experiment.schedule(step / steps))
+    recorder = recorder_of(experiment)
     return Training(
         experiment.model.to(experiment.device),
         experiment.optimizer,
         scheduler,
         Progress(torch.zeros(4, count, device=experiment.device)),
-        torch.Generator(experiment.device),
+        recorder.generator,
+        recorder,
         experiment.seed,
     )
+
+
+def recorder_of(experiment: Experiment) -> Recorder:
+    """What records the steps of an experiment, where they can be."""
+    is_fused = all(group.get("fused") for group in experiment.optimizer.param_groups)
+    recorder = Recorder(torch.Generator(experiment.device), experiment.trainer.recorded and is_fused)
+    recorder.adopt(experiment.optimizer)
+    return recorder
 
 
 def train(

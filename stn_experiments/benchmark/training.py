@@ -19,7 +19,7 @@ from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.data.distortions import Batch
 from stn_experiments.experiment import Experiment, build_experiment
 from stn_experiments.runs import run_name
-from stn_experiments.train_run import prepare
+from stn_experiments.train_run import prepare, recorder_of
 from stn_experiments.training.loop import Trainer, Training, train_epoch
 
 BACKBONES = ("compact", "cnn", "fcn", "resnet18")
@@ -131,20 +131,27 @@ def steps(training: Training, train: TrainingSet, trainer: Trainer, units: int) 
 
 
 def floor(experiment: Experiment, batches: list[Batch]) -> Job:
-    """Steps of the same network and optimiser, on data that cost nothing, and nothing else."""
+    """Steps of the same network and optimiser, on data that cost nothing, and nothing else.
+
+    On CUDA they are a replayed graph.
+    """
     model, optimizer = experiment.model.to(experiment.device).train(), experiment.optimizer
+    recorder = recorder_of(experiment)
     source = cycle(batches)
 
-    def step() -> None:
-        batch = next(source)
+    def step(images: Tensor, labels: Tensor) -> None:
         with experiment.trainer.autocast(experiment.device):
-            logits = model(batch.images).logits
-        loss = F.cross_entropy(logits.float(), batch.labels)
+            logits = model(images).logits
+        loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
-    return again(step)
+    def once() -> None:
+        batch = next(source)
+        recorder("step", step, batch.images, batch.labels)
+
+    return again(once)
 
 
 def lightning_loop(bench: Bench) -> Job | str:

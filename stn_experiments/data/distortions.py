@@ -159,7 +159,7 @@ class Distortion:
 
     def _warped(self, originals: Tensor, warp: "Warp") -> Tensor:
         """Canvases that show nothing but the digits, made so few at a time that a cache holds them."""
-        pixels = geometry.pixel_centres(*self.size).to(originals.device)
+        pixels = geometry.pixel_centres(*self.size, originals.device)
         few = max(1, PIXELS_AT_ONCE // len(pixels))
         parts = zip(originals.split(few), warp.split(few), strict=True)
         return torch.cat([render(some, part.to_digit(pixels), self.size) for some, part in parts])
@@ -173,7 +173,7 @@ class Distortion:
 
     def _corners(self, matrix: Tensor) -> Tensor:
         """The pixel (x, y) at which the digit's top left one lies: (B, 2), for digits that are only moved."""
-        canvas = torch.tensor(self.size[::-1], device=matrix.device)
+        canvas = geometry.constant(self.size[::-1], matrix)
         return ((matrix[:, :2, 2] * canvas + canvas - SIDE) / 2).round().long()
 
     def _pose(self, originals: Tensor, images: Tensor, warp: "Warp") -> Pose:
@@ -211,7 +211,7 @@ class Distortion:
     def _shifts(self, place: Tensor, matrix: Tensor, scale: Tensor, originals: Tensor) -> Tensor:
         """Where to move digits, in pixels (B, 2), for a ``place`` (B, 2) drawn from [0, 1)."""
         height, width = self.size
-        canvas = torch.tensor([width, height], device=place.device)
+        canvas = geometry.constant((width, height), place)
         if self.place == "anywhere":
             room = (canvas - SIDE * scale[:, None]).clamp(min=0)
             return (place * (room + 1)).floor().minimum(room) - room / 2
@@ -223,7 +223,7 @@ class Distortion:
 
     def _homographies(self, scale: Tensor, generator: Generator) -> Tensor:
         """Homographies (B, 3, 3), in pixels, that move the corners of a digit's frame."""
-        frame = geometry.frame(1).to(generator.device) * (SIDE / 2)
+        frame = geometry.frame(1, generator.device) * (SIDE / 2)
         moves = torch.randn(len(scale), 4, 2, generator=generator, device=generator.device) * self.corners
         moves = moves / scale[:, None, None]  # the jitter is in pixels of the canvas, the frame yet unscaled
         for _ in range(4):
@@ -274,14 +274,14 @@ class Warp:
 
 def bent(bend: Tensor, points: Tensor) -> Tensor:
     """How far a spline moves ``points`` (..., N, 2) when its control points move by ``bend`` (B, K, 2)."""
-    control, solution = (part.to(points.device) for part in _spline())
+    control, solution = _spline(points.device)
     return geometry.weighted(geometry.spline_basis(control, points), solution @ bend)
 
 
 @cache
-def _spline() -> tuple[Tensor, Tensor]:
+def _spline(device: torch.device) -> tuple[Tensor, Tensor]:
     control = geometry.control_points(CONTROL_POINTS)
-    return control, geometry.spline_solution(control)
+    return control.to(device), geometry.spline_solution(control).to(device)
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ class Questions:
 
     def _cells(self, kind: Tensor, uniform: Callable[..., Tensor]) -> Tensor:
         """Different cells (B, D), numbered row by row; where a neighbour is asked for, the first two are."""
-        grid = torch.tensor(self.grid, device=kind.device)
-        step = torch.tensor(STEPS, device=kind.device)[kind.clamp(max=NEIGHBOURS - 1)]
+        grid, (_, steps) = geometry.constant(self.grid, kind), _tables(kind.device)
+        step = steps[kind.clamp(max=NEIGHBOURS - 1)]
         # In such rows and columns that a step from there does not leave the grid.
         row, column = ((uniform(2) * (grid - step.abs())).long() + (-step).clamp(min=0)).unbind(1)
         first = row * grid[1] + column
@@ -158,14 +158,13 @@ class Questions:
         order = uniform(int(self.grid[0] * self.grid[1]))
         pair = torch.stack([first, second], 1)
         ahead = torch.where(
-            (kind < NEIGHBOURS)[:, None], torch.tensor([-2.0, -1.0]).to(order), order.gather(1, pair)
+            (kind < NEIGHBOURS)[:, None], geometry.constant((-2, -1), order), order.gather(1, pair)
         )
         return order.scatter(1, pair, ahead).argsort(1)[:, : self.digits]
 
     def _corners(self, cells: Tensor, generator: Generator) -> Tensor:
         """The top left corners (B, D, 2) of digits in their cells, as whole (y, x)."""
-        grid = torch.tensor(self.grid, device=cells.device)
-        size = torch.tensor(self.size, device=cells.device)
+        grid, size = (geometry.constant(pair, cells) for pair in (self.grid, self.size))
         pitch = size / grid
         place = torch.stack([cells // grid[1], cells % grid[1]], 2)
         moved = (torch.rand(place.shape, generator=generator, device=cells.device) - 0.5) / 4
@@ -175,7 +174,7 @@ class Questions:
     def _pose(self, originals: Tensor, small: Tensor, corner: Tensor) -> Pose:
         """Where digits (B, D, 28, 28) are that are shown as ``small`` (B, D, s, s) at (B, D, 2) corners."""
         (batch, digits), (height, width) = corner.shape[:2], self.size
-        shift = corner.flatten(0, 1).flip(1) + self.side / 2 - torch.tensor([width, height]).to(corner) / 2
+        shift = corner.flatten(0, 1).flip(1) + self.side / 2 - geometry.constant((width, height), corner) / 2
         scale = torch.full_like(shift[:, 0], self.side / SIDE)
         matrix = geometry.similarity(torch.zeros_like(scale), scale, shift)
         matrix = geometry.normalised(matrix, (SIDE, SIDE), self.size)
@@ -209,16 +208,16 @@ def _ranges(
 
 def asked(kind: Tensor, number: Tensor) -> Tensor:
     """Questions (B, LENGTH), as numbers of words, of kinds (B,) about numbers (B,)."""
-    question = _kinds().to(kind.device)[kind]
+    question = _tables(kind.device)[0][kind]
     return question + (question == WORDS.index("zero")) * number[:, None]
 
 
 @cache
-def _kinds() -> Tensor:
+def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The words of each kind of question, and the step to each kind of neighbour."""
     lines = [kind.split() for kind in KINDS]
-    return torch.tensor(
-        [[WORDS.index(word) for word in line + [PADDING] * (LENGTH - len(line))] for line in lines]
-    )
+    words = [[WORDS.index(word) for word in line + [PADDING] * (LENGTH - len(line))] for line in lines]
+    return torch.tensor(words, device=device), torch.tensor(STEPS, device=device)
 
 
 def in_words(question: Tensor) -> list[str]:

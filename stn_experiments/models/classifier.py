@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, cast
 import torch
 from torch import Generator, Tensor, nn
 
+from stn_experiments import geometry
 from stn_experiments.errors import UserError
 from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.gates import Gated, Reach, seen_through
@@ -209,7 +210,7 @@ class Path:
             self._gated = []
         reach = self._reach
         if reach != (1.0, 1.0):
-            self._back.append(lambda points: points * points.new_tensor(reach))
+            self._back.append(lambda points: points * geometry.constant(reach, points))
             self._reach = (1.0, 1.0)
 
     def add(self, view: View) -> None:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn_experiments import geometry
+
 
 def wanted(tensor: Tensor) -> bool:
     """Whether a function of this tensor has to take the long way."""
@@ -23,12 +25,12 @@ def bilinear_sample(source: Tensor, grid: Tensor) -> Tensor:
     batch, channels, height, width = source.shape
     pixels = source.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
     image = torch.arange(batch, device=source.device)[:, None]
-    size = torch.tensor([width, height], device=grid.device)
+    size = geometry.constant((width, height), grid)
     point = (((grid + 1) * size - 1) / 2).flatten(1, 2)
     corner = point.floor()
     total = torch.zeros_like(pixels[:, :1])
     for step in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        pixel = corner + torch.tensor(step, device=grid.device)
+        pixel = corner + geometry.constant(step, grid)
         inside = ((pixel >= 0) & (pixel < size)).all(2)
         weight = (1 - (point - pixel).abs()).prod(2)
         x, y = torch.where(inside[..., None], pixel, 0).long().unbind(2)

@@ -176,12 +176,12 @@ def seen_through(gated: Sequence[tuple[Gated, Reach]]) -> View:
         return view
     heat, reach = masks[0]
     height, width = heat.shape[1:]
-    cells = geometry.pixel_centres(height, width).to(heat).view(1, height, width, 2)
-    places = (cells * cells.new_tensor(reach)).expand(len(heat), -1, -1, -1)
+    cells = geometry.pixel_centres(height, width, heat.device).to(heat.dtype).view(1, height, width, 2)
+    places = (cells * geometry.constant(reach, cells)).expand(len(heat), -1, -1, -1)
     for mask, other in masks[1:]:
-        grid = places / places.new_tensor(other)
+        grid = places / geometry.constant(other, places)
         heat = heat * F.grid_sample(mask[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
-    outline = densest_region(heat) * heat.new_tensor(reach)
+    outline = densest_region(heat) * geometry.constant(reach, heat)
     return view._replace(outline=outline, heat=Heat(heat, places))
 
 

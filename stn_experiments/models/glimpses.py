@@ -173,7 +173,7 @@ class GlimpseReader(Reader):
 
         A place off the map is moved to its edge after its probability is taken.
         """
-        policy = Normal(self.localisation(hidden), self.settings.std)
+        policy = Normal(self.localisation(hidden), self.settings.std, validate_args=False)
         place = (policy.mean + policy.stddev * noise).detach()
         return place.clamp(-1, 1), policy.log_prob(place).sum(1), self.baseline(hidden)[:, 0]
 

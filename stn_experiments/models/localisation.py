@@ -126,7 +126,8 @@ def expected_positions(heat: Tensor) -> Tensor:
 
     Positions are normalised (x, y).
     """
-    places = geometry.pixel_centres(heat.shape[2], heat.shape[3]).to(heat)
+    height, width = heat.shape[2:]
+    places = geometry.pixel_centres(height, width, heat.device).to(heat.dtype)
     # Channels last, as they lie in memory: neither this nor the way back need copy them.
     return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ places
 

@@ -173,8 +173,7 @@ def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Resid
     side. A mirrored V has both too, though to a pure mirror image every rotation is equally near. An outline
     without area is taken to have ``NOTHING``.
     """
-    with pose.device:
-        frame = geometry.transform(pose, geometry.frame(1))
+    frame = geometry.transform(pose, geometry.frame(1, pose.device))
     centre, digit = axes(_pixels(bounded(frame), size))
     middle, view = axes(_pixels(bounded(outline), size))
     (x, y), (right, down) = digit.unbind(2), view.unbind(2)
@@ -193,8 +192,7 @@ def input_pose(pose: Tensor, size: tuple[int, int]) -> Residual:
     ``rotation`` is the digit's on the canvas, ``scale`` the side of its frame by the canvas's,
     sqrt(height width), and ``translation`` is from the middle of the canvas.
     """
-    with pose.device:
-        canvas = geometry.frame(1)
+    canvas = geometry.frame(1, pose.device)
     return residual_pose(canvas.expand(len(pose), -1, -1), pose, size)
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from stn_experiments.errors import TrainingFailed, UserError
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.ranges import Count, Range
 from stn_experiments.training.health import first_step_warning
+from stn_experiments.training.recorder import Recorder
 from stn_experiments.training.reinforce import policy_loss
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -52,6 +54,8 @@ class Trainer:
         precision: of the training steps' convolutions and products; weights, theta and all that is
             evaluated are float32 in any case.
         deterministic: on CUDA use only kernels that give the same bits every time; a CPU always does.
+        recorded: on CUDA record a step once as a graph and replay it, if the optimiser is a fused one; many
+            times faster, but not for networks that wait for the device, to branch on what they compute.
         device: ``auto`` takes CUDA or MPS where there is one.
     """
 
@@ -62,6 +66,7 @@ class Trainer:
     localisation_clip: Annotated[float, Range(1e-6)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     deterministic: bool = False
+    recorded: bool = True
     device: Device = "auto"
 
     def autocast(self, device: torch.device) -> torch.autocast:
@@ -118,17 +123,23 @@ class Training(NamedTuple):
     scheduler: LambdaLR
     progress: Progress
     generator: Generator
+    recorder: Recorder
     seed: int
 
     def state(self) -> dict[str, Any]:
-        """The state of each part."""
+        """The state of each part, the same on every device."""
         parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        parts["scheduler"]["_last_lr"] = rates
+        for group, rate in zip(parts["optimizer"]["param_groups"], rates, strict=True):
+            group["lr"] = rate
         return {**parts, "progress": vars(self.progress), "seed": self.seed}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Put every part back into a state."""
         for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
+        self.recorder.adopt(self.optimizer)
         for field in fields(Progress):
             value = state["progress"][field.name]
             if field.name == "steps" and value.shape != self.progress.steps.shape:
@@ -191,7 +202,8 @@ def epoch_batches(training: Training, train: TrainingSet, size: int) -> Iterator
     lots = order[: progress.steps.shape[1] * size].split(many * size)
     for number, lot in enumerate(lots[skipped // many :], skipped // many):
         first = progress.step - progress.done + number * many + 1
-        drawn = train.draw(lot, generator.manual_seed(stream(training.seed, "lot", first)))
+        generator.manual_seed(stream(training.seed, "lot", first))
+        drawn = training.recorder("draw", lambda index: train.draw(index, generator), lot)
         for place in range(max(0, skipped - number * many), len(lot) // size):
             yield take(drawn, slice(place * size, (place + 1) * size))
 
@@ -204,19 +216,28 @@ def batches_in_a_lot(size: int) -> int:
 def train_step(training: Training, batch: Batch, trainer: Trainer) -> Tensor:
     """One step on one batch; gives a column (4,) of :class:`Progress`'s ``steps``."""
     training.generator.manual_seed(stream(training.seed, "step", training.progress.step + 1))
-    with trainer.autocast(batch.images.device):
-        prediction = training.model(batch.images, batch.question, training.generator)
-    loss = F.cross_entropy(prediction.logits.float(), batch.labels)
+    tensors = [part for part in (batch.images, batch.labels, batch.question) if part is not None]
+    column = training.recorder("learn", partial(learn, training, trainer), *tensors)
+    training.scheduler.step()
+    return column
+
+
+def learn(
+    training: Training, trainer: Trainer, images: Tensor, labels: Tensor, question: Tensor | None = None
+) -> Tensor:
+    """What :func:`train_step` does but for its learning rates and seeds, which are the host's."""
+    with trainer.autocast(images.device):
+        prediction = training.model(images, question, training.generator)
+    loss = F.cross_entropy(prediction.logits.float(), labels)
     training.optimizer.zero_grad()
-    (loss + policy_loss(prediction, batch.labels)).backward()
+    (loss + policy_loss(prediction, labels)).backward()
     network, *localisation = (group["params"] for group in training.optimizer.param_groups)
     norm, localisation_norm = gradient_norm(network), torch.zeros_like(loss)
     for parameters in localisation:
         localisation_norm = gradient_norm(parameters)
         nn.utils.clip_grads_with_norm_(parameters, trainer.localisation_clip or math.inf, localisation_norm)
     training.optimizer.step()
-    training.scheduler.step()
-    wrong = (prediction.logits.argmax(1) != batch.labels).float().mean()
+    wrong = (prediction.logits.argmax(1) != labels).float().mean()
     return torch.stack([loss.detach(), wrong, localisation_norm, norm])
 
 
@@ -229,9 +250,10 @@ def epoch_metrics(training: Training, batch_size: int) -> dict[str, float]:
     """The metrics of an epoch whose steps are done."""
     progress, groups = training.progress, training.optimizer.param_groups
     loss, wrong, localisation_norm, norm = progress.steps.mean(1).tolist()
-    metrics = {"train_loss": loss, "train_error": 100 * wrong, "gradient": norm, "lr": groups[0]["lr"]}
+    rates = [float(group["lr"]) for group in groups]
+    metrics = {"train_loss": loss, "train_error": 100 * wrong, "gradient": norm, "lr": rates[0]}
     if len(groups) > 1:
-        metrics |= {"localisation_gradient": localisation_norm, "localisation_lr": groups[1]["lr"]}
+        metrics |= {"localisation_gradient": localisation_norm, "localisation_lr": rates[1]}
     return {**metrics, "images": progress.steps.shape[1] * batch_size, "seconds": progress.seconds}
 
 

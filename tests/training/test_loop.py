@@ -23,6 +23,7 @@ from stn_experiments.training.loop import (
     train_epoch,
     train_step,
 )
+from stn_experiments.training.recorder import Recorder
 from stn_experiments.training.schedules import onecycle
 
 TRAINER = Trainer(epochs=3, batch_size=10)
@@ -48,7 +49,8 @@ def start(trainer=TRAINER, stn=True, lr=1e-2, steps=12, gates=None):
     schedule = onecycle()
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / steps))
     progress = Progress(torch.zeros(4, trainer.steps_per_epoch(40)))
-    return Training(model, optimizer, scheduler, progress, torch.Generator(), seed=1)
+    generator = torch.Generator()
+    return Training(model, optimizer, scheduler, progress, generator, Recorder(generator), seed=1)
 
 
 def fit(training, splits, trainer):
