@@ -32,7 +32,8 @@ def bilinear_sample(source: Tensor, grid: Tensor) -> Tensor:
     for step in ((0, 0), (1, 0), (0, 1), (1, 1)):
         pixel = corner + geometry.constant(step, grid)
         inside = ((pixel >= 0) & (pixel < size)).all(2)
-        weight = (1 - (point - pixel).abs()).prod(2)
+        across, down = (1 - (point - pixel).abs()).unbind(2)  # the way back from a prod waits for the device
+        weight = across * down
         x, y = torch.where(inside[..., None], pixel, 0).long().unbind(2)
         total = total + pixels[image, y * width + x] * torch.where(inside, weight, 0)[..., None]
     return total.mT.unflatten(2, grid.shape[1:3])
