@@ -137,11 +137,11 @@ def set_up_torch(trainer: Trainer) -> None:
 
 @contextmanager
 def told_to_people(run: Run, trainer: Trainer) -> Iterator[None]:
-    """Say in one line what torch and the system say in many: of memory, of disks and of determinism.
+    """Say in one line what torch and the system say in many: of memory, disks, graphs and determinism.
 
     Raises:
         TrainingFailed: one of them is too small, or broken.
-        UserError: a kernel is not deterministic.
+        UserError: a step cannot be recorded, or a kernel is not deterministic.
     """
     try:
         yield
@@ -156,6 +156,11 @@ def told_to_people(run: Run, trainer: Trainer) -> Iterator[None]:
             raise TrainingFailed(
                 "training stopped: there is too little memory for trainer.batch_size="
                 f"{trainer.batch_size}; a smaller one needs less"
+            ) from error
+        if "captur" in str(error):  # in whatever words CUDA and torch say that a graph cannot hold it
+            raise UserError(
+                "trainer.recorded must be false for this network, which waits for the device "
+                f"({str(error).splitlines()[0]})"
             ) from error
         if "deterministic" in str(error):
             raise UserError(

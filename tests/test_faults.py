@@ -709,6 +709,16 @@ def test_too_little_memory_is_one_line_that_names_the_batch_size(train, whole, m
         assert end(train.run) == whole
 
 
+def test_a_step_that_cannot_be_recorded_is_one_line(train, monkeypatch):
+    def waiting(*_):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nSearch for it")
+
+    monkeypatch.setattr(loop, "train_step", waiting)
+    code, _, err = train()
+    assert code == 2
+    see_one_line(err, "trainer.recorded must be false for this network, which waits for the device")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits and tells the size of a process")
 def test_a_system_without_memory_is_one_line(train, monkeypatch):
     """120 images of 256×256 pixels, for which this process may no longer grow."""

@@ -110,7 +110,7 @@ def tutorials_network(bench: Bench) -> Table:
 def with_tutorials_network(experiment: Experiment) -> Experiment:
     """The experiment with the tutorial's network and optimiser."""
     model = tutorial.wrapped(0, experiment.device)
-    return experiment._replace(model=model, optimizer=tutorial.optimizer(model))
+    return experiment._replace(model=model, optimizer=tutorial.optimizer(model, fused=True))
 
 
 def our_loop(experiment: Experiment, train: TrainingSet) -> Job:

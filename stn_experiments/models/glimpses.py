@@ -173,7 +173,9 @@ class GlimpseReader(Reader):
 
         A place off the map is moved to its edge after its probability is taken.
         """
-        policy = Normal(self.localisation(hidden), self.settings.std, validate_args=False)
+        mean = self.localisation(hidden)
+        # With checks, or of a plain number, it would wait for the device.
+        policy = Normal(mean, torch.full_like(mean, self.settings.std), validate_args=False)
         place = (policy.mean + policy.stddev * noise).detach()
         return place.clamp(-1, 1), policy.log_prob(place).sum(1), self.baseline(hidden)[:, 0]
 
