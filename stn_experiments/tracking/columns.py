@@ -23,7 +23,7 @@ SETTINGS = (
     *("stn.family.control_points", "stn.family.window", "stn.interpolation", "stn.localisation"),
     *("stn.output_size", "stn.padding", "stn.steps", "stn.width", "trainer.batch_size"),
     *("trainer.deterministic", "trainer.images_per_epoch", "trainer.localisation_clip"),
-    *("trainer.localisation_lr", "trainer.precision"),
+    *("trainer.localisation_lr", "trainer.precision", "trainer.recorded"),
 )
 """Settings that have a column.
 
