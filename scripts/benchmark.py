@@ -8,8 +8,8 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from stn_experiments.commands import plain, run_command
-from stn_experiments.errors import UserError
+from stn_experiments.cli.command import plain, run_command
+from stn_experiments.common.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUESTIONS = ("data", "training", "transformer", "time_to_error", "growth")
@@ -47,9 +47,9 @@ def main() -> None:
     if arguments.workers is not None and arguments.workers < 0:
         raise UserError(f"--workers must be at least 0, got {arguments.workers}")
 
-    from stn_experiments.benchmark.bench import Bench  # torch loads slowly, --help needs none
-    from stn_experiments.benchmark.run import run
-    from stn_experiments.benchmark.table import cores
+    from benchmarks.bench import Bench  # torch loads slowly, --help needs none
+    from benchmarks.run import run
+    from benchmarks.table import cores
 
     repeats, seconds = (1, 0.01) if arguments.quick else (arguments.repeats, arguments.seconds)
     epochs = 1 if arguments.quick else arguments.epochs

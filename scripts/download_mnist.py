@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from stn_experiments.commands import run_command
+from stn_experiments.cli.command import run_command
 from stn_experiments.data.idx import FILES
 from stn_experiments.data.mnist import default_cache, fetch_into
 

@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from stn_experiments.commands import attempt, in_one_line, note, plain, run_command
-from stn_experiments.errors import UserError
+from stn_experiments.cli.command import attempt, in_one_line, note, plain, run_command
+from stn_experiments.common.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -46,10 +46,10 @@ def main() -> None:
 
 def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) -> None:
     """Evaluate one run on one data set."""
-    from stn_experiments.evaluate_run import evaluate_run, evaluation_folder
-    from stn_experiments.runs import Run
+    from stn_experiments.runs.evaluate import evaluate_run, evaluation_folder
+    from stn_experiments.storage.run_folder import RunFolder
 
-    run = Run(folder)
+    run = RunFolder(folder)
     own = run.config()["data"]
     data = other_data(own, overrides) if overrides else own
     if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", run.best):

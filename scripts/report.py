@@ -4,8 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
-from stn_experiments.commands import run_command
-from stn_experiments.errors import UserError
+from stn_experiments.cli.command import run_command
+from stn_experiments.common.errors import UserError
 
 EVERY = "5"  # seconds
 

@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from stn_experiments.commands import Failure, attempt, plain, run_command
+from stn_experiments.cli.command import Failure, attempt, plain, run_command
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
@@ -14,9 +14,9 @@ def main(config: DictConfig) -> Failure | None:
 
 def train(config: DictConfig) -> None:
     """One run, or the replay of a step of one, or a search over many."""
-    from stn_experiments.replay import replay_step  # here, as torch loads slowly and --help needs none
-    from stn_experiments.search import search
-    from stn_experiments.train_run import summary, train_run
+    from stn_experiments.runs.replay import replay_step  # here, as torch loads slowly and --help needs none
+    from stn_experiments.runs.train import summary, train_run
+    from stn_experiments.sweeps.search import search
 
     settings = plain(config)
     if OmegaConf.select(config, "search") is not None:

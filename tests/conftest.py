@@ -11,11 +11,28 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from stn_experiments.commands import plain
+from stn_experiments.cli.command import plain
 from stn_experiments.data import datasets
 from stn_experiments.data.mnist import Digits, Mnist
 
 ROOT = Path(__file__).parent.parent
+
+# pytest-xdist runs a worker on each core; more threads than that, here or in the scripts started from here,
+# would only wait for one another.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--runslow", action="store_true", help="run the tests that are marked as slow, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--runslow"):
+        skip = pytest.mark.skip(reason="slow; --runslow runs it")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 SHORT = ["trainer=quick", "trainer.images_per_epoch=12800", "trainer.device=cpu"]
 
 

@@ -7,7 +7,7 @@ import shlex
 import pytest
 import torch
 
-from stn_experiments.experiment import build_experiment
+from stn_experiments.runs.experiment import build_experiment
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -45,7 +45,7 @@ def test_each_command_makes_a_network_that_runs(compose, tmp_path, arguments):
             continue
         config = compose(*overrides, "trainer.device=cpu", f"run.root={tmp_path}")
         experiment = build_experiment(config)
-        question = torch.ones(1, 5, dtype=torch.long) if experiment.data.words else None
+        question = torch.ones(1, 5, dtype=torch.long) if experiment.data.vocab_size else None
         logits = experiment.model.eval()(torch.rand(1, *experiment.data.shape), question).logits
         assert logits.shape == (1, experiment.data.classes)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from stn_experiments.errors import UserError
+from stn_experiments.common.errors import UserError
 
 SIDE = 28
 """The side in pixels of an MNIST digit's own frame."""

@@ -8,11 +8,11 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from stn_experiments.data.distortions import Batch, Task, join, take, to_device, unknown_pose
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Pixels, Range, Seed
+from stn_experiments.data.distortions import Batch, Task, concat_batches, index_batch, to_device, unknown_pose
 from stn_experiments.data.mnist import Digits, load_mnist
 from stn_experiments.data.npz import Arrays, read_npz
-from stn_experiments.errors import UserError
-from stn_experiments.ranges import Pixels, Range, Seed
 
 CHUNK = 1000
 TRAIN_DIGITS = 60_000
@@ -52,7 +52,7 @@ class DistortedMnist:
         distortion: what is done to each digit.
         training: what is done to those of the training set instead, to augment it; null: the same.
         root: folder with the four IDX files; by default they are fetched once into a cache.
-        fresh: distort the training digits anew in every epoch, or once and for all.
+        online: distort the training digits anew in every epoch, or once and for all.
         seed: decides the split and the fixed sets, whatever the run's own seed, model and device.
         valid_size: digits of the 60,000 that are held out for validation.
     """
@@ -60,14 +60,14 @@ class DistortedMnist:
     distortion: Task
     training: Task | None = None
     root: str | None = None
-    fresh: bool = True
+    online: bool = True
     seed: Seed = 0
     valid_size: Annotated[int, Range(1, 50_000)] = 5_000
 
     def __post_init__(self) -> None:
         for training in (self.training,) if self.training is not None else ():
             made, wanted = (
-                (self._shape(task), task.classes, task.words) for task in (training, self.distortion)
+                (self._shape(task), task.classes, task.vocab_size) for task in (training, self.distortion)
             )
             if made != wanted:
                 raise UserError(
@@ -90,9 +90,9 @@ class DistortedMnist:
         return self.distortion.classes
 
     @property
-    def words(self) -> int:
+    def vocab_size(self) -> int:
         """Number of words that its questions are made of, 0 where it asks none."""
-        return self.distortion.words
+        return self.distortion.vocab_size
 
     @property
     def train_size(self) -> int:
@@ -107,10 +107,10 @@ class DistortedMnist:
         """
         mnist = load_mnist(self.root)
         order = torch.randperm(len(mnist.train.labels), generator=Generator().manual_seed(self.seed))
-        train, valid = (_take_digits(mnist.train, part) for part in order.split(self.train_size))
+        train, valid = (_index_digits(mnist.train, part) for part in order.split(self.train_size))
         digits = Digits(train.images.to(device), train.labels.to(device))
         task = self.training or self.distortion
-        frozen = None if self.fresh else to_device(self._fixed(train, 3, task), device)
+        frozen = None if self.online else to_device(self._fixed(train, 3, task), device)
         return Splits(
             TrainingSet(self.train_size, partial(self._draw, digits, frozen)),
             to_device(self._fixed(valid, 1, self.distortion), device),
@@ -126,13 +126,13 @@ class DistortedMnist:
         posed: bool = False,
     ) -> Batch:
         task = self.training or self.distortion
-        return task.draw(digits, index, generator, posed) if frozen is None else take(frozen, index)
+        return task.draw(digits, index, generator, posed) if frozen is None else index_batch(frozen, index)
 
     def _fixed(self, digits: Digits, stream: int, task: Task) -> Batch:
         # Always drawn on the CPU, whose generator gives the same images wherever the model is trained.
         generator = Generator().manual_seed(self.seed * 1_000_003 + stream)
         parts = torch.arange(len(digits.labels)).split(CHUNK)
-        return join([task.draw(digits, part, generator) for part in parts])
+        return concat_batches([task.draw(digits, part, generator) for part in parts])
 
 
 class NpzFile:
@@ -145,7 +145,7 @@ class NpzFile:
         valid_size: images of that split.
     """
 
-    words = 0
+    vocab_size = 0
 
     def __init__(
         self,
@@ -163,7 +163,9 @@ class NpzFile:
     def load(self, device: torch.device) -> Splits:
         """The three splits on a device."""
         train, valid, test = (to_device(_without_pose(split), device) for split in self._content[:3])
-        return Splits(TrainingSet(self.train_size, lambda index, *_, **__: take(train, index)), valid, test)
+        return Splits(
+            TrainingSet(self.train_size, lambda index, *_, **__: index_batch(train, index)), valid, test
+        )
 
 
 DataSet = DistortedMnist | NpzFile
@@ -173,10 +175,10 @@ def one_of_each_class(batch: Batch) -> Batch:
     """The first image of each class in a batch, by class; of every n-th where there are more than ten."""
     labels = batch.labels.unique()
     firsts = [int((batch.labels == label).nonzero()[0]) for label in labels[:: -(-len(labels) // 10)]]
-    return take(batch, torch.tensor(firsts, device=batch.labels.device))
+    return index_batch(batch, torch.tensor(firsts, device=batch.labels.device))
 
 
-def _take_digits(digits: Digits, index: Tensor) -> Digits:
+def _index_digits(digits: Digits, index: Tensor) -> Digits:
     return Digits(digits.images[index], digits.labels[index])
 
 

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from stn_experiments import geometry
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Pixels, Range, Size, height_width
 from stn_experiments.data.canvas import (
     SIDE,
     add_clutter,
@@ -27,8 +29,6 @@ from stn_experiments.data.canvas import (
     require_crops,
 )
 from stn_experiments.data.mnist import Digits
-from stn_experiments.errors import UserError
-from stn_experiments.ranges import Pixels, Range, Size, height_width
 
 Scale = Annotated[float, Range(0.1, 4)]
 MOST_INK_CELLS = 24
@@ -80,7 +80,7 @@ class Task(Protocol):
         """Number of classes."""
 
     @property
-    def words(self) -> int:
+    def vocab_size(self) -> int:
         """Number of words that its questions are made of, 0 where it asks none."""
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
@@ -131,7 +131,7 @@ class Distortion:
 
     classes = 10
     channels = 1
-    words = 0
+    vocab_size = 0
 
     def __post_init__(self) -> None:
         if min(self.size) < SIDE:
@@ -223,7 +223,7 @@ class Distortion:
 
     def _homographies(self, scale: Tensor, generator: Generator) -> Tensor:
         """Homographies (B, 3, 3), in pixels, that move the corners of a digit's frame."""
-        frame = geometry.frame(1, generator.device) * (SIDE / 2)
+        frame = geometry.boundary_points(1, generator.device) * (SIDE / 2)
         moves = torch.randn(len(scale), 4, 2, generator=generator, device=generator.device) * self.corners
         moves = moves / scale[:, None, None]  # the jitter is in pixels of the canvas, the frame yet unscaled
         for _ in range(4):
@@ -298,7 +298,7 @@ class Mixed:
 
     classes = 10
     channels = 1
-    words = 0
+    vocab_size = 0
 
     def __post_init__(self) -> None:
         if not self.kinds:
@@ -322,7 +322,7 @@ class Mixed:
             kind.draw(digits, index[place], generator, posed)
             for kind, place in zip(self.kinds.values(), order.tensor_split(len(self.kinds)), strict=True)
         ]
-        return take(join(parts), order.argsort())
+        return index_batch(concat_batches(parts), order.argsort())
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ class Addition:
 
     classes = 19
     channels = 2
-    words = 0
+    vocab_size = 0
 
     def __post_init__(self) -> None:
         if self.each.size != height_width(self.canvas):
@@ -366,14 +366,14 @@ def unknown_pose(count: int, device: torch.device | None = None) -> Pose:
     return Pose(*(torch.empty(count, *shape, device=device) for shape in shapes))
 
 
-def take(batch: Batch, index: Tensor | slice) -> Batch:
+def index_batch(batch: Batch, index: Tensor | slice) -> Batch:
     """The part of a batch at ``index``."""
     if isinstance(index, slice):
         return on_each(batch, lambda field: field[index])
     return on_each(batch, lambda field: field.index_select(0, index))  # faster than [index]
 
 
-def join(batches: list[Batch]) -> Batch:
+def concat_batches(batches: list[Batch]) -> Batch:
     """Batches one after the other, as one."""
     images, labels, poses, questions = zip(*batches, strict=True)
     pose = Pose(*(torch.cat(fields) for fields in zip(*poses, strict=True)))

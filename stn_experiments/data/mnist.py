@@ -10,9 +10,9 @@ from typing import NamedTuple
 from filelock import FileLock
 from torch import Tensor
 
+from stn_experiments.common.errors import DataUnavailable, UserError
 from stn_experiments.data.idx import FILES, READ_ERRORS, IdxFile, checked, decode, read
 from stn_experiments.data.sources import SOURCES
-from stn_experiments.errors import DataUnavailable, UserError
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Generator, Tensor
 
-from stn_experiments.errors import UserError
+from stn_experiments.common.errors import UserError
 
 SPLITS = {
     "train": ("train", "training"),

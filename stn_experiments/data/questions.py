@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from stn_experiments import geometry
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Pixels, Range, Size, height_width
 from stn_experiments.data.canvas import SIDE, add_clutter, add_crops, ink_boxes, require_crops
 from stn_experiments.data.distortions import MOST_INK_CELLS, Batch, Pose, unknown_pose
 from stn_experiments.data.mnist import Digits
-from stn_experiments.errors import UserError
-from stn_experiments.ranges import Pixels, Range, Size, height_width
 
 CLASSES = 10
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -82,7 +82,7 @@ class Questions:
 
     classes = CLASSES
     channels = 1
-    words = len(WORDS)
+    vocab_size = len(WORDS)
 
     def __post_init__(self) -> None:
         rows, columns = self.grid

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from stn_experiments.errors import UserError
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Range
 from stn_experiments.models.deterministic import AveragePool
 from stn_experiments.models.localisation import LocalisationKind
-from stn_experiments.ranges import Range
 
 WIDEST = 4096
 Width = Annotated[int, Range(1, WIDEST)]
@@ -62,8 +62,8 @@ class Backbone(nn.Module):
         self.stages = nn.Sequential()
         self.pool = pool or nn.Identity()
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.gives: dict[str, tuple[int, ...]] = {}
-        self.reach: dict[str, tuple[float, ...]] = {}
+        self.output_shapes: dict[str, tuple[int, ...]] = {}
+        self.receptive_scale: dict[str, tuple[float, ...]] = {}
         features = torch.zeros(1, *shape)
         for name, stage in stages.items():
             self.stages.add_module(name, stage.layers)
@@ -77,10 +77,10 @@ class Backbone(nn.Module):
                 raise UserError(
                     f"{type(self).__name__} cannot read an input as small as {shape[1]}×{shape[2]}"
                 ) from error
-            self.gives[name] = tuple(features.shape[1:])
+            self.output_shapes[name] = tuple(features.shape[1:])
             ratios = zip(features.shape[:1:-1], self.shapes[name][:0:-1], strict=False)
             stride = stage.stride
-            self.reach[name] = tuple(
+            self.receptive_scale[name] = tuple(
                 1.0 if stride is None else stride * after / before for after, before in ratios
             )
         self.output = tuple(features.shape[1:])

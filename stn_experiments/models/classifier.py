@@ -7,23 +7,23 @@ from typing import Annotated, Any, Literal, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from stn_experiments import geometry
-from stn_experiments.errors import UserError
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Range, Size
 from stn_experiments.models.backbones import Backbone
-from stn_experiments.models.gates import Gated, Reach, seen_through
+from stn_experiments.models.gates import Gated, Scale2d, seen_through
 from stn_experiments.models.grids import Family
 from stn_experiments.models.localisation import LocalisationKind
-from stn_experiments.models.prediction import Prediction, Reader
+from stn_experiments.models.prediction import AttentionHead, Prediction
 from stn_experiments.models.sampler import Interpolation, Padding
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
-from stn_experiments.ranges import Range, Size
 
 INPUT = "input"
 
 
 @dataclass(frozen=True)
-class Transformers:
+class TransformerConfig:
     """Which transformers stand where in a network; see ``SpatialTransformer`` for the settings of each.
 
     Args:
@@ -114,7 +114,7 @@ class Classifier(nn.Module):
         backbone: Backbone,
         transformers: Mapping[str, Sequence[SpatialTransformer]] | None = None,
         gates: Mapping[str, nn.Module] | None = None,
-        reader: Reader | None = None,
+        reader: AttentionHead | None = None,
     ) -> None:
         super().__init__()
         self.transformers = nn.ModuleDict(
@@ -140,7 +140,7 @@ class Classifier(nn.Module):
         features = self._attend(INPUT, images, path)
         for name, stage in self.backbone.stages.named_children():
             features = stage(self._attend(name, features, path))
-            path.narrow(self.backbone.reach[name])
+            path.narrow(self.backbone.receptive_scale[name])
             if name in self.gates:
                 gated = self.gates[name](features)
                 features = gated.output
@@ -180,8 +180,8 @@ class Path:
     def __init__(self) -> None:
         self.views: list[View] = []
         self._back: list[Callable[[Tensor], Tensor]] = []
-        self._gated: list[tuple[Gated, Reach]] = []
-        self._reach: Reach = (1.0, 1.0)
+        self._gated: list[tuple[Gated, Scale2d]] = []
+        self._reach: Scale2d = (1.0, 1.0)
         """Of the map in hand on that to which the last step back leads."""
 
     def follow(self, side_by_side: Sequence[SpatialTransformer], features: Tensor) -> Tensor:
@@ -194,10 +194,10 @@ class Path:
         self._back.append(lambda points: family.transform(theta, points))
         return torch.cat([view.output for view in views], 1)
 
-    def narrow(self, reach: Sequence[float]) -> None:
+    def narrow(self, receptive_scale: Sequence[float]) -> None:
         """Go through a stage whose map reaches so far, in x and in y, on the one it reads, if it is a map."""
-        if reach:
-            self._reach = (self._reach[0] * reach[0], self._reach[1] * reach[1])
+        if receptive_scale:
+            self._reach = (self._reach[0] * receptive_scale[0], self._reach[1] * receptive_scale[1])
 
     def remember(self, gated: Gated) -> None:
         """Go through a gate, which makes one view with those before it, unless a transformer is between."""
@@ -208,9 +208,9 @@ class Path:
         if self._gated:
             self.add(seen_through(self._gated))
             self._gated = []
-        reach = self._reach
-        if reach != (1.0, 1.0):
-            self._back.append(lambda points: points * geometry.constant(reach, points))
+        receptive_scale = self._reach
+        if receptive_scale != (1.0, 1.0):
+            self._back.append(lambda points: points * geometry.constant(receptive_scale, points))
             self._reach = (1.0, 1.0)
 
     def add(self, view: View) -> None:

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from stn_experiments import geometry
-from stn_experiments.errors import UserError
-from stn_experiments.models.precision import full
-from stn_experiments.models.prediction import Prediction, Reader
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Range
+from stn_experiments.models.precision import to_float32
+from stn_experiments.models.prediction import AttentionHead, Prediction
 from stn_experiments.models.view import Heat, View, densest_region
-from stn_experiments.ranges import Range
 
 PADDING = 0
 """The number of the word that fills a question up."""
@@ -35,7 +35,7 @@ class Attended(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CoAttention:
+class CoAttentionConfig:
     """The settings of a co-attention.
 
     Args:
@@ -50,19 +50,19 @@ class CoAttention:
     width: Annotated[int, Range(1, 4096)] = 128
     blind: Literal["image", "question"] | None = None
 
-    def reader(self, shape: tuple[int, ...], classes: int, words: int) -> Reader:
+    def reader(self, shape: tuple[int, ...], classes: int, vocab_size: int) -> AttentionHead:
         """See :meth:`ReaderKind.reader`."""
-        if not words:
+        if not vocab_size:
             raise UserError(
                 "name must not be coattention for data that ask no questions, as data=question does"
             )
         if len(shape) != 3:
             raise UserError("name must not be coattention behind a backbone that gives no map")
-        return CoAttentionReader(shape, classes, words, self.mode, self.width, self.blind)
+        return CoAttentionHead(shape, classes, vocab_size, self.mode, self.width, self.blind)
 
 
-class CoAttentionReader(Reader):
-    """Answers questions (B, T) about the images of maps (B, C, h, w); see :class:`CoAttention`.
+class CoAttentionHead(AttentionHead):
+    """Answers questions (B, T) about the images of maps (B, C, h, w); see :class:`CoAttentionConfig`.
 
     As in the paper, questions are read on three levels (section 3.2): words, phrases, and the question up to
     each word. Each attends by itself, and the answer is encoded from the words on up (equation 7). Unlike
@@ -78,7 +78,7 @@ class CoAttentionReader(Reader):
         self,
         shape: tuple[int, ...],
         classes: int,
-        words: int,
+        vocab_size: int,
         mode: Literal["parallel", "alternating"],
         width: int,
         blind: Literal["image", "question"] | None,
@@ -88,7 +88,7 @@ class CoAttentionReader(Reader):
         self.blind = blind
         self.project = nn.Linear(channels, width)
         self.position = nn.Parameter(torch.randn(height * wide, width) / width**0.5)
-        self.levels = QuestionLevels(words, width)
+        self.levels = QuestionLevels(vocab_size, width)
         kind = {"parallel": Parallel, "alternating": Alternating}[mode]
         self.attentions = nn.ModuleList(kind(width) for _ in range(3))
         self.encoders = nn.ModuleList(nn.Linear(n * width, width) for n in (1, 2, 2))
@@ -117,12 +117,12 @@ class CoAttentionReader(Reader):
         return Prediction(self.answer(encoded), [] if self.training else [self._view(features, levels)])
 
     def _view(self, features: Tensor, levels: Sequence[Attended]) -> View:
-        weights = torch.stack([full(level.places) for level in levels]).mean(0)
+        weights = torch.stack([to_float32(level.places) for level in levels]).mean(0)
         weights = weights.unflatten(1, features.shape[2:])
-        words = torch.stack([full(level.words) for level in levels]).mean(0)
+        words = torch.stack([to_float32(level.words) for level in levels]).mean(0)
         places = self.places.expand(*weights.shape, 2)
         # As bright as it was where the weight is highest.
-        shown = full(features) * (weights / weights.amax((1, 2), keepdim=True))[:, None]
+        shown = to_float32(features) * (weights / weights.amax((1, 2), keepdim=True))[:, None]
         return View(shown, densest_region(weights), heat=Heat(weights, places), words=words)
 
 
@@ -133,9 +133,9 @@ class QuestionLevels(nn.Module):
     tanh (equations 1 and 2 of the paper). The question so far is an LSTM's hidden state, which reads phrases.
     """
 
-    def __init__(self, words: int, width: int) -> None:
+    def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
-        self.embed = nn.Embedding(words, width, padding_idx=PADDING)
+        self.embed = nn.Embedding(vocab_size, width, padding_idx=PADDING)
         self.phrases = nn.ModuleList(nn.Conv1d(width, width, n) for n in PHRASES)
         self.read = nn.LSTM(width, width, batch_first=True)
 
@@ -168,7 +168,7 @@ class Parallel(nn.Module):
         seen = (places + affinity.mT @ words).tanh()
         read = (words + affinity @ places).tanh()
         at = self.weigh_image(seen)[..., 0].softmax(1)
-        of = shares(self.weigh_question(read)[..., 0], is_word)
+        of = softmax_weights(self.weigh_question(read)[..., 0], is_word)
         return Attended(summed(image, at), summed(question, of), at, of)
 
 
@@ -181,10 +181,10 @@ class Alternating(nn.Module):
 
     def forward(self, image: Tensor, question: Tensor, is_word: Tensor) -> Attended:
         """See :meth:`Parallel.forward`."""
-        summary = summed(question, shares(self.summarise(question), is_word))
+        summary = summed(question, softmax_weights(self.summarise(question), is_word))
         at = self.look(image, summary).softmax(1)
         seen = summed(image, at)
-        of = shares(self.reread(question, seen), is_word)
+        of = softmax_weights(self.reread(question, seen), is_word)
         return Attended(seen, summed(question, of), at, of)
 
 
@@ -205,7 +205,7 @@ class Guided(nn.Module):
         return self.weigh(hidden.tanh())[..., 0]
 
 
-def shares(scores: Tensor, is_word: Tensor) -> Tensor:
+def softmax_weights(scores: Tensor, is_word: Tensor) -> Tensor:
     """The softmax of scores (B, T) over the words alone; the rest gets none."""
     return scores.masked_fill(~is_word, -torch.inf).softmax(1)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_experiments import geometry
+from stn_experiments.common import geometry
 
 
 def wanted(tensor: Tensor) -> bool:

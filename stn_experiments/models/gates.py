@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_experiments import geometry
-from stn_experiments.errors import UserError
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Range
 from stn_experiments.models.backbones import Backbone
-from stn_experiments.models.precision import full
+from stn_experiments.models.precision import to_float32
 from stn_experiments.models.view import Heat, View, densest_region
-from stn_experiments.ranges import Range
 
 Reduction = Annotated[int, Range(1, 512)]
-Reach = tuple[float, float]
+Scale2d = tuple[float, float]
 
 
 class Gated(NamedTuple):
@@ -89,7 +89,7 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Gates:
+class GateConfig:
     """Which gates stand where.
 
     Args:
@@ -106,7 +106,7 @@ class Gates:
         Raises:
             UserError: it has no such stage, or one that gives no map.
         """
-        maps = {name: shape[0] for name, shape in backbone.gives.items() if len(shape) == 3}
+        maps = {name: shape[0] for name, shape in backbone.output_shapes.items() if len(shape) == 3}
         if not maps:
             name = type(self.kind).__name__.lower()
             raise UserError(f"name must be none for a backbone none of whose stages gives a map, got {name}")
@@ -162,26 +162,28 @@ class MaskGate(nn.Module):
         return Gated(features * mask, None, mask[:, 0])
 
 
-def seen_through(gated: Sequence[tuple[Gated, Reach]]) -> View:
+def seen_through(gated: Sequence[tuple[Gated, Scale2d]]) -> View:
     """What gates one behind the other do together, on a map at or before the first.
 
     Each comes with how far its own map reaches on that one, as a factor on x and on y. A place counts as far
     as every mask lets it pass, so the heat is the product of the masks, at the resolution of the first.
     """
-    output = full(gated[-1][0].output)
-    channels = [full(one.channels) for one, _ in gated if one.channels is not None]
-    masks = [(full(one.mask), reach) for one, reach in gated if one.mask is not None]
+    output = to_float32(gated[-1][0].output)
+    channels = [to_float32(one.channels) for one, _ in gated if one.channels is not None]
+    masks = [
+        (to_float32(one.mask), receptive_scale) for one, receptive_scale in gated if one.mask is not None
+    ]
     view = View(output, gates=torch.cat(channels, 1) if channels else None)
     if not masks:
         return view
-    heat, reach = masks[0]
+    heat, receptive_scale = masks[0]
     height, width = heat.shape[1:]
     cells = geometry.pixel_centres(height, width, heat.device).to(heat.dtype).view(1, height, width, 2)
-    places = (cells * geometry.constant(reach, cells)).expand(len(heat), -1, -1, -1)
+    places = (cells * geometry.constant(receptive_scale, cells)).expand(len(heat), -1, -1, -1)
     for mask, other in masks[1:]:
         grid = places / geometry.constant(other, places)
         heat = heat * F.grid_sample(mask[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
-    outline = densest_region(heat) * geometry.constant(reach, heat)
+    outline = densest_region(heat) * geometry.constant(receptive_scale, heat)
     return view._replace(outline=outline, heat=Heat(heat, places))
 
 

@@ -14,19 +14,19 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.distributions import Normal
 
-from stn_experiments.errors import UserError
-from stn_experiments.models.precision import exactly, full
-from stn_experiments.models.prediction import Policy, Prediction, Reader
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Pixels, Range
+from stn_experiments.models.precision import autocast_disabled, to_float32
+from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
 from stn_experiments.models.retina import Retina
 from stn_experiments.models.view import View
-from stn_experiments.ranges import Pixels, Range
 
 EVALUATION_SEED = 0
 WAY_POINTS = 4
 
 
 @dataclass(frozen=True)
-class Glimpses:
+class GlimpseConfig:
     """The settings of a :class:`GlimpseReader`.
 
     Args:
@@ -45,9 +45,9 @@ class Glimpses:
     copies: Annotated[int, Range(1, 100)] = 4
     width: Annotated[int, Range(2, 4096)] = 256
 
-    def reader(self, shape: tuple[int, ...], classes: int, words: int) -> Reader:
+    def reader(self, shape: tuple[int, ...], classes: int, vocab_size: int) -> AttentionHead:
         """See :meth:`ReaderKind.reader`."""
-        if words:
+        if vocab_size:
             raise UserError("name must be coattention, which reads the questions of this data")
         if len(shape) != 3:
             raise UserError(
@@ -57,7 +57,7 @@ class Glimpses:
             raise UserError(
                 f"size must be at most that of the map that is read, {shape[1]}×{shape[2]}, got {self.size}"
             )
-        return GlimpseReader((shape[0], shape[1], shape[2]), classes, self)
+        return GlimpseHead((shape[0], shape[1], shape[2]), classes, self)
 
 
 class GlimpseNetwork(nn.Module):
@@ -90,7 +90,7 @@ class Walk(NamedTuple):
     policy: Policy
 
 
-class GlimpseReader(Reader):
+class GlimpseHead(AttentionHead):
     """Retina, glimpse network, recurrent core, locator, baseline and classifier of section 3 of the paper.
 
     Places and hidden states reach the locator and the baseline detached: the locator learns by REINFORCE
@@ -108,7 +108,7 @@ class GlimpseReader(Reader):
 
     noise: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, settings: Glimpses) -> None:
+    def __init__(self, shape: tuple[int, int, int], classes: int, settings: GlimpseConfig) -> None:
         super().__init__()
         width = settings.width
         self.settings = settings
@@ -141,14 +141,14 @@ class GlimpseReader(Reader):
             return self.evaluate(features)
         shape = (len(features), self.settings.glimpses - 1, 2)
         noise = torch.randn(shape, generator=generator, device=features.device)
-        walk = self.walk(self.retina.blurred(full(features)), noise)
+        walk = self.walk(self.retina.blurred(to_float32(features)), noise)
         return Prediction(walk.logits, self.views(walk), walk.policy)
 
     def evaluate(self, features: Tensor) -> Prediction:
         """The mean of several paths."""
-        blurred = self.retina.blurred(full(features))
+        blurred = self.retina.blurred(to_float32(features))
         walks = [self.walk(blurred, noise.expand(len(features), -1, -1)) for noise in self.noise]
-        each = torch.stack([full(walk.logits).log_softmax(1) for walk in walks])
+        each = torch.stack([to_float32(walk.logits).log_softmax(1) for walk in walks])
         return Prediction(each.logsumexp(0) - math.log(len(walks)), self.views(walks[0]))
 
     def walk(self, blurred: Sequence[Tensor], noise: Tensor) -> Walk:
@@ -157,9 +157,9 @@ class GlimpseReader(Reader):
         hidden = noise.new_zeros(len(noise), self.settings.width)
         places, patches, decisions = [], [], []
         for glimpse in range(self.settings.glimpses):
-            with exactly(noise):
+            with autocast_disabled(noise):
                 if glimpse:
-                    place, *decision = self.decide(full(hidden).detach(), noise[:, glimpse - 1])
+                    place, *decision = self.decide(to_float32(hidden).detach(), noise[:, glimpse - 1])
                     decisions.append(decision)
                 seen = self.retina(blurred, place)
             hidden = F.relu(self.remember(hidden) + self.perceive(self.glimpse(seen, place)))

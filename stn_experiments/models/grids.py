@@ -7,8 +7,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from stn_experiments import geometry
-from stn_experiments.ranges import Range
+from stn_experiments.common import geometry
+from stn_experiments.common.ranges import Range
 
 HORIZON = 0.1
 
@@ -200,7 +200,7 @@ class GridGenerator(nn.Module):
         self.family = family
         self.size = size
         self.register_buffer("target", geometry.pixel_centres(*size), persistent=False)
-        self.register_buffer("frame", geometry.frame(family.points_per_side), persistent=False)
+        self.register_buffer("frame", geometry.boundary_points(family.points_per_side), persistent=False)
 
     def forward(self, theta: Tensor) -> Tensor:
         """The sampling grid of each theta (B, P): (B, H', W', 2)."""

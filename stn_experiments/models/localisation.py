@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stn_experiments import geometry
-from stn_experiments.models.precision import exactly, full
+from stn_experiments.common import geometry
+from stn_experiments.models.precision import autocast_disabled, to_float32
 
 LocalisationKind = Literal["keypoints", "convolutional", "fully_connected"]
 Shape = tuple[int, int, int]
@@ -36,8 +36,8 @@ class Localisation(nn.Module):
     def forward(self, source: Tensor) -> Tensor:
         """Theta (B, P) for U (B, C, H, W)."""
         features = self.features(source)
-        with exactly(source):
-            return self.theta(full(features))
+        with autocast_disabled(source):
+            return self.theta(to_float32(features))
 
 
 class Features(nn.Sequential):
@@ -90,7 +90,7 @@ def keypoints(
         *(nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)),
         *(nn.Conv2d(first, second, 5, padding=2, bias=False), nn.BatchNorm2d(second), nn.ReLU(inplace=True)),
         PositionsAndMeans(second, count),
-        Beside(nn.Sequential(nn.Linear(seen, width), nn.Tanh())),
+        ConcatSkip(nn.Sequential(nn.Linear(seen, width), nn.Tanh())),
     )
 
 
@@ -104,12 +104,12 @@ class PositionsAndMeans(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """See the class."""
         heat = self.heat(maps)
-        with exactly(maps):
-            positions = expected_positions(full(heat))
-        return torch.cat([positions.flatten(1), full(maps.mean((2, 3)))], 1)
+        with autocast_disabled(maps):
+            positions = expected_positions(to_float32(heat))
+        return torch.cat([positions.flatten(1), to_float32(maps.mean((2, 3)))], 1)
 
 
-class Beside(nn.Module):
+class ConcatSkip(nn.Module):
     """What comes in, and beside it what ``module`` makes of it."""
 
     def __init__(self, module: nn.Module) -> None:

@@ -24,7 +24,7 @@ class Prediction(NamedTuple):
     policy: Policy | None = None
 
 
-class Reader(nn.Module):
+class AttentionHead(nn.Module):
     """An attention that answers from a map by itself.
 
     Its ``forward`` takes a map (B, C, H, W), the questions (B, T) about the images or ``None``, and the
@@ -38,10 +38,10 @@ class Reader(nn.Module):
 
 
 @runtime_checkable
-class ReaderKind(Protocol):
+class AttentionHeadConfig(Protocol):
     """The settings of a reader."""
 
-    def reader(self, shape: tuple[int, ...], classes: int, words: int) -> Reader:
+    def reader(self, shape: tuple[int, ...], classes: int, vocab_size: int) -> AttentionHead:
         """A reader of maps of ``shape`` (C, H, W), and of questions with so many words, 0 without questions.
 
         Raises:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_experiments import geometry
+from stn_experiments.common import geometry
 from stn_experiments.models.sampler import Sampler
 
 
@@ -21,17 +21,17 @@ class Retina(nn.Module):
 
     points: Tensor
     corners: Tensor
-    reach: Tensor
+    receptive_scale: Tensor
 
     def __init__(self, shape: tuple[int, int, int], size: int, scales: int) -> None:
         super().__init__()
         self.sides = [2**scale for scale in range(scales)]
         pixels = torch.tensor([shape[2], shape[1]])
         points = geometry.pixel_centres(size, size).view(size, size, 2) * size / pixels
-        reach = torch.stack([pixels / (pixels + side - 1) for side in self.sides])
+        receptive_scale = torch.stack([pixels / (pixels + side - 1) for side in self.sides])
         self.register_buffer("points", points, persistent=False)
-        self.register_buffer("corners", geometry.frame(1) * size / pixels, persistent=False)
-        self.register_buffer("reach", reach, persistent=False)
+        self.register_buffer("corners", geometry.boundary_points(1) * size / pixels, persistent=False)
+        self.register_buffer("receptive_scale", receptive_scale, persistent=False)
         self.sampler = Sampler()
 
     def blurred(self, features: Tensor) -> list[Tensor]:
@@ -48,8 +48,8 @@ class Retina(nn.Module):
     def forward(self, blurred: Sequence[Tensor], place: Tensor) -> Tensor:
         """The patches (B, S, C, p, p) about places (B, 2), finest first; black is outside the map."""
         patches = [
-            self.sampler(means, (place[:, None, None] + side * self.points) * reach)
-            for means, side, reach in zip(blurred, self.sides, self.reach, strict=True)
+            self.sampler(means, (place[:, None, None] + side * self.points) * receptive_scale)
+            for means, side, receptive_scale in zip(blurred, self.sides, self.receptive_scale, strict=True)
         ]
         return torch.stack(patches, 1)
 

@@ -2,13 +2,13 @@
 
 from torch import Tensor, nn
 
-from stn_experiments.errors import UserError
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Size, height_width
 from stn_experiments.models.grids import Affine, Family, GridGenerator, MatrixFamily
 from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind
-from stn_experiments.models.precision import exactly, full
+from stn_experiments.models.precision import autocast_disabled, to_float32
 from stn_experiments.models.sampler import Interpolation, Padding, Sampler
 from stn_experiments.models.view import Transform, View
-from stn_experiments.ranges import Size, height_width
 
 MOST_ENLARGED = 4
 
@@ -75,8 +75,8 @@ class SpatialTransformer(nn.Module):
         with the eight bits of bfloat16 a point of a canvas of 60 pixels would be off by up to a tenth of one.
         """
         theta = self.localisation(source)
-        with exactly(source):
-            source = full(source)
+        with autocast_disabled(source):
+            source = to_float32(source)
             for grid_generator in self.glances:
                 seen = self.glance_sampler(source, grid_generator(theta))
                 theta = self.family.compose(theta, self.localisation(seen))

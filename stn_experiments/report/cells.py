@@ -10,7 +10,7 @@ from typing import Any
 from stn_experiments.report.collect import Record, number
 
 IRRELEVANT = ("seed", "data.root", "trainer.device")  # as for a run's name; and all of ``run`` and ``search``
-TRAINED_ON = ("data.fresh", "data.training", "data.valid_size")  # settings that leave the test set as it is
+TRAINED_ON = ("data.online", "data.training", "data.valid_size")  # settings that leave the test set as it is
 NAMED_BY_TARGET = ("optimizer", "scheduler")  # these groups have no name
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stn_experiments.errors import UserError
-from stn_experiments.files import digest, read_json
-from stn_experiments.lock import is_held
-from stn_experiments.runs import Run
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.files import digest, read_json
+from stn_experiments.storage.lock import is_locked
+from stn_experiments.storage.run_folder import RunFolder
 
 NAMES = ("data.name", "backbone.name", "stn.name")
 
@@ -127,7 +127,7 @@ def read(folder: Path, skipped: list[str]) -> Record:
     Raises:
         Damaged: its config or its result cannot be read.
     """
-    run = Run(folder)
+    run = RunFolder(folder)
     config = read_config(run)
     result = read_result(run)
     source = run.config_file if result is None else run.result_file
@@ -138,12 +138,12 @@ def read(folder: Path, skipped: list[str]) -> Record:
         result,
         read_evaluations(run, config, skipped),
         read_json(run.failure_file).get("why"),
-        is_held(folder),
+        is_locked(folder),
         source.stat().st_mtime,
     )
 
 
-def read_config(run: Run) -> dict[str, Any]:
+def read_config(run: RunFolder) -> dict[str, Any]:
     """A run's config, with all in it that a report cannot do without."""
     try:
         config = run.config()
@@ -158,7 +158,7 @@ def read_config(run: Run) -> dict[str, Any]:
     return config
 
 
-def read_result(run: Run) -> dict[str, Any] | None:
+def read_result(run: RunFolder) -> dict[str, Any] | None:
     """A finished run's result, ``None`` where there is none; unlike in ``Run.result``, damage is not that."""
     if not run.result_file.exists():
         return None
@@ -168,7 +168,7 @@ def read_result(run: Run) -> dict[str, Any] | None:
     return result
 
 
-def read_history(run: Run, skipped: list[str]) -> Iterator[dict[str, Any]]:
+def read_history(run: RunFolder, skipped: list[str]) -> Iterator[dict[str, Any]]:
     """The epochs of ``history.jsonl`` that can be read."""
     try:
         lines = run.history_file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -188,7 +188,7 @@ def read_history(run: Run, skipped: list[str]) -> Iterator[dict[str, Any]]:
             yield metrics
 
 
-def read_evaluations(run: Run, config: Mapping[str, Any], skipped: list[str]) -> dict[str, float]:
+def read_evaluations(run: RunFolder, config: Mapping[str, Any], skipped: list[str]) -> dict[str, float]:
     """The test errors that ``scripts/evaluate.py`` found, by the data's name.
 
     Where there are several of one name, that of the run's own data has it, others that of their folder.

@@ -69,7 +69,7 @@ def page(
             "Of the settings in which models of one data set, backbone and attention differ, that which "
             "most of them have goes unsaid. IoU is that of what is attended to with the box of the digit's "
             "ink (its whole 28×28 frame has about 0.5), ink inside the share of that ink that lies there, "
-            "touching the share of the views with any of it. What weighs channels alone has no place, and "
+            "hit_rate the share of the views with any of it. What weighs channels alone has no place, and "
             "none of the three."
         ),
         table(details(cells), keep=range(3, 11), grouped=True),

@@ -7,7 +7,7 @@ from itertools import chain
 from statistics import mean, stdev
 from typing import Any
 
-from stn_experiments.errors import UserError
+from stn_experiments.common.errors import UserError
 from stn_experiments.report.cells import Cell, best
 from stn_experiments.report.robustness import Matrix
 

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from stn_experiments.durations import time_text
+from stn_experiments.common.durations import time_text
 from stn_experiments.report.cells import Cell, best
 from stn_experiments.report.published import SOURCE, published
 
 MISSING = "–"
-SCORES = {"iou_mean": "IoU", "ink_inside": "ink inside", "touching": "touching"}
+SCORES = {"iou_mean": "IoU", "ink_inside": "ink inside", "hit_rate": "hit_rate"}
 """What tells whether attention is on the digit, in [0, 1]; see the README."""
 NUMBERS = ("parameters", "epochs", "train_seconds", "images_per_second", *SCORES)
 """Numbers of the results that are tabled beside the error, as means over the seeds."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import mean
 from typing import get_args
 
-from stn_experiments.durations import time_text
+from stn_experiments.common.durations import time_text
 from stn_experiments.report.collect import Record, State, collect, number
-from stn_experiments.sweeps import Status, alive
+from stn_experiments.sweeps.progress import Status, alive
 
 CLEAR = "\x1b[2J\x1b[H"
 

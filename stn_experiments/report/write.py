@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stn_experiments.errors import UserError
+from stn_experiments.common.errors import UserError
 from stn_experiments.report import plots
 from stn_experiments.report.cells import Cell, group
 from stn_experiments.report.collect import collect

@@ -16,14 +16,14 @@ SETTINGS = (
     *("data.distortion.clutter_size", "data.distortion.contrast", "data.distortion.corners"),
     *("data.distortion.digits", "data.distortion.side"),
     *("data.distortion.noise", "data.distortion.place", "data.distortion.scale"),
-    *("data.distortion.shear", "data.file", "data.fresh", "data.image_size", "data.seed"),
+    *("data.distortion.shear", "data.file", "data.online", "data.image_size", "data.seed"),
     *("data.training", "data.valid_size", "trainer.epochs", "optimizer.lr", "optimizer.momentum"),
     *("optimizer.weight_decay", "scheduler.end", "scheduler.factor", "scheduler.start"),
     *("scheduler.steps", "scheduler.warmup", "stn.antialias", "stn.at", "stn.count"),
     *("stn.family.control_points", "stn.family.window", "stn.interpolation", "stn.localisation"),
     *("stn.output_size", "stn.padding", "stn.steps", "stn.width", "trainer.batch_size"),
     *("trainer.deterministic", "trainer.images_per_epoch", "trainer.localisation_clip"),
-    *("trainer.localisation_lr", "trainer.precision", "trainer.recorded"),
+    *("trainer.localisation_lr", "trainer.precision", "trainer.cuda_graph"),
 )
 """Settings that have a column.
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from stn_experiments import geometry
+from stn_experiments.common import geometry
 from stn_experiments.data.distortions import Batch
 from stn_experiments.data.questions import in_words
 from stn_experiments.models.prediction import Prediction
@@ -139,7 +139,7 @@ def _place_cell(
     for view, colour in zip(views, colours, strict=True):
         if view.heat is not None:
             lay_heat(picture, view.heat, place, colour)
-    ImageDraw.Draw(picture).polygon(place.pixels(geometry.frame(1)), outline=EDGE, width=OVERSAMPLE)
+    ImageDraw.Draw(picture).polygon(place.pixels(geometry.boundary_points(1)), outline=EDGE, width=OVERSAMPLE)
     many = len(views) > len(COLOURS)
     notes = [
         draw_outline(picture, view.outline, place, colour, many)
@@ -188,7 +188,7 @@ def _output_cell(views: list[View], colours: list[Colour], cell: int) -> Image.I
         place = place._replace(left=place.left + column * width, top=place.top + row * height)
         paste_image(picture, view.output, place)
         many = len(views) > len(COLOURS)
-        draw_outline(picture, geometry.frame(1), place, colour, many)
+        draw_outline(picture, geometry.boundary_points(1), place, colour, many)
         if many:
             draw_number(picture, number + 1, (place.left + width * 0.17, place.top + height * 0.17), colour)
     return picture.reduce(OVERSAMPLE)

@@ -15,13 +15,13 @@ from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from stn_experiments.common.errors import TrainingFailed, UserError
+from stn_experiments.common.ranges import Count, Range
 from stn_experiments.data.datasets import TrainingSet
-from stn_experiments.data.distortions import Batch, take
-from stn_experiments.errors import TrainingFailed, UserError
+from stn_experiments.data.distortions import Batch, index_batch
 from stn_experiments.models.classifier import Classifier
-from stn_experiments.ranges import Count, Range
+from stn_experiments.training.cuda_graphs import Recorder
 from stn_experiments.training.health import first_step_warning
-from stn_experiments.training.recorder import Recorder
 from stn_experiments.training.reinforce import policy_loss
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -41,7 +41,7 @@ BAR: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Trainer:
+class TrainerConfig:
     """How long and on what to train.
 
     Args:
@@ -54,7 +54,7 @@ class Trainer:
         precision: of the training steps' convolutions and products; weights, theta and all that is
             evaluated are float32 in any case.
         deterministic: on CUDA use only kernels that give the same bits every time; a CPU always does.
-        recorded: on CUDA record a step once as a graph and replay it, if the optimiser is a fused one; many
+        cuda_graph: on CUDA record a step once as a graph and replay it, if the optimiser is a fused one; many
             times faster, but not for networks that wait for the device, to branch on what they compute.
         device: ``auto`` takes CUDA or MPS where there is one.
     """
@@ -66,7 +66,7 @@ class Trainer:
     localisation_clip: Annotated[float, Range(1e-6)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     deterministic: bool = False
-    recorded: bool = True
+    cuda_graph: bool = True
     device: Device = "auto"
 
     def autocast(self, device: torch.device) -> torch.autocast:
@@ -150,7 +150,7 @@ class Training(NamedTuple):
             setattr(self.progress, field.name, here)
 
 
-def stream(seed: int, kind: Literal["epoch", "lot", "step"], number: int) -> int:
+def derive_seed(seed: int, kind: Literal["epoch", "lot", "step"], number: int) -> int:
     """The seed of the random numbers of an epoch's order, of the batches drawn at once from a step on, or of
     what the model draws in a step, in [0, 2^63).
     """
@@ -161,7 +161,7 @@ def stream(seed: int, kind: Literal["epoch", "lot", "step"], number: int) -> int
 def train_epoch(
     training: Training,
     train: TrainingSet,
-    trainer: Trainer,
+    trainer: TrainerConfig,
     after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Train to the end of the epoch that ``training`` is in, from where it is, and give the epoch's metrics.
@@ -197,25 +197,25 @@ def train_epoch(
 def epoch_batches(training: Training, train: TrainingSet, size: int) -> Iterator[Batch]:
     """The batches of ``size`` images of the epoch that ``training`` is in, from its next step on."""
     progress, generator = training.progress, training.generator
-    order = train.order(generator.manual_seed(stream(training.seed, "epoch", progress.epoch)))
-    many, skipped = batches_in_a_lot(size), progress.done
+    order = train.order(generator.manual_seed(derive_seed(training.seed, "epoch", progress.epoch)))
+    many, skipped = batches_per_chunk(size), progress.done
     lots = order[: progress.steps.shape[1] * size].split(many * size)
     for number, lot in enumerate(lots[skipped // many :], skipped // many):
         first = progress.step - progress.done + number * many + 1
-        generator.manual_seed(stream(training.seed, "lot", first))
+        generator.manual_seed(derive_seed(training.seed, "lot", first))
         drawn = training.recorder("draw", lambda index: train.draw(index, generator), lot)
         for place in range(max(0, skipped - number * many), len(lot) // size):
-            yield take(drawn, slice(place * size, (place + 1) * size))
+            yield index_batch(drawn, slice(place * size, (place + 1) * size))
 
 
-def batches_in_a_lot(size: int) -> int:
+def batches_per_chunk(size: int) -> int:
     """How many batches of ``size`` images are drawn at once, from one stream of random numbers."""
     return max(1, DRAWN_AT_ONCE // size)
 
 
-def train_step(training: Training, batch: Batch, trainer: Trainer) -> Tensor:
+def train_step(training: Training, batch: Batch, trainer: TrainerConfig) -> Tensor:
     """One step on one batch; gives a column (4,) of :class:`Progress`'s ``steps``."""
-    training.generator.manual_seed(stream(training.seed, "step", training.progress.step + 1))
+    training.generator.manual_seed(derive_seed(training.seed, "step", training.progress.step + 1))
     tensors = [part for part in (batch.images, batch.labels, batch.question) if part is not None]
     column = training.recorder("learn", partial(learn, training, trainer), *tensors)
     training.scheduler.step()
@@ -223,7 +223,7 @@ def train_step(training: Training, batch: Batch, trainer: Trainer) -> Tensor:
 
 
 def learn(
-    training: Training, trainer: Trainer, images: Tensor, labels: Tensor, question: Tensor | None = None
+    training: Training, trainer: TrainerConfig, images: Tensor, labels: Tensor, question: Tensor | None = None
 ) -> Tensor:
     """What :func:`train_step` does but for its learning rates and seeds, which are the host's."""
     with trainer.autocast(images.device):

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Annotated
 
-from stn_experiments.errors import UserError
-from stn_experiments.ranges import Range
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Range
 
 Schedule = Callable[[float], float]
 Share = Annotated[float, Range(0, 1)]

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from stn_experiments.common.errors import UserError
 from stn_experiments.data import datasets
 from stn_experiments.data.datasets import DistortedMnist
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.mnist import Digits, Mnist
-from stn_experiments.errors import UserError
 
 CPU = torch.device("cpu")
 TURNED = Distortion(angle=90)
@@ -71,7 +71,7 @@ def test_an_order_is_of_all_digits_and_another_every_time(mnist, generator):
 
 @pytest.mark.parametrize("fresh", [True, False])
 def test_training_images_are_drawn_afresh_unless_frozen(mnist, fresh, generator):
-    train = DistortedMnist(TURNED, fresh=fresh).load(CPU).train
+    train = DistortedMnist(TURNED, online=fresh).load(CPU).train
     index = torch.tensor([3, 1, 4])
     first, second = (train.draw(index, generator) for _ in range(2))
     assert first.labels.equal(second.labels)

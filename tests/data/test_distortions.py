@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RBFInterpolator
 
-from stn_experiments import geometry
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
 from stn_experiments.data.canvas import add_clutter, blur, ink_boxes, render
 from stn_experiments.data.distortions import Addition, Distortion, Mixed, Warp
 from stn_experiments.data.mnist import Digits
-from stn_experiments.errors import UserError
 
 EVERYTHING = Distortion(
     canvas=(50, 70), angle=60, scale=(0.6, 1.3), place="anywhere", clutter=3, noise=0.1, clutter_size=7
@@ -129,7 +129,7 @@ def test_settings_reach_their_ranges(generator):
     small = scale < 0.75
     assert shift[small, 0].abs().max() > (60 - 28 * 0.75) / 2 - 2
     assert shift[small, 1].abs().max() > (40 - 28 * 0.75) / 2 - 2
-    frame = geometry.transform(matrix, geometry.frame(1))
+    frame = geometry.transform(matrix, geometry.boundary_points(1))
     upright = angle.abs() < 1
     assert frame[upright].abs().max() < 1.06  # the digit's frame lies on the canvas
 
@@ -228,12 +228,14 @@ def test_mixed_holds_equally_many_of_each_kind_in_random_order(digits, generator
 
 def test_corners_move_by_their_deviation_and_never_fold(digits, generator):
     many = Digits(digits.images.repeat(50, 1, 1), digits.labels.repeat(50))
-    still = geometry.frame(1) * 14
+    still = geometry.boundary_points(1) * 14
     for scale in (1.0, 0.75):
         batch = Distortion(canvas=(40, 50), corners=5.0, scale=(scale, scale)).draw(
             many, torch.arange(2000), generator
         )
-        frame = geometry.transform(batch.pose.matrix[:, 0], geometry.frame(1)) * torch.tensor([25.0, 20.0])
+        frame = geometry.transform(batch.pose.matrix[:, 0], geometry.boundary_points(1)) * torch.tensor(
+            [25.0, 20.0]
+        )
         assert abs((frame - scale * still).std() - 5) < 0.5  # some had to be halved
         assert geometry.is_convex(frame).float().mean() == 1
 
@@ -249,11 +251,11 @@ def test_a_bent_digit_agrees_with_scipys_spline(digits, generator):
     for ours, moved in zip(warp.to_digit(points), values, strict=True):
         spline = RBFInterpolator(control.double(), moved.double(), kernel="thin_plate_spline", degree=1)
         assert np.abs(ours.numpy() - spline(points.double())).max() < 1e-4
-    there = warp.to_canvas(geometry.frame(4).expand(3, -1, -1))
+    there = warp.to_canvas(geometry.boundary_points(4).expand(3, -1, -1))
     back = torch.stack(
         [w.to_digit(p)[0] for w, p in zip(map(Warp, matrix[:, None], bend[:, None]), there, strict=True)]
     )
-    torch.testing.assert_close(back, geometry.frame(4).expand(3, -1, -1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(back, geometry.boundary_points(4).expand(3, -1, -1), atol=1e-4, rtol=0)
 
 
 def test_bends_have_their_deviation_in_pixels_of_the_digit(generator):

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stn_experiments.commands import run_command
+from stn_experiments.cli.command import run_command
+from stn_experiments.common.errors import DataUnavailable, UserError
 from stn_experiments.data import idx, mnist, sources
-from stn_experiments.errors import DataUnavailable, UserError
 
 NAMES = [file.name for file in idx.FILES]
 SHAPES = [(3, 2, 2), (3,), (2, 2, 2), (2,)]
@@ -456,7 +456,7 @@ def test_script_exit_codes(cache, tmp_path, monkeypatch, script, capsys):
     assert capsys.readouterr().err == "error: unrecognized arguments: --where; --help tells what there is\n"
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_real_digits():
     digits = mnist.load_mnist()
     assert digits.train.images.shape == (60_000, 28, 28)

@@ -15,9 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stn_experiments.common.errors import UserError
 from stn_experiments.data import npz
 from stn_experiments.data.npz import read_npz
-from stn_experiments.errors import UserError
 
 COUNTS = {"train": 10, "valid": 4, "test": 6}
 SIDE = 6

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from stn_experiments.common.errors import UserError
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.data.questions import KINDS, NUMBERS, Questions, in_words
-from stn_experiments.errors import UserError
 
 TASKS = [
     Questions(),

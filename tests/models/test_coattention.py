@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stn_experiments.errors import UserError
-from stn_experiments.experiment import build_experiment
-from stn_experiments.models.coattention import Alternating, CoAttention, Parallel
+from stn_experiments.common.errors import UserError
+from stn_experiments.models.coattention import Alternating, CoAttentionConfig, Parallel
+from stn_experiments.runs.experiment import build_experiment
 
 MODES = ["parallel", "alternating"]
 WIDTH, PLACES, LENGTH = 8, 6, 5
@@ -58,7 +58,7 @@ def test_each_mode_is_that_of_the_paper(kind):
 
 def reader(mode="parallel", blind=None, shape=(6, 3, 4), words=9, classes=4, width=16):
     torch.manual_seed(0)
-    return CoAttention(mode, width, blind).reader(shape, classes, words)
+    return CoAttentionConfig(mode, width, blind).reader(shape, classes, words)
 
 
 @pytest.mark.parametrize("mode", MODES)

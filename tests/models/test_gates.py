@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from timm.layers import SqueezeExcite
 from timm.layers.cbam import CbamModule
 
-from stn_experiments import geometry
-from stn_experiments.errors import UserError
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
 from stn_experiments.models.backbones import CNN, FCN, Bare, Compact, ResNet18
-from stn_experiments.models.classifier import Classifier, Transformers
-from stn_experiments.models.gates import CBAM, SE, Gated, Gates, Mask, seen_through
+from stn_experiments.models.classifier import Classifier, TransformerConfig
+from stn_experiments.models.gates import CBAM, SE, GateConfig, Gated, Mask, seen_through
 from stn_experiments.models.grids import Affine, ThinPlateSpline
 from stn_experiments.models.view import densest_region
 
@@ -24,7 +24,7 @@ def gated(kind, backbone=Compact, shape=(1, 28, 28), at=None, stn=None):
     size = at_input[0].output_size if at_input else shape[1:]
     body = backbone((shape[0] * max(len(at_input), 1), *size), 10)
     transformers = {"input": at_input, **(stn.inside(body) if stn else {})}
-    return Classifier(body, transformers, Gates(kind, at).behind(body)).eval()
+    return Classifier(body, transformers, GateConfig(kind, at).behind(body)).eval()
 
 
 def fill(module, generator):
@@ -131,7 +131,7 @@ def test_gates_start_half_open(kind, generator):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("train", [True, False])
 def test_a_gated_network_compiles_into_one_graph(kind, train, generator):
-    model = gated(kind, stn=Transformers(Affine(), 20)).train(train)
+    model = gated(kind, stn=TransformerConfig(Affine(), 20)).train(train)
     images = torch.rand(2, 1, 28, 28, generator=generator)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     ours, same = compiled(images), model(images)
@@ -252,7 +252,7 @@ def test_a_mask_lies_on_the_input_where_its_map_was_made(backbone, name, shape, 
 @pytest.mark.parametrize("output_size", [None, (20, 30)])
 def test_a_mask_behind_a_transformer_lies_where_it_read_them(output_size, generator):
     """On an image that is not square; V's own grid tells where its lit pixels were read."""
-    model = gated(Mask(), shape=(1, 40, 60), at="stem", stn=Transformers(Affine(), output_size))
+    model = gated(Mask(), shape=(1, 40, 60), at="stem", stn=TransformerConfig(Affine(), output_size))
     theta = [0.5, 0.2, 0.1, -0.3, 0.4, -0.2]
     (transformer,) = model.transformers["input"]
     with torch.no_grad():
@@ -272,7 +272,7 @@ def test_a_mask_behind_a_transformer_lies_where_it_read_them(output_size, genera
 
 
 def test_a_mask_behind_a_spline_lies_where_it_read_them(generator):
-    model = gated(Mask(), at="stem", stn=Transformers(ThinPlateSpline(4)))
+    model = gated(Mask(), at="stem", stn=TransformerConfig(ThinPlateSpline(4)))
     (transformer,) = model.transformers["input"]
     torch.nn.init.normal_(transformer.localisation.theta.weight, std=0.2, generator=generator)
     first, view = model(torch.rand(2, 1, 28, 28, generator=generator)).views
@@ -282,7 +282,7 @@ def test_a_mask_behind_a_spline_lies_where_it_read_them(generator):
 
 def test_gates_before_and_behind_an_inner_transformer_are_two_views(generator):
     """The first lies on the input itself, the second where the transformer has read it."""
-    model = gated(CBAM(), shape=(1, 30, 46), stn=Transformers(Affine(), at="layer2"))
+    model = gated(CBAM(), shape=(1, 30, 46), stn=TransformerConfig(Affine(), at="layer2"))
     (transformer,) = model.transformers["layer2"]
     theta = torch.tensor([0.5, 0.0, 0.2, 0.0, 0.5, -0.1])
     with torch.no_grad():
@@ -305,7 +305,7 @@ def test_gates_before_and_behind_an_inner_transformer_are_two_views(generator):
 
 
 def test_transformers_side_by_side_have_each_its_own_box():
-    model = gated(SE(), stn=Transformers(Affine(), count=2))
+    model = gated(SE(), stn=TransformerConfig(Affine(), count=2))
     thetas = torch.tensor([[0.5, 0.0, 0.2, 0.0, 0.5, -0.1], [0.4, 0.0, -0.3, 0.0, 0.4, 0.0]])
     for transformer, theta in zip(model.transformers["input"], thetas, strict=True):
         torch.nn.init.zeros_(transformer.localisation.theta.weight)

@@ -7,15 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stn_experiments.errors import UserError
+from stn_experiments.common.errors import UserError
 from stn_experiments.models.backbones import FCN, Bare, Compact
 from stn_experiments.models.classifier import Classifier
-from stn_experiments.models.glimpses import Glimpses
+from stn_experiments.models.glimpses import GlimpseConfig
 from stn_experiments.models.retina import Retina
 from stn_experiments.training.reinforce import policy_loss
 
 SHAPE = (1, 24, 31)
-SMALL = Glimpses(glimpses=4, size=6, scales=2, std=0.2, copies=3, width=16)
+SMALL = GlimpseConfig(glimpses=4, size=6, scales=2, std=0.2, copies=3, width=16)
 
 
 def model(settings=SMALL, shape=SHAPE):
@@ -191,7 +191,7 @@ def test_half_precision_leaves_places_whole():
 )
 def test_patches_that_cannot_be_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
-        model(Glimpses(**settings))
+        model(GlimpseConfig(**settings))
 
 
 def test_it_needs_a_map_and_no_questions():

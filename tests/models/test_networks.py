@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from stn_experiments import geometry
-from stn_experiments.errors import UserError
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
 from stn_experiments.models import SpatialTransformer
 from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18, Stem
-from stn_experiments.models.classifier import Classifier, Transformers
+from stn_experiments.models.classifier import Classifier, TransformerConfig
 from stn_experiments.models.grids import Affine
 
 BACKBONES = [FCN, CNN, Compact]
@@ -32,7 +32,7 @@ def test_resnet18_is_torchvisions_with_a_small_stem():
 
 def inner(backbone, at, shape=(1, 28, 28), **settings):
     torch.manual_seed(0)
-    plan, body = Transformers(Affine(), 28, at=at, **settings), backbone(shape, 10)
+    plan, body = TransformerConfig(Affine(), 28, at=at, **settings), backbone(shape, 10)
     return Classifier(body, {"input": plan.at_input(shape, "keypoints"), **plan.inside(body)})
 
 
@@ -85,12 +85,12 @@ def test_an_inner_box_is_led_back_through_the_transformer_before_it():
         second.localisation.theta.bias.copy_(torch.tensor([0.5, 0, 0.1, 0, 0.5, 0]))
     _, view = model(torch.rand(1, 1, 60, 60)).views
     matrix = torch.tensor([[[0.25, 0, 0.25], [0, 0.25, -0.1], [0, 0, 1]]])
-    torch.testing.assert_close(view.outline, geometry.transform(matrix, geometry.frame(1)))
+    torch.testing.assert_close(view.outline, geometry.transform(matrix, geometry.boundary_points(1)))
 
 
 def test_parallel_transformers_stack_their_outputs():
     shape = (2, 42, 42)
-    plan = Transformers(Affine(), 28, count=2)
+    plan = TransformerConfig(Affine(), 28, count=2)
     both = plan.at_input(shape, "keypoints")
     model = Classifier(Compact((4, 28, 28), 19), {"input": both}).eval()
     one, other = model(torch.rand(3, *shape)).views

@@ -9,10 +9,10 @@ import torch
 from scipy.interpolate import RBFInterpolator
 from torch.autograd import gradcheck
 
-from stn_experiments import geometry
-from stn_experiments.errors import UserError
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
 from stn_experiments.models import SpatialTransformer
-from stn_experiments.models.classifier import Transformers
+from stn_experiments.models.classifier import TransformerConfig
 from stn_experiments.models.grids import (
     Affine,
     Attention,
@@ -113,7 +113,7 @@ def test_theta_and_matrix_are_one_and_compose(family, generator):
     family = family()
     one, other = thetas(family, 4, generator), thetas(family, 4, generator)
     torch.testing.assert_close(family.theta(family.matrix(one)), one)
-    points = geometry.frame(3) * 0.5
+    points = geometry.boundary_points(3) * 0.5
     twice = family.transform(one, family.transform(other, points))
     torch.testing.assert_close(
         family.transform(family.compose(one, other), points), twice, atol=1e-5, rtol=1e-4
@@ -295,7 +295,7 @@ def test_oversampling_is_what_the_identity_needs(canvas, oversample):
 
 def test_auto_is_the_localisation_network_that_fits():
     def layers(fitting, **settings):
-        (one,) = Transformers(Affine(), 28, **settings).at_input((1, 28, 28), fitting)
+        (one,) = TransformerConfig(Affine(), 28, **settings).at_input((1, 28, 28), fitting)
         return [type(layer).__name__ for layer in one.localisation.modules()]
 
     assert "PositionsAndMeans" in layers("keypoints")

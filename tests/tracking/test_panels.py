@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from stn_experiments import geometry
+from stn_experiments.common import geometry
 from stn_experiments.data.distortions import Batch, Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.data.questions import WORDS

@@ -12,9 +12,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import record_writer
 
+from stn_experiments.runs.train import TAGS
 from stn_experiments.tracking import columns
 from stn_experiments.tracking.tensorboard import TensorBoard, flatten
-from stn_experiments.train_run import TAGS
 from tests.conftest import ROOT
 
 

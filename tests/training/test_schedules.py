@@ -1,6 +1,6 @@
 import pytest
 
-from stn_experiments.errors import UserError
+from stn_experiments.common.errors import UserError
 from stn_experiments.training.schedules import constant, onecycle, step
 
 

@@ -1,0 +1,106 @@
+"""PyTorch's own spatial transformer tutorial, written from its description: network, data, loop.
+
+Source: "Spatial Transformer Networks Tutorial", Ghassen Hamrouni, docs.pytorch.org.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import transforms
+
+from benchmarks.rivals import Loader, Samples, loader
+from stn_experiments.data.mnist import Digits
+from stn_experiments.models.classifier import Classifier
+from stn_experiments.models.prediction import Prediction
+
+BATCH, LR = 64, 0.01
+MEAN, DEVIATION = 0.1307, 0.3081
+ANGLE = 90
+
+
+class TutorialNet(nn.Module):
+    """The tutorial's network, for images (B, 1, 28, 28) of mean 0: log-probabilities (B, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.localization = nn.Sequential(
+            *(nn.Conv2d(1, 8, 7), nn.MaxPool2d(2, stride=2), nn.ReLU(True)),
+            *(nn.Conv2d(8, 10, 5), nn.MaxPool2d(2, stride=2), nn.ReLU(True)),
+        )
+        self.fc_loc = nn.Sequential(nn.Linear(10 * 3 * 3, 32), nn.ReLU(True), nn.Linear(32, 6))
+        last = cast(nn.Linear, self.fc_loc[2])
+        nn.init.zeros_(last.weight)
+        last.bias.data.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+        self.conv1 = nn.Conv2d(1, 10, 5)
+        self.conv2 = nn.Conv2d(10, 20, 5)
+        self.conv2_drop = nn.Dropout2d()
+        self.fc1 = nn.Linear(320, 50)
+        self.fc2 = nn.Linear(50, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        theta = self.fc_loc(self.localization(images).flatten(1)).view(-1, 2, 3)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        x = F.grid_sample(images, grid, align_corners=False)
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))
+        x = F.relu(F.max_pool2d(self.conv2_drop(self.conv2(x)), 2))
+        x = F.dropout(F.relu(self.fc1(x.flatten(1))), training=self.training)
+        return F.log_softmax(self.fc2(x), dim=1)
+
+
+class Wrapped(nn.Module):
+    """The tutorial's network as our loop wants one: for images in [0, 1], with a :class:`Prediction`."""
+
+    def __init__(self, network: TutorialNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, *_: object) -> Prediction:
+        """See the class. Log-probabilities are scores whose softmax they are already."""
+        return Prediction(self.network((images - MEAN) / DEVIATION), [])
+
+
+def network(seed: int) -> TutorialNet:
+    """The network, whose start ``seed`` alone decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TutorialNet()
+
+
+def wrapped(seed: int, device: torch.device) -> Classifier:
+    """The network for our loop and our evaluation, which want no more than its predictions."""
+    return cast(Classifier, Wrapped(network(seed)).to(device))
+
+
+def optimizer(model: nn.Module, fused: bool = False) -> torch.optim.Optimizer:
+    """The tutorial's optimiser; ours is ``fused``."""
+    return torch.optim.SGD(model.parameters(), lr=LR, fused=fused)
+
+
+def batches(digits: Digits, workers: int) -> Loader:
+    """The tutorial's DataLoader, with rotated digits."""
+    chain = [
+        transforms.RandomRotation(ANGLE, interpolation=transforms.InterpolationMode.BILINEAR),
+        transforms.ToTensor(),
+        transforms.Normalize((MEAN,), (DEVIATION,)),
+    ]
+    return loader(Samples(digits, transforms.Compose(chain)), BATCH, workers)
+
+
+def train(
+    network: TutorialNet,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+) -> None:
+    """The tutorial's loop over some batches."""
+    network.train()
+    for images, labels in batches:
+        images, labels = images.to(device), labels.to(device)
+        optimizer.zero_grad()
+        loss = F.nll_loss(network(images), labels)
+        loss.backward()
+        optimizer.step()

@@ -1,0 +1,68 @@
+"""Files that are written whole or not at all, JSON, and short digests of configs."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; what is written to it becomes ``path`` at the end, even if power is lost.
+
+    If the block raises, ``path`` is left as it was and the temporary file is removed.
+
+    Args:
+        path: the file to write.
+        keep: where the old file at ``path`` goes; ``None`` overwrites it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        if keep is not None and path.exists():
+            path.replace(keep)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def write_atomically(path: Path, content: str | bytes, keep: Path | None = None) -> None:
+    """Write text (as UTF-8) or bytes to a file, see :func:`replacing`."""
+    with replacing(path, keep) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """The first 8 hexadecimal digits of the SHA-256 of a JSON value; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def to_json(value: Any) -> str:
+    """``value`` as indented JSON."""
+    return json.dumps(value, indent=2) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if the file is missing, cannot be read or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's directory entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

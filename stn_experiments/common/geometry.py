@@ -1,0 +1,137 @@
+"""Points and matrices in the one convention of the project, the one of ``torch.nn.functional.grid_sample``.
+
+Points are (x, y), x to the right and y *down*, normalised so that an image's outer *edges* lie at -1 and 1
+(``align_corners=False``). Angles are in radians, positive counter-clockwise as seen on the screen.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FAR = 1e-6
+"""The third homogeneous coordinate of a point at infinity: a million times as far away as one at 1."""
+
+
+def constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """A few numbers (N,) on the device and of the type of ``like``, for which that device need not wait."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
+def pixel_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """The centres of an image's pixels, row by row, as normalised (x, y): (height * width, 2)."""
+    x = (torch.arange(width, device=device) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=device) * 2 + 1) / height - 1
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
+
+
+def boundary_points(points_per_side: int, device: torch.device | None = None) -> Tensor:
+    """Points along the edge of the [-1, 1] square, clockwise on the screen from the top left: (4 * n, 2)."""
+    step = torch.arange(points_per_side, device=device) * 2 / points_per_side - 1
+    one = torch.ones_like(step)
+    sides = [(step, -one), (one, step), (-step, one), (-one, -step)]
+    return torch.cat([torch.stack(side, -1) for side in sides])
+
+
+def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> Tensor:
+    """Apply homogeneous matrices (B, 3, 3) to points (N, 2), or to each one's own (B, N, 2): (B, N, 2).
+
+    Third homogeneous coordinates below ``horizon`` are held at it; without one, points at infinity are given
+    as points far away, so that images sampled there are black and not NaN.
+    """
+    moved = _product(matrix, points)
+    depth = moved[:, 2:]
+    depth = torch.where(depth.abs() < FAR, FAR, depth) if horizon is None else depth.clamp(min=horizon)
+    return (moved[:, :2] / depth).mT
+
+
+def affine(matrix: Tensor, points: Tensor) -> Tensor:
+    """Apply the first two rows of affine matrices (B, 3, 3) as :func:`transform` does, but faster."""
+    return _product(matrix[:, :2], points).mT
+
+
+def _product(matrix: Tensor, points: Tensor) -> Tensor:
+    """Rows (B, R, 3) of homogeneous matrices by points (N, 2), or by each one's own (B, N, 2): (B, R, N)."""
+    if points.dim() == 3:
+        return matrix[:, :, :2] @ points.mT + matrix[:, :, 2:]
+    # One product for the whole batch: many times faster than one for each matrix.
+    homogeneous = torch.cat([points, torch.ones_like(points[:, :1])], 1)
+    return (matrix.reshape(-1, 3) @ homogeneous.T).unflatten(0, matrix.shape[:2])
+
+
+def control_points(per_side: int) -> Tensor:
+    """A regular grid of points from edge to edge of the [-1, 1] square, row by row: (per_side², 2)."""
+    places = torch.linspace(-1, 1, per_side)
+    return torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).reshape(-1, 2)
+
+
+def spline_basis(control: Tensor, points: Tensor) -> Tensor:
+    """U(r) = r² log r² of the distances to K control points (K, 2), then 1, x, y: (..., N, K + 3).
+
+    ``points`` are (N, 2) or (B, N, 2). The kernel is that of the thin plate spline (Bookstein 1989).
+    """
+    squared = (points[..., :, None, :] - control).square().sum(-1)
+    bend = squared * squared.clamp(min=torch.finfo(squared.dtype).tiny).log()
+    return torch.cat([bend, torch.ones_like(points[..., :1]), points], -1)
+
+
+def weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Sums of values (B, K, 2) by weights (N, K), or by each one's own (B, N, K): (B, N, 2)."""
+    if weights.dim() == 3:
+        return weights @ values
+    # One product for the whole batch: many times faster than one for each item.
+    return (values.mT.flatten(0, 1) @ weights.T).unflatten(0, (len(values), 2)).mT
+
+
+def spline_solution(control: Tensor) -> Tensor:
+    """What turns values at K control points (K, 2) into weights of their spline's basis: (K + 3, K)."""
+    exact = control.double()
+    count = len(control)
+    basis = spline_basis(exact, exact)
+    system = torch.zeros(count + 3, count + 3, dtype=torch.double)
+    system[:count] = basis
+    system[count:, :count] = basis[:, count:].T
+    return torch.linalg.inv(system)[:, :count].to(control.dtype)
+
+
+def similarity(angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Rotate by ``angle`` (B,), scale by ``scale`` (B,), then shift by ``shift`` (B, 2): (B, 3, 3).
+
+    For axes of one unit, pixels say; normalise with :func:`normalised` after.
+    """
+    cos, sin, zero = scale * angle.cos(), scale * angle.sin(), torch.zeros_like(angle)
+    x = torch.stack([cos, sin, shift[:, 0]], -1)
+    y = torch.stack([-sin, cos, shift[:, 1]], -1)
+    return torch.stack([x, y, torch.stack([zero, zero, zero + 1], -1)], 1)
+
+
+def normalised(matrix: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Carry (B, 3, 3) over from pixels about the images' centres to normalised coordinates.
+
+    ``matrix`` maps points of an image of (height, width) ``source`` to points of one of ``target``.
+    """
+    (h, w), (height, width) = source, target
+    to_pixels = constant((w / 2, h / 2, 1), matrix)
+    from_pixels = constant((2 / width, 2 / height, 1), matrix)
+    return from_pixels[:, None] * matrix * to_pixels
+
+
+def homography(source: Tensor, target: Tensor) -> Tensor:
+    """The matrices (B, 3, 3) that map four points (4, 2) onto four others (B, 4, 2), their last entry 1."""
+    x, y = source.unbind(-1)
+    u, v = target.unbind(-1)
+    one, zero = torch.ones_like(u), torch.zeros_like(u)
+    x, y = x.expand_as(u), y.expand_as(u)
+    rows_u = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
+    rows_v = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
+    system, values = torch.cat([rows_u, rows_v], 1), torch.cat([u, v], 1)
+    entries = torch.linalg.solve_ex(system, values).result
+    return torch.cat([entries, one[:, :1]], 1).view(-1, 3, 3)
+
+
+def is_convex(corners: Tensor) -> Tensor:
+    """Whether quadrilaterals (B, 4, 2), clockwise on the screen, are convex, by a margin: (B,)."""
+    edge = corners.roll(-1, 1) - corners
+    after = edge.roll(-1, 1)
+    turn = edge[..., 0] * after[..., 1] - edge[..., 1] * after[..., 0]
+    return (turn > 0.1 * edge.norm(dim=2) * after.norm(dim=2)).all(1)

@@ -1,0 +1,62 @@
+"""Nested configs by dotted names, and the settings that cannot change a run's result."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from stn_experiments.common.errors import UserError
+
+WITHOUT_EFFECT = ("run", "search", "data.root", "trainer.device")
+"""Groups and settings that cannot change a run's result, so they are no part of its identity."""
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``{"a.b": value}``; ``_target_`` is omitted and ``a.name`` becomes ``a``.
+
+    Lists and empty groups are values.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif key != "_target_":
+            flat[(prefix + key).removesuffix(".name")] = value
+    return flat
+
+
+def value_at(config: Mapping[str, Any], name: str) -> Any:
+    """The value of a setting by its dotted name.
+
+    Raises:
+        UserError: there is no such setting.
+    """
+    node: Any = config
+    for key in name.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            raise UserError(f"{name} is not a setting; --cfg job shows them all")
+        node = node[key]
+    return node
+
+
+def with_values(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config with new values for some settings, by their dotted names."""
+    changed: dict[str, Any] = deepcopy(dict(config))
+    for name, value in values.items():
+        *path, last = name.split(".")
+        node = changed
+        for key in path:
+            node = node[key]
+        node[last] = value
+    return changed
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config without the settings that cannot change a run's result."""
+    rest: dict[str, Any] = deepcopy(dict(config))
+    for name in WITHOUT_EFFECT:
+        *path, last = name.split(".")
+        node: Any = rest
+        for key in path:
+            node = node.get(key, {})
+        node.pop(last, None)
+    return rest

@@ -1,0 +1,164 @@
+"""What a config describes: everything that a run needs, built once."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Count, Seed
+from stn_experiments.config.build import build, check, locate, settings_of
+from stn_experiments.data.datasets import DataSet
+from stn_experiments.models.backbones import Backbone
+from stn_experiments.models.classifier import INPUT, Classifier, TransformerConfig
+from stn_experiments.models.gates import GateConfig
+from stn_experiments.models.prediction import AttentionHeadConfig
+from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.runs.model_size import scaled_to
+from stn_experiments.storage.run_folder import RunConfig
+from stn_experiments.sweeps.search_space import SearchConfig
+from stn_experiments.training.loop import Device, TrainerConfig
+from stn_experiments.training.schedules import Schedule
+
+SETTINGS = (
+    "seed",
+    "data",
+    "backbone",
+    "stn",
+    "attention",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "run",
+    "search",
+)
+NAMED = ("data", "backbone", "stn", "attention")
+"""The groups that have a name."""
+
+
+class Experiment(NamedTuple):
+    """What a config describes."""
+
+    seed: int
+    data: DataSet
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    trainer: TrainerConfig
+    device: torch.device
+    run: RunConfig
+    search: SearchConfig | None
+
+
+def build_experiment(config: Mapping[str, Any]) -> Experiment:
+    """Build everything that a config describes, but fetch no data and make no file.
+
+    Raises:
+        UserError: a setting, or a combination of them, that cannot work.
+    """
+    for key in config:
+        if key not in SETTINGS:
+            raise UserError(f"{key} is not a setting: there are {', '.join(SETTINGS)}")
+    for key in SETTINGS:
+        if key not in config:
+            raise UserError(f"{key} is missing from the config")
+    seed = check(config["seed"], Seed, "seed")
+    check_names(config)
+    run = build(config["run"], "run", RunConfig)
+    search = None if config["search"] is None else build(config["search"], "search", SearchConfig)
+    trainer = build(config["trainer"], "trainer", TrainerConfig)
+    device = find_device(trainer.device)
+    schedule = build(config["scheduler"], "scheduler", Schedule)
+    data = build(config["data"], "data", DataSet)
+    trainer.steps_per_epoch(data.train_size)
+    model = build_model(config, data, seed)
+    optimizer = build(
+        config["optimizer"], "optimizer", torch.optim.Optimizer, params=model.parameter_groups()
+    )
+    for group in optimizer.param_groups[1:]:
+        group["lr"] *= trainer.localisation_lr
+    return Experiment(seed, data, model, optimizer, schedule, trainer, device, run, search)
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """See whether a folder can be named by the names in a config.
+
+    Raises:
+        UserError: one of them is missing, too long or could lead elsewhere.
+    """
+    for group in NAMED:
+        node = config[group]
+        name = node.get("name") if isinstance(node, Mapping) else None
+        if not isinstance(name, str) or not re.fullmatch(r"[\w+-][\w.+-]{0,59}", name):
+            raise UserError(
+                f"{group}.name must be up to 60 letters, digits and any of _.+- (a folder is named by it), "
+                f"got {name!r}"
+            )
+
+
+def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifier:
+    """The classifier of a config for images of ``data``, whose start ``seed`` alone decides."""
+    node = {key: value for key, value in config["backbone"].items() if key != "parameters"}
+    parameters = check(config["backbone"].get("parameters"), Count | None, "backbone.parameters")
+    setting = locate(node, "backbone", Backbone).width_setting
+    transformers = build(config["stn"], "stn", TransformerConfig | None)
+    attention = build(config["attention"], "attention", GateConfig | AttentionHeadConfig | None)
+    plans = (transformers, attention, data)
+    if parameters is not None:
+        if setting is None:
+            raise UserError(f"backbone.parameters must be null, as {node['name']} has no widths to scale")
+        with torch.random.fork_rng(devices=[]):
+            assemble(node, *plans)  # which says what else may be wrong
+
+        def count(scaled: Mapping[str, Any]) -> int:
+            with torch.device("meta"):
+                return sum(weights.numel() for weights in assemble(scaled, *plans).parameters())
+
+        node = dict(scaled_to(parameters, node, setting, count))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return assemble(node, *plans)
+
+
+def assemble(
+    node: Mapping[str, Any],
+    plan: TransformerConfig | None,
+    attention: GateConfig | AttentionHeadConfig | None,
+    data: DataSet,
+) -> Classifier:
+    """The classifier of a backbone's config node, the transformers of a plan and another attention."""
+    fitting = locate(node, "backbone", Backbone).localisation
+    channels, *size = data.shape
+    transformers: dict[str, list[SpatialTransformer]] = {}
+    if plan is not None:
+        with settings_of("stn"):
+            at_input = plan.at_input(data.shape, fitting)
+        transformers[INPUT] = at_input
+        for first in at_input[:1]:
+            channels, size = channels * len(at_input), list(first.output_size)
+    backbone = build(node, "backbone", Backbone, shape=(channels, *size), classes=data.classes)
+    if plan is not None:
+        with settings_of("stn"):
+            transformers |= plan.inside(backbone)
+    with settings_of("attention"):
+        gates = attention.behind(backbone) if isinstance(attention, GateConfig) else {}
+        reader = None
+        if isinstance(attention, AttentionHeadConfig):
+            reader = attention.reader(backbone.output, data.classes, data.vocab_size)
+        elif data.vocab_size:
+            raise UserError("name must be coattention, which reads the questions of this data")
+    return Classifier(backbone, transformers, gates, reader)
+
+
+def find_device(name: Device) -> torch.device:
+    """The device of that name; ``auto`` is the best there is.
+
+    Raises:
+        UserError: this machine has none of that name.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [device for device, is_there in there.items() if is_there and name in ("auto", device)]
+    if not found:
+        raise UserError(f"trainer.device must be a device of this machine, which has no {name}")
+    return torch.device(found[0])

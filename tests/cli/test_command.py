@@ -1,0 +1,209 @@
+"""Command lines, right and wrong, as a user types them."""
+
+import sys
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+
+WRONG = [
+    # unknown
+    ("foo=1", "foo is not a setting"),
+    ("+foo=1", "foo is not a setting: there are seed, data, backbone"),
+    ("trainer.foo=1", "trainer.foo is not a setting"),
+    ("+trainer.foo=1", "trainer.foo is not a setting of trainer: it has epochs, batch_size"),
+    (
+        "+data.distortion.angel=3",
+        "data.distortion.angel is not a setting of data.distortion: it has canvas, angle",
+    ),
+    ("data=mnits", "Could not find 'data/mnits' Available options in 'data': addition affnist"),
+    ("model=cnn", "model"),
+    ("~optimizer", "optimizer is missing from the config"),
+    # wrong type
+    ("seed=abc", "seed must be an integer from 0 to 2147483647, got 'abc'"),
+    ("seed=1.5", "seed must be an integer"),
+    ("trainer.epochs=null", "trainer.epochs must be an integer at least 1, got None"),
+    ("data.online=maybe", "data.online must be true or false, got 'maybe'"),
+    (
+        "data.distortion.canvas=[28]",
+        "data.distortion.canvas must be an integer from 1 to 1024 or a list of 2",
+    ),
+    ("optimizer.lr=fast", "optimizer.lr must be a number"),
+    ("data=rotated data.distortion=7", "data.distortion must be"),
+    # out of range
+    ("seed=-1", "seed must be an integer from 0"),
+    ("trainer.epochs=0", "trainer.epochs must be an integer at least 1, got 0"),
+    ("trainer.batch_size=-8", "trainer.batch_size must be an integer at least 2, got -8"),
+    ("data.distortion.angle=200", "data.distortion.angle must be a number from 0 to 180, got 200"),
+    ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1.0"),
+    ("stn.padding=mirror", "stn.padding must be one of zeros, border, reflection, got 'mirror'"),
+    ("trainer.device=tpu", "trainer.device must be one of auto, cpu, cuda, mps, got 'tpu'"),
+    ("scheduler.warmup=2", "scheduler.warmup must be a number from 0 to 1, got 2"),
+    ("data.valid_size=60000", "data.valid_size must be an integer from 1 to 50000"),
+    # cannot work together
+    (
+        "data.distortion.canvas=20",
+        "data.distortion.canvas must be at least the digit's own 28 pixels, got 20",
+    ),
+    ("data=cluttered data.distortion.clutter_size=80", "data.distortion.clutter_size must be at most 28"),
+    ("stn.output_size=400", "stn.output_size must be at most 4 times the input's 28×28, got 400×400"),
+    ("backbone=cnn stn.output_size=10", "backbone.CNN cannot read an input as small as 10×10"),
+    ("trainer.batch_size=60000", "batch_size must be at most the 55000 training images"),
+    ("data=mixed data.distortion.kinds.noisy.canvas=50", "kinds.noisy.canvas must be the same as canvas, 42"),
+    ("stn=none +stn.output_size=28", "stn.output_size is not a setting of stn: it has no settings"),
+    (
+        "stn=tps stn.steps=2",
+        "stn.steps must be 1 for ThinPlateSpline, whose transforms do not compose, got 2",
+    ),
+    ("stn.at=layer9", "stn.at must name places among input, stem, layer1, layer2, layer3, got layer9"),
+    (
+        "attention=cbam backbone=fcn",
+        "attention.name must be none for a backbone none of whose stages gives a",
+    ),
+    (
+        "attention=mask backbone=cnn",
+        "attention.at must name different stages among conv1, conv2, at least one, ",
+    ),
+    ("attention=cbam attention.kind.kernel=4", "attention.kind.kernel must be odd, got 4"),
+    ("attention=se attention.kind.reduction=0", "attention.kind.reduction must be an integer from 1 to 512"),
+    ("stn.count=2 stn.at=[input,layer2]", "stn.count must be 1 unless the transformers stand at the input"),
+    ("data=npz", "data.file is missing: give it a value"),
+    ("data=npz data.file=nowhere.npz", "data.file nowhere.npz"),
+    # not a setting at all
+    ("data.root=/does/not/exist", "data.root: /does/not/exist is no readable folder"),
+    (
+        "backbone._target_=os.system",
+        "backbone._target_ must name something in stn_experiments. or torch.optim.",
+    ),
+    ("--foo", "unrecognized arguments: --foo"),
+    ("seed", "seed"),
+    ("seed=[1", "no viable alternative at input '[1'"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), WRONG, ids=[line for line, _ in WRONG])
+def test_a_wrong_command_line_is_one_clear_line(command, tmp_path, line, words):
+    code, out, err = command("train.py", *line.split())
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (["nowhere"], 2, "nowhere is no run: config.yaml cannot be read"),
+        ([], 2, "the following arguments are required: RUN"),
+        (["nowhere", "--device", "tpu"], 2, "invalid choice: 'tpu'"),
+    ],
+)
+def test_evaluate_says_what_is_wrong(command, tmp_path, line, code, words):
+    got, _, err = command("evaluate.py", *line)
+    assert got == code
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_digits_to_be_had_has_an_exit_code_of_its_own(command, monkeypatch, tmp_path):
+    from stn_experiments.data import mnist
+
+    def unreachable(work):
+        raise OSError("no network")
+
+    monkeypatch.setattr(mnist, "SOURCES", {"a mirror": unreachable})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("STN_DATA_DIR", raising=False)
+    code, _, err = command("train.py")
+    assert code == 3
+    assert err.splitlines()[-1].startswith("error: MNIST could not be fetched; tried a mirror (no network)")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_ctrl_c_is_one_line(command, monkeypatch):
+    def interrupted(settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stn_experiments.runs.train.train_run", interrupted)
+    assert command("train.py") == (130, "", "interrupted\n")
+
+
+def test_training_prints_a_line_per_epoch_and_where_to_look(command, few_digits, tmp_path):
+    code, out, _ = command("train.py", *few_digits, "trainer=quick")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]
+    shown = dict(line.split(maxsplit=1) for line in lines if line.startswith(("run", "panel", "look")))
+    assert (tmp_path / shown["run"] / "result.json").exists()
+    assert (tmp_path / shown["panel"]).exists()
+    assert shown["look"] == "tensorboard --logdir outputs"
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+def test_a_sweep_trains_each_combination_and_outlives_a_failure(command, few_digits, tmp_path):
+    code, out, err = command("train.py", "-m", *few_digits, "trainer=quick", "stn=none,affine", "seed=0,-1,1")
+    assert code == 2
+    few = " ".join(few_digits)
+    assert err.splitlines() == [
+        f"error: {few} trainer=quick stn={stn} seed=-1: seed must be an integer from 0 to 2147483647, got -1"
+        for stn in ("none", "affine")
+    ]
+    assert out.count("test error") == 4
+    results = list((tmp_path / "outputs").glob("*/result.json"))
+    assert len(results) == 4
+
+
+def test_evaluate_reads_other_data_on_the_runs_own_canvas(command, few_digits, tmp_path):
+    command("train.py", *few_digits, "trainer=quick")
+    (run,) = (tmp_path / "outputs").glob("rotated-*")
+    code, out, _ = command("evaluate.py", run, "data=cluttered", "data.valid_size=40")
+    assert code == 0
+    assert "on cluttered" in out
+    assert list(run.glob("evaluations/cluttered-*/panel.png"))
+    for override, words in (
+        ("data.distortion.angle=45", "on rotated"),
+        ("data.distortion.angel=45", "data.distortion.angel is not a setting"),
+        ("data.distortion.canvas=60", "reads 1×28×28 images of 10 classes, got 1×60×60"),
+        ("seed=3", "only data can be changed"),
+    ):
+        code, out, err = command("evaluate.py", run, override)
+        assert code == (0 if "on rotated" in words else 2)
+        assert words in out + err
+    (run / "checkpoints" / "best.pt").write_bytes(b"")
+    code, _, err = command("evaluate.py", run)
+    assert code == 2
+    assert "best.pt is damaged" in err
+
+
+@pytest.mark.parametrize(
+    ("launcher", "package"), [("joblib", "joblib"), ("slurm", "submitit"), ("submitit_local", "submitit")]
+)
+def test_a_launcher_that_is_not_installed_is_one_line(command, monkeypatch, launcher, package):
+    Plugins.instance()  # Hydra looks only once for what is installed
+    for choice in ("joblib", "submitit_slurm", "submitit_local"):
+        monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], f"{choice}.yaml")
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.hydra_{package}_launcher", None)
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.hydra_{package}_launcher.{package}_launcher", None)
+    code, out, err = command("train.py", "-m", f"hydra/launcher={launcher}", "seed=-1,-2")
+    line = f"this hydra/launcher needs {package}, which is not installed: pip install '.[sweep]'"
+    assert (code, out, err) == (2, "", f"error: {line}\n")
+
+
+def test_where_there_is_no_slurm_a_sweep_for_it_is_one_line(command, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, out, err = command("train.py", "-m", "hydra/launcher=slurm", "seed=0,1")
+    assert (code, out) == (2, "")
+    assert err.startswith('error: Could not detect "srun"')
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--help", "--cfg=job"])
+def test_help_and_config_train_nothing(command, tmp_path, flag):
+    code, out, err = command("train.py", *flag.split("="))
+    assert (code, err) == (0, "")
+    assert "images_per_epoch" in out
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,92 @@
+"""Every config that is shipped composes, is named as its file, and makes a network that runs."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from stn_experiments.runs.experiment import build_experiment
+from tests.conftest import ROOT
+
+
+def choices(group):
+    folder = ROOT / "configs" / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+GROUPS = ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer", "experiment", "sweep")
+CHOICES = [(group, choice) for group in GROUPS for choice in choices(group)]
+GO_TOGETHER = ("data=question", "attention=coattention")
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice):
+    overrides = [f"{group}={choice}", "trainer.device=cpu"]
+    if overrides[0] in GO_TOGETHER:
+        overrides += GO_TOGETHER
+    if choice == "npz":
+        arrays = {f"{kind}_{split}": value for split in ("train", "test") for kind, value in
+                  (("x", np.zeros((200, 900), np.uint8)), ("y", np.arange(200) % 7))}  # fmt: skip
+        np.savez(tmp_path / "own.npz", **arrays)
+        overrides += [f"data.file={tmp_path / 'own.npz'}", "trainer.batch_size=10"]
+    config = compose(*overrides)
+    if "name" in config.get(group, ()):
+        assert config[group]["name"] == choice
+    experiment = build_experiment(config)
+    question = torch.ones(2, 5, dtype=torch.long) if experiment.data.vocab_size else None
+    prediction = experiment.model.eval()(torch.rand(2, *experiment.data.shape), question)
+    assert prediction.logits.shape == (2, experiment.data.classes)
+    attentions = config["attention"].get("glimpses", int(config["attention"]["name"] != "none"))
+    assert len(prediction.views) == config["stn"].get("count", 0) + attentions
+
+
+@pytest.mark.parametrize("choice", ["attention=ram", "experiment=ram_cluttered"])
+def test_glimpses_read_pixels_unless_a_backbone_is_named(compose, choice):
+    for others in ([], ["data=cluttered", "stn=none"]):
+        assert compose(choice, *others)["backbone"]["name"] == "none"
+        assert compose(*others, "backbone=cnn", choice)["backbone"]["name"] == "cnn"
+
+
+def test_the_map_of_configs_names_every_choice():
+    text = (ROOT / "configs" / "train.yaml").read_text()
+    for group in GROUPS:
+        (line,) = (line for line in text.splitlines() if line.startswith(f"  - {group}: "))
+        assert sorted(line.partition("#")[2].split()) == choices(group)
+
+
+def test_the_attentions_that_a_sweep_compares_are_all_there_and_of_about_one_size(compose):
+    sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "attention.yaml").read_text())
+    recipes = sweep["hydra"]["sweeper"]["params"]["experiment"].split(",")
+    assert sorted(recipes) == [name for name in choices("experiment") if name.startswith("attention/")]
+    for data in ("rotated", "cluttered"):
+        for recipe in recipes:
+            model = build_experiment(compose(f"data={data}", f"experiment={recipe}")).model
+            count = sum(parameter.numel() for parameter in model.parameters())
+            assert count == pytest.approx(127_600, rel=0.0125)
+
+
+def test_a_users_own_file_is_trained_on(compose, tmp_path, digits):
+    from stn_experiments.runs.train import train_run
+
+    images, labels = digits.images.numpy(), digits.labels.numpy()
+    np.savez(
+        tmp_path / "own.npz",
+        X_train=images.reshape(40, -1),
+        Y_train=np.eye(10)[labels],
+        X_test=images,
+        Y_test=labels,
+    )
+    result = train_run(
+        compose(
+            "data=npz",
+            f"data.file={tmp_path / 'own.npz'}",
+            "trainer=quick",
+            "trainer.batch_size=8",
+            "backbone.width=4",
+            f"run.root={tmp_path}",
+            "trainer.device=cpu",
+        )
+    )
+    assert result["status"] == "finished"
+    assert "theta_spread" in result
+    assert "iou_mean" not in result

@@ -1,0 +1,434 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stn_experiments.common import geometry
+from stn_experiments.data.canvas import render
+from stn_experiments.evaluation.localisation_scores import (
+    Residual,
+    area,
+    axes,
+    bounded,
+    ink_inside,
+    input_pose,
+    intersection_area,
+    iou,
+    off_target,
+    residual_pose,
+    score,
+    spread,
+    together,
+)
+
+SIZES = [(28, 28), (50, 70), (61, 33)]
+SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]
+DIAMOND = [(0.5, -0.25), (1.25, 0.5), (0.5, 1.25), (-0.25, 0.5)]  # sticks out of the square by four corners
+ARROW = [(0, 0), (2, 0.5), (0, 1), (1, 0.5)]  # bent inwards from the left
+COMB = [(-1, -1), (2, -1), (2, 2), (0.75, 2), (0.75, 0.5), (0.25, 0.5), (0.25, 2), (-1, 2)]
+BOX = [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]
+
+seeds = st.integers(0, 2**32 - 1)
+every = settings(derandomize=True, deadline=None, max_examples=25)
+
+
+def polygon(*points):
+    return torch.tensor([points], dtype=torch.float)
+
+
+def similarities(seed, size, count=20, spread=math.pi):
+    """Poses turned by up to ``spread``, scaled and shifted at random on canvases of ``size``."""
+    generator = torch.Generator().manual_seed(seed)
+    angle, scale, *shift = torch.rand(4, count, generator=generator) * 2 - 1
+    matrix = geometry.similarity(angle * spread, 1 + 0.6 * scale, 10 * torch.stack(shift, 1))
+    return geometry.normalised(matrix, (28, 28), size)
+
+
+def turned(degrees, size=(28, 28), scale=1.0, shift=(0.0, 0.0)):
+    angle = torch.tensor([degrees]).deg2rad()
+    matrix = geometry.similarity(angle, torch.tensor([scale]), torch.tensor([shift]))
+    return geometry.normalised(matrix, (28, 28), size)
+
+
+def outline(matrix):
+    return geometry.transform(matrix, geometry.boundary_points(8))
+
+
+def around(generator, count, points, least):
+    """Simple polygons of random orientation about random places, bent unless ``least`` is 1."""
+    angle = (
+        (torch.arange(points) + 0.9 * torch.rand(count, points, generator=generator)) / points * 2 * math.pi
+    )
+    radius = least + (1 - least) * torch.rand(count, points, generator=generator)
+    place = torch.rand(count, 1, 2, generator=generator) - 0.5
+    radius = radius * torch.rand(count, 1, generator=generator)
+    lines = place + radius[..., None] * torch.stack([angle.cos(), angle.sin()], 2)
+    flip = torch.rand(count, 1, 1, generator=generator) < 0.5
+    return torch.where(flip, lines.flip(1), lines)
+
+
+def clipped_area(subject, clip):
+    """Sutherland and Hodgman's algorithm as in a textbook, in doubles, and the shoelace formula."""
+
+    def cross(p, q):
+        return p[0] * q[1] - p[1] * q[0]
+
+    def shoelace(line):
+        return sum(cross(p, q) for p, q in zip(line, line[1:] + line[:1], strict=True)) / 2
+
+    subject, clip = subject.tolist(), clip.tolist()
+    if shoelace(clip) < 0:
+        clip = clip[::-1]
+    for (ax, ay), (bx, by) in zip(clip, clip[1:] + clip[:1], strict=True):
+        heights = [cross((bx - ax, by - ay), (x - ax, y - ay)) for x, y in subject]
+        kept = []
+        for i, ((px, py), h) in enumerate(zip(subject, heights, strict=True)):
+            (qx, qy), g = subject[i - 1], heights[i - 1]
+            if (h >= 0) != (g >= 0):
+                kept.append((px + (qx - px) * h / (h - g), py + (qy - py) * h / (h - g)))
+            if h >= 0:
+                kept.append((px, py))
+        subject = kept
+    return abs(shoelace(subject)) if subject else 0.0
+
+
+def winding(line, points):
+    """How often lines (N, 2) go round points (P, 2), by the angle under which each edge is seen."""
+    spokes = torch.view_as_complex(line.double()[:, None] - points.double())
+    return ((spokes.roll(-1, 0) / spokes).angle().sum(0) / (2 * math.pi)).round()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [(SQUARE, 1), (DIAMOND, 1.125), (ARROW, 0.5), (COMB, 8.25), (SQUARE[:3], 0.5), (SQUARE[:2], 0)],
+)
+def test_area_in_either_orientation(line, expected):
+    both = polygon(*line)
+    assert area(torch.cat([both, both.flip(1)])).tolist() == pytest.approx([expected] * 2)
+
+
+@pytest.mark.parametrize("flip_line", [False, True])
+@pytest.mark.parametrize("flip_square", [False, True])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (SQUARE, 1),
+        ([(0.5, 0), (1.5, 0), (1.5, 1), (0.5, 1)], 0.5),  # half, along common sides
+        ([(0.5, 0.25), (1.5, 0.25), (1.5, 2), (0.5, 2)], 0.375),
+        ([(0.25, 0.25), (0.75, 0.25), (0.75, 0.5), (0.25, 0.5)], 0.125),  # within
+        ([(-1, -1), (2, -1), (2, 2), (-1, 2)], 1),  # around
+        ([(1, 0), (2, 0), (2, 1), (1, 1)], 0),  # touching
+        ([(3, 3), (4, 3), (4, 4), (3, 4)], 0),  # apart
+        (DIAMOND, 0.875),  # the corners of the square stick out of the diamond: 4 · 0.25² / 2
+        (ARROW, 0.25),  # its two barbs, of which the square keeps what is left of x = 1
+        (COMB, 0.75),  # around all of the square but for a slot, in two parts below
+    ],
+)
+def test_intersection_with_a_square(line, expected, flip_line, flip_square):
+    line, square = polygon(*line), polygon(*SQUARE)
+    line, square = line.flip(1) if flip_line else line, square.flip(1) if flip_square else square
+    assert intersection_area(line, square).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("points", "least"), [(4, 1.0), (8, 0.1), (32, 0.1)])
+@every
+@given(seed=seeds)
+def test_intersection_agrees_with_clipping_side_by_side(points, least, seed):
+    generator = torch.Generator().manual_seed(seed)
+    lines, quads = around(generator, 4, points, least), around(generator, 4, 4, 1.0)
+    expected = [clipped_area(*pair) for pair in zip(lines, quads, strict=True)]
+    assert intersection_area(lines, quads).tolist() == pytest.approx(expected, abs=2e-6)
+
+
+@every
+@given(seed=seeds, x=st.floats(-5, 5), y=st.floats(-5, 5), start=st.integers(1, 31))
+def test_intersection_depends_on_neither_place_nor_orientation_nor_start(seed, x, y, start):
+    generator = torch.Generator().manual_seed(seed)
+    lines, quads = around(generator, 4, 32, 0.1), around(generator, 4, 4, 1.0)
+    both, shift = intersection_area(lines, quads), torch.tensor([x, y])
+    for other in [
+        intersection_area(lines + shift, quads + shift),
+        intersection_area(lines.flip(1), quads),
+        intersection_area(lines, quads.flip(1)),
+        intersection_area(lines.roll(start, 1), quads.roll(start, 1)),
+    ]:
+        torch.testing.assert_close(other, both, atol=1e-5, rtol=0)
+
+
+@every
+@given(seed=seeds)
+def test_a_polygon_and_itself_lie_wholly_in_one_another(seed):
+    quads = around(torch.Generator().manual_seed(seed), 20, 4, 1.0)
+    torch.testing.assert_close(intersection_area(quads, quads), area(quads), atol=1e-6, rtol=1e-5)
+
+
+def test_corners_given_twice_change_nothing():
+    triangle = polygon((0, 0), (0, 0), (1, 0), (1, 1))
+    assert intersection_area(polygon(*SQUARE), triangle).item() == pytest.approx(0.5)
+    assert intersection_area(triangle, polygon(*SQUARE)).item() == pytest.approx(0.5)
+
+
+def test_a_small_polygon_far_out_keeps_its_area():
+    small = polygon(*SQUARE) * 0.01 + 100
+    assert area(small).item() == pytest.approx(1e-4, rel=0.01)
+    assert intersection_area(small, small + 0.005).item() == pytest.approx(1e-4 / 4, rel=0.01)
+
+
+def test_iou_and_elsewhere_of_known_rectangles():
+    half = polygon((0, -0.5), (1, -0.5), (1, 0.5), (0, 0.5))
+    large = polygon((-1, -1), (1, -1), (1, 1), (-1, 1))
+    far = polygon((0.6, 0.6), (1, 0.6), (1, 1), (0.6, 1))
+    lines = torch.cat([half, large, far, polygon(*BOX)])
+    boxes = polygon(*BOX).expand(4, -1, -1)
+    assert iou(lines, boxes).tolist() == pytest.approx([0.5 / 1.5, 0.25, 0, 1])
+    assert off_target(lines, boxes).tolist() == pytest.approx([0.5, 0.75, 1, 0])
+
+
+BAD = {
+    "a point": [(0.1, 0.1)] * 4,
+    "a line": [(-0.4, -0.4), (0.4, 0.4), (0.4, 0.4), (-0.4, -0.4)],
+    "a slanted line": [(0.1 * i, 0.07 * i + 0.013) for i in (-3, -1, 2, 4, 1, -2)],
+    "not a number": [(0, 0), (1, 0), (math.nan, 1), (0, 1)],
+    "infinite": [(0, 0), (math.inf, 0), (1, 1), (0, 1)],
+    "all infinite": [
+        (-math.inf, -math.inf),
+        (math.inf, -math.inf),
+        (math.inf, math.inf),
+        (-math.inf, math.inf),
+    ],
+}
+
+
+@pytest.mark.parametrize("line", BAD.values(), ids=BAD)
+def test_an_outline_without_area_sees_nothing(line):
+    line, box = bounded(polygon(*line)), polygon(*BOX)
+    assert area(line).item() == pytest.approx(0, abs=1e-7)
+    assert intersection_area(line, box).item() == pytest.approx(0, abs=1e-7)
+    assert intersection_area(box, line).item() == pytest.approx(0, abs=1e-7)
+    assert iou(line, box).item() == pytest.approx(0, abs=1e-7)
+    assert off_target(line, box) == 1
+    assert ink_inside(line, torch.ones(1, 5, 5)).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("far", [1e3, 1e6, 1e30])
+def test_a_huge_outline_sees_everything_and_hardly_the_digit(far):
+    line, box = bounded(geometry.boundary_points(8)[None] * far), polygon(*BOX)
+    assert intersection_area(line, box).item() == pytest.approx(1, rel=1e-3)
+    assert 0 < iou(line, box) < 1e-6
+    assert 1 - 1e-6 < off_target(line, box) <= 1
+    assert ink_inside(line, torch.ones(1, 2, 2)) == 1
+    assert all(part.isfinite().all() for part in residual_pose(line, turned(30.0), (28, 28)))
+
+
+def test_a_line_that_crosses_itself_gives_shares_too():
+    bow = polygon((-0.5, -0.5), (0.4, 0.5), (0.4, -0.5), (-0.5, 0.7))
+    box = polygon(*BOX)
+    for value in (iou(bow, box), off_target(bow, box), ink_inside(bow, torch.ones(1, 4, 6))):
+        assert 0 <= value <= 1
+
+
+def test_ink_inside_weighs_the_ink():
+    left = polygon((-1, -1), (0, -1), (0, 1), (-1, 1))
+    for ink, expected in [([[3, 1], [0, 4]], 3 / 8), ([[0, 1], [0, 0]], 0), ([[0, 0], [0, 0]], 0)]:
+        for line in (left, left.flip(1), left * torch.tensor([9.0, 9.0])):
+            assert ink_inside(line, torch.tensor([ink]).float()).item() == expected
+
+
+def test_ink_of_a_cell_on_the_edge_counts_in_part():
+    line = polygon((-0.75, -1), (0.25, -1), (0.25, 1), (-0.75, 1))  # three quarters and one quarter of a cell
+    assert ink_inside(line, torch.tensor([[[2.0, 4.0]]])).item() == pytest.approx((0.75 * 2 + 0.25 * 4) / 6)
+
+
+def test_ink_in_the_notch_of_a_bent_outline_is_outside():
+    arrow = polygon(*ARROW) - torch.tensor([1.0, 0.5])  # its notch reaches from x = -1 to 0 on y = 0
+    ink = torch.eye(4).view(4, 1, 4)  # one cell each of the row y = 0
+    assert ink_inside(arrow.expand(4, -1, -1), ink).tolist() == [0, 0, 1, 1]
+
+
+@every
+@given(seed=seeds)
+def test_ink_inside_agrees_with_winding_numbers(seed):
+    generator = torch.Generator().manual_seed(seed)
+    lines, ink = around(generator, 3, 16, 0.1), torch.rand(3, 7, 9, generator=generator)
+    # A row of cells is seen along its middle line: at a thousand places of each cell.
+    inside = torch.stack([winding(line, geometry.pixel_centres(7, 9000)) != 0 for line in lines])
+    expected = (inside.view(3, 7, 9, 1000).double().mean(3) * ink).sum((1, 2)) / ink.sum((1, 2))
+    torch.testing.assert_close(ink_inside(lines, ink).double(), expected, atol=1e-3, rtol=0)
+
+
+def test_rows_level_with_an_outlines_corners_are_counted_once():
+    diamond = polygon((0, -2 / 3), (2 / 3, 0), (0, 2 / 3), (-2 / 3, 0))  # of three rows at -2/3, 0 and 2/3
+    ink = torch.tensor([[[1.0, 2, 4]] * 3])
+    assert ink_inside(diamond, ink).item() == pytest.approx((0.5 * 1 + 2 + 0.5 * 4) / 21, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_transformer_that_finds_the_digit_sees_all_of_it(digits, size):
+    pose = similarities(0, size, 40)
+    places = geometry.transform(torch.linalg.inv(pose), geometry.pixel_centres(*size))
+    ink = render(digits.images.float() / 255, places, size)[:, 0]
+    box = geometry.transform(pose, geometry.boundary_points(1) * 20 / 28)  # of the fixture's ink
+    for seen in (box, outline(pose)):
+        assert ink_inside(seen, ink).min() > (0.93 if seen is box else 0.999)  # interpolation blurs the ink
+        torch.testing.assert_close(iou(seen, box), area(box) / area(seen), atol=1e-5, rtol=0)
+        torch.testing.assert_close(off_target(seen, box), 1 - area(box) / area(seen), atol=1e-5, rtol=0)
+    torch.testing.assert_close(iou(outline(pose), box), torch.full((40,), (20 / 28) ** 2))
+
+
+def test_axes_of_an_affine_outline_are_its_matrix():
+    matrix = torch.tensor([[[0.5, 0.2, 0.1], [-0.3, -0.7, 0.4], [0, 0, 1]]])
+    for points_per_side in (1, 2, 8):
+        centre, linear = axes(geometry.transform(matrix, geometry.boundary_points(points_per_side)))
+        torch.testing.assert_close(centre, matrix[:, :2, 2])
+        torch.testing.assert_close(linear, matrix[:, :2, :2])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@every
+@given(seed=seeds)
+def test_nothing_is_left_where_v_is_the_digits_frame(size, seed):
+    pose = similarities(seed, size)
+    rotation, scale, translation = residual_pose(outline(pose), pose, size)
+    torch.testing.assert_close(rotation, torch.zeros(20), atol=1e-3, rtol=0)
+    torch.testing.assert_close(scale, torch.ones(20), atol=1e-4, rtol=0)
+    torch.testing.assert_close(translation, torch.zeros(20, 2), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@every
+@given(seed=seeds)
+def test_a_transformer_that_does_nothing_leaves_the_input_pose(size, seed):
+    pose = similarities(seed, size)
+    same = geometry.boundary_points(8).expand(20, -1, -1)
+    for ours, given_pose in zip(residual_pose(same, pose, size), input_pose(pose, size), strict=True):
+        torch.testing.assert_close(ours, given_pose)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("degrees", [-150.0, -30.0, 0.0, 30.0, 90.0, 179.0])
+def test_input_pose_is_what_the_digit_was_given(size, degrees):
+    rotation, scale, translation = input_pose(turned(degrees, size, 0.7, (3.0, -5.0)), size)
+    assert rotation.item() == pytest.approx(degrees, abs=1e-3)
+    assert scale.item() == pytest.approx(0.7 * 28 / math.sqrt(size[0] * size[1]))
+    assert translation.tolist()[0] == pytest.approx([3, -5], abs=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_left_is_how_the_digit_lies_in_v(size):
+    digit, view = turned(50.0, size, 0.5, (4.0, 1.0)), turned(20.0, size, 1.0, (1.0, 2.0))
+    rotation, scale, translation = residual_pose(outline(view), digit, size)
+    assert rotation.item() == pytest.approx(30, abs=1e-3)
+    assert scale.item() == pytest.approx(0.5)
+    assert translation.tolist()[0] == pytest.approx([3, -1], abs=1e-4)
+
+
+def test_half_a_turn_is_plus_180_and_angles_wrap():
+    views = torch.cat([outline(turned(angle)) for angle in (0.0, 170.0, -100.0)])
+    poses = torch.cat([turned(angle) for angle in (180.0, -170.0, 100.0)])
+    rotation = residual_pose(views, poses, (28, 28)).rotation
+    assert rotation.abs().tolist() == pytest.approx([180, 20, 160], abs=1e-3)
+    assert rotation[1:].tolist() == pytest.approx([20, -160], abs=1e-3)
+    exact = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))[None]
+    for hair in (-1e-12, 0, 1e-12):  # to either side of half a turn by less than the angle can tell
+        exact[0, 0, 1] = hair
+        assert residual_pose(geometry.boundary_points(8)[None], exact, (28, 28)).rotation == 180
+    assert residual_pose(outline(exact), torch.eye(3)[None], (28, 28)).rotation == 180
+
+
+def test_a_projective_pose_is_measured_by_the_middles_of_its_sides():
+    pose = torch.tensor([[[0.8, 0.1, 0.1], [-0.1, 0.8, 0], [0.2, -0.1, 1]]])
+    corners = geometry.transform(pose, geometry.boundary_points(1))
+    rotation, scale, translation = residual_pose(corners, pose, (40, 60))
+    assert rotation.item() == pytest.approx(0, abs=1e-4)
+    assert scale.item() == pytest.approx(1)
+    assert translation.abs().max() < 1e-4
+
+
+def test_a_mirrored_view_has_a_pose_and_a_collapsed_one_is_finite():
+    mirrored = geometry.boundary_points(8)[None] * torch.tensor([-0.5, 1.0])
+    stretched = torch.diag(torch.tensor([0.5, 1.0, 1.0]))[None]
+    rotation, scale, _ = residual_pose(mirrored, torch.eye(3)[None], (28, 28))
+    assert rotation.abs().item() == pytest.approx(180)  # V shows diag(-2, 1), to which that is nearest
+    assert scale.item() == pytest.approx(math.sqrt(2))
+    assert residual_pose(mirrored, stretched, (28, 28)).scale.item() == pytest.approx(1)
+    nothing, broken = torch.zeros(1, 32, 2), torch.full((1, 32, 2), math.nan)
+    for line in (mirrored, nothing, broken, -broken, broken.nan_to_num(math.inf) * math.inf):
+        residual = residual_pose(line, torch.eye(3)[None], (28, 28))
+        assert all(part.isfinite().all() for part in residual)
+        assert all(value.isfinite() for value in spread(residual).values())
+
+
+def residuals(rotation, scale=1.0, translation=(0.0, 0.0)):
+    rotation = torch.as_tensor(rotation, dtype=torch.float)
+    ones = torch.ones_like(rotation)
+    return Residual(rotation, ones * torch.as_tensor(scale), ones[:, None] * torch.as_tensor(translation))
+
+
+@pytest.mark.parametrize("middle", [0, 75, 180])
+def test_rotation_spread_of_a_uniform_quarter_turn_either_way(middle):
+    angle = middle + torch.linspace(-90, 90, 10001)
+    wrapped = torch.where(angle > 180, angle - 360, angle)
+    assert spread(residuals(wrapped))["rotation"].item() == pytest.approx(90 / math.sqrt(3), abs=0.05)
+
+
+def test_rotation_spread_across_the_seam():
+    assert spread(residuals([179.0, -179.0]))["rotation"].item() == pytest.approx(1, abs=1e-3)
+    assert spread(residuals([180.0] * 9))["rotation"].item() == pytest.approx(0, abs=1e-3)
+
+
+def test_scale_and_translation_spread():
+    constant = spread(residuals([5.0] * 4, 0.3, (7.0, -2.0)))
+    assert [value.item() for value in constant.values()] == pytest.approx([0, 0, 0], abs=1e-3)
+    some = residuals([0.0] * 4, [0.5, 2.0, 0.5, 2.0], [[3.0, 4.0], [-3.0, -4.0], [3.0, 4.0], [-3.0, -4.0]])
+    assert spread(some)["scale"].item() == pytest.approx(math.log(2))
+    assert spread(some)["translation"].item() == pytest.approx(5)
+
+
+def test_score_takes_the_best_view_of_each_digit_and_then_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    boxes, ink = around(generator, 30, 4, 1.0).view(10, 3, 4, 2), torch.rand(10, 3, 5, 6, generator=generator)
+    outlines = around(generator, 20, 32, 0.5).view(10, 2, 32, 2)
+    scores = score(outlines, boxes, ink)
+    assert set(scores) == {"iou", "ink_inside", "off_target", "hit_rate"}
+    for item in range(10):
+        expected = torch.zeros(3)
+        for digit in range(3):
+            box = boxes[item, digit, None]
+            line = max(outlines[item].split(1), key=lambda view: iou(view, box).item())
+            inside = ink_inside(line, ink[item, digit, None])
+            expected += torch.cat([iou(line, box), inside, off_target(line, box)]) / 3
+        ours = [scores[name][item].item() for name in ("iou", "ink_inside", "off_target")]
+        assert ours == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_touching_is_the_share_of_views_with_ink_of_any_digit():
+    left, right = (polygon((x, -1), (x + 1, -1), (x + 1, 1), (x, 1)) for x in (-1, 0))
+    ink = torch.tensor([[[[4.0, 0.0]], [[0.0, 0.0]]]])
+    boxes = torch.cat([left, right])[None]
+    assert score(torch.stack([left, right], 1), boxes, ink)["hit_rate"].tolist() == [0.5]
+    assert score(torch.stack([left, left], 1), boxes, ink)["hit_rate"].tolist() == [1]
+    assert score(right[:, None], boxes, ink)["hit_rate"].tolist() == [0]
+
+
+def test_outlines_of_any_number_of_points_are_scored_together():
+    generator = torch.Generator().manual_seed(1)
+    short, long = around(generator, 6, 4, 0.4), around(generator, 6, 32, 0.4)
+    boxes, ink = around(generator, 6, 4, 1.0), torch.rand(6, 5, 7, generator=generator)
+    both = together([short, long])
+    assert both.shape == (6, 2, 32, 2)
+    torch.testing.assert_close(iou(both[:, 0], boxes), iou(short, boxes))
+    torch.testing.assert_close(ink_inside(both[:, 0], ink), ink_inside(short, ink))
+    assert both[:, 1].equal(long)
+
+
+def test_no_value_is_looked_at_on_the_host():
+    """Tensors without values raise on whatever would make the host wait for a device."""
+    lines, boxes = torch.empty(5, 2, 32, 2, device="meta"), torch.empty(5, 1, 4, 2, device="meta")
+    ink = torch.empty(5, 1, 3, 3, device="meta")
+    assert {value.shape for value in score(lines, boxes, ink).values()} == {(5,)}
+    pose = torch.empty(5, 3, 3, device="meta")
+    for residual in (residual_pose(lines[:, 0], pose, (28, 28)), input_pose(pose, (28, 28))):
+        assert [part.shape for part in residual] == [(5,), (5,), (5, 2)]
+        assert all(value.shape == () for value in spread(residual).values())

@@ -1,0 +1,150 @@
+"""Networks scaled to a number of parameters: every cell of the big table is of one size."""
+
+import itertools
+
+import pytest
+import torch
+import yaml
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.runs.evaluate import evaluate_run
+from stn_experiments.runs.experiment import build_experiment, build_model
+from stn_experiments.runs.model_size import scaled_to
+from stn_experiments.runs.train import train_run
+from stn_experiments.storage.run_folder import RunFolder, run_name
+from tests.conftest import ROOT
+
+TABLE = yaml.safe_load((ROOT / "configs" / "sweep" / "table1.yaml").read_text())
+LISTS = {name: value.split(",") for name, value in TABLE["hydra"]["sweeper"]["params"].items()}
+CELLS = list(itertools.product(LISTS["data"], LISTS["backbone"], LISTS["stn"]))
+TARGET = 400_000
+
+WIDTHS = [  # what each backbone's widths are called, and the layers that have them
+    ("compact", "width", ["layer1.0"]),
+    ("cnn", "filters", ["conv1.0", "conv2.0"]),
+    ("fcn", "widths", ["hidden1.1", "hidden2.0"]),
+]
+
+
+def size(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_table_is_a_hundred_and_twenty_runs():
+    assert {name: len(values) for name, values in LISTS.items()} == {
+        "seed": 3,
+        "data": 5,
+        "backbone": 2,
+        "stn": 4,
+    }
+    assert len(set(itertools.product(*LISTS.values()))) == 120
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_every_cell_of_the_table_is_of_one_size(compose, cell):
+    data, backbone, stn = cell
+    config = compose("sweep=table1", f"data={data}", f"backbone={backbone}", f"stn={stn}")
+    assert config["backbone"]["parameters"] == TARGET
+    model = build_experiment(config).model
+    assert abs(size(model) - TARGET) <= 0.05 * TARGET
+    assert [config[group]["name"] for group in ("data", "backbone", "stn")] == [data, backbone, stn]
+
+
+@pytest.mark.parametrize(("backbone", "setting", "layers"), WIDTHS, ids=[name for name, *_ in WIDTHS])
+@pytest.mark.parametrize("target", [30_000, 120_000])
+def test_it_starts_as_one_whose_widths_are_written_out(compose, backbone, setting, layers, target):
+    scaled = build_experiment(compose(f"backbone={backbone}", f"backbone.parameters={target}")).model
+    assert abs(size(scaled) - target) <= 0.05 * target
+    widths = [len(scaled.backbone.stages.get_submodule(layer).weight) for layer in layers]
+    written = f"backbone.{setting}={widths if len(widths) > 1 else widths[0]}".replace(" ", "")
+    same = build_experiment(compose(f"backbone={backbone}", written)).model.state_dict()
+    assert same.keys() == scaled.state_dict().keys()
+    assert all(same[name].equal(value) for name, value in scaled.state_dict().items())
+
+
+@pytest.mark.parametrize("more", [(), ("backbone.parameters=30000",)], ids=["as it is", "scaled"])
+def test_the_seed_alone_decides_the_start_whatever_was_drawn_before(compose, more):
+    def start(seed, noise):
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        model = build_experiment(compose(*more, f"seed={seed}")).model
+        assert torch.get_rng_state().equal(before)
+        return torch.cat([parameter.detach().flatten() for parameter in model.backbone.parameters()])
+
+    one, same, other = start(1, 0), start(1, 7), start(2, 0)
+    assert one.equal(same)
+    assert not one.equal(other)
+
+
+def test_the_widths_keep_their_ratio(compose):
+    cnn = build_experiment(compose("backbone=cnn", "stn=none", "backbone.parameters=400000")).model
+    first, second = (len(cnn.backbone.stages.get_submodule(name).weight) for name in ("conv1.0", "conv2.0"))
+    assert second == pytest.approx(2 * first, abs=1)
+
+
+@pytest.mark.parametrize("backbone", ["compact", "cnn", "fcn"])
+def test_a_network_of_any_size_is_the_nearest_there_is(compose, backbone):
+    config = compose(f"backbone={backbone}", "stn=none")
+    data = build_experiment(config).data
+
+    def count(node):
+        return size(build_model({**config, "backbone": {**node, "parameters": None}}, data, 0))
+
+    (setting,) = (name for kind, name, _ in WIDTHS if kind == backbone)
+    own = size(build_experiment(config).model)
+    assert scaled_to(own, config["backbone"], setting, count)[setting] == config["backbone"][setting]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "backbone=resnet18 +backbone.parameters=400000",
+            "backbone.parameters must be null, as resnet18 has no widths to scale",
+        ),
+        (
+            "sweep=table1 backbone=resnet18",
+            "backbone.parameters must be null, as resnet18 has no widths to scale",
+        ),
+        ("backbone.parameters=1", "backbone.parameters must be a number that the network comes within 5 %"),
+        ("backbone=cnn stn=tps backbone.parameters=1000", "comes within 5 % of, as"),
+        ("backbone=fcn backbone.parameters=100000000000", "comes within 5 % of, as"),
+        ("backbone=cnn backbone.parameters=100000000000", "comes within 5 % of, as"),
+        ("backbone.parameters=100000000000", "got 100000000000"),
+        ("backbone.parameters=0", "backbone.parameters must be an integer at least 1 or null, got 0"),
+        ("backbone.parameters=many", "backbone.parameters must be an integer at least 1 or null, got 'many'"),
+        ("backbone.parameters=400000.5", "backbone.parameters must be an integer"),
+        # what else is wrong is said as it is without a number of parameters
+        ("backbone=fcn backbone.parameters=9000 backbone.widths=[0,8]", "backbone.widths must be a list"),
+        (
+            "backbone=cnn backbone.parameters=400000 stn.output_size=10",
+            "backbone.CNN cannot read an input as small as 10×10",
+        ),
+        ("backbone=fcn backbone.parameters=9000 stn.at=layer9", "stn.at must name places among input"),
+    ],
+)
+def test_a_size_that_cannot_be_had_is_one_clear_line(compose, line, words):
+    with pytest.raises(UserError) as raised:
+        build_experiment(compose(*line.split()))
+    message = str(raised.value)
+    assert words in message
+    assert "\n" not in message
+
+
+def test_the_command_says_it_in_one_line_too(command, tmp_path):
+    code, out, err = command("train.py", "backbone.parameters=1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: backbone.parameters must be a number that the network comes within 5 % of")
+    assert err.endswith(", got 1\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_such_a_run_is_rebuilt_from_its_folder(compose, few_digits, tmp_path):
+    few = [word for word in few_digits if not word.startswith("backbone.width")]
+    root = f"run.root={tmp_path}"
+    config = compose(*few, "backbone.parameters=20000", "trainer=quick", "trainer.device=cpu", root)
+    result = train_run(config)
+    assert abs(result["parameters"] - 20_000) <= 1000
+    again, _ = evaluate_run(RunFolder(tmp_path / run_name(config)), device_name="cpu")
+    assert again["test_error"] == result["test_error"]
+    assert again["test_loss"] == pytest.approx(result["test_loss"])
