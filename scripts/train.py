@@ -14,15 +14,17 @@ def main(config: DictConfig) -> Failure | None:
 
 def train(config: DictConfig) -> None:
     """One run, or the replay of a step of one, or a search over many."""
-    from stn_experiments.runs.replay import replay_step  # here, as torch loads slowly and --help needs none
-    from stn_experiments.runs.train import summary, train_run
-    from stn_experiments.sweeps.search import search
+    from stn_experiments.runs.replay import replay  # here, as torch loads slowly and --help needs none
+    from stn_experiments.runs.train import summary
+    from stn_experiments.runs.train import train as train_run
 
     settings = plain(config)
     if OmegaConf.select(config, "search") is not None:
+        from stn_experiments.sweeps.search import search
+
         print(search(settings))
     elif OmegaConf.select(config, "run.replay") is not None:
-        print(replay_step(settings))
+        print(replay(settings))
     else:
         print(summary(settings, train_run(settings)))
 

@@ -24,7 +24,7 @@ class Stopped(KeyboardInterrupt):
 class StopSignals:
     """Within its ``with``, a signal of ``OBEYED`` is kept until :meth:`check` raises it as ``Stopped``.
 
-    What is to be saved is then saved, and :meth:`hand_on` gives the signal to who obeyed it before. A second
+    What is to be saved is then saved, and :meth:`forward_signal` gives the signal to who obeyed it before. A second
     Ctrl-C raises ``KeyboardInterrupt`` wherever the program is. Outside the main thread, which alone gets
     signals, all is left as it was.
     """
@@ -49,12 +49,17 @@ class StopSignals:
         if self._at_once:
             raise Stopped(number)
 
+    @property
+    def pending(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._asked)
+
     def check(self) -> None:
         """Raise ``Stopped`` if a signal has come."""
         if self._asked:
             raise Stopped(self._asked[-1])
 
-    def hand_on(self) -> None:
+    def forward_signal(self) -> None:
         """Give each signal that has come to its handler from before; where it had none, raise ``Stopped``.
 
         Such a handler is that of a cluster's job, which on SIGUSR2 has the job queued again and ends, but

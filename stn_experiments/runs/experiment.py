@@ -1,13 +1,14 @@
-"""What a config describes: everything that a run needs, built once."""
+"""From a config to everything that a run needs."""
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import torch
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Count, Seed
+from stn_experiments.common.ranges import Count, Range, Seed
 from stn_experiments.config.build import build, check, locate, settings_of
 from stn_experiments.data.datasets import DataSet
 from stn_experiments.models.backbones import Backbone
@@ -15,31 +16,40 @@ from stn_experiments.models.classifier import INPUT, Classifier, TransformerConf
 from stn_experiments.models.gates import GateConfig
 from stn_experiments.models.prediction import AttentionHeadConfig
 from stn_experiments.models.spatial_transformer import SpatialTransformer
-from stn_experiments.runs.model_size import scaled_to
-from stn_experiments.storage.run_folder import RunConfig
-from stn_experiments.sweeps.search_space import SearchConfig
-from stn_experiments.training.loop import Device, TrainerConfig
+from stn_experiments.runs.model_size import scale_to
+from stn_experiments.training.config import Device, TrainerConfig
 from stn_experiments.training.schedules import Schedule
 
-SETTINGS = (
-    "seed",
-    "data",
-    "backbone",
-    "stn",
-    "attention",
-    "optimizer",
-    "scheduler",
-    "trainer",
-    "run",
-    "search",
-)
-NAMED = ("data", "backbone", "stn", "attention")
-"""The groups that have a name."""
+NAMED_GROUPS = ("data", "backbone", "stn", "attention")
+"""The groups whose choices have a name, which is part of a run's name."""
+GROUPS = (*NAMED_GROUPS, "optimizer", "scheduler", "trainer", "run")
+SETTINGS = ("seed", *GROUPS, "search")
+"""The top level of a config. A search is built by ``sweeps.search``, and a run ignores it."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where runs go, and what happens if the folder of a run exists.
+
+    Args:
+        root: the folder that contains the runs' folders.
+        force: delete an old run of the same config, and train again.
+        checkpoint_seconds: longest time between two checkpoints; null saves only after each epoch.
+        checkpoint_steps: largest number of steps between two checkpoints; null has no limit.
+        replay: show what happened in this step of the run, and train nothing.
+    """
+
+    root: str = "outputs"
+    force: bool = False
+    checkpoint_seconds: Annotated[float, Range(0)] | None = 60.0
+    checkpoint_steps: Count | None = None
+    replay: Count | None = None
 
 
 class Experiment(NamedTuple):
-    """What a config describes."""
+    """What a config describes, and the config itself."""
 
+    config: Mapping[str, Any]
     seed: int
     data: DataSet
     model: Classifier
@@ -48,14 +58,13 @@ class Experiment(NamedTuple):
     trainer: TrainerConfig
     device: torch.device
     run: RunConfig
-    search: SearchConfig | None
 
 
 def build_experiment(config: Mapping[str, Any]) -> Experiment:
-    """Build everything that a config describes, but fetch no data and make no file.
+    """Build everything that a config describes. This fetches no data and writes no file.
 
     Raises:
-        UserError: a setting, or a combination of them, that cannot work.
+        UserError: a setting, or a combination of settings, cannot work.
     """
     for key in config:
         if key not in SETTINGS:
@@ -66,28 +75,28 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     seed = check(config["seed"], Seed, "seed")
     check_names(config)
     run = build(config["run"], "run", RunConfig)
-    search = None if config["search"] is None else build(config["search"], "search", SearchConfig)
     trainer = build(config["trainer"], "trainer", TrainerConfig)
     device = find_device(trainer.device)
     schedule = build(config["scheduler"], "scheduler", Schedule)
     data = build(config["data"], "data", DataSet)
-    trainer.steps_per_epoch(data.train_size)
+    with settings_of("trainer"):
+        trainer.steps_per_epoch(data.train_size)
     model = build_model(config, data, seed)
     optimizer = build(
         config["optimizer"], "optimizer", torch.optim.Optimizer, params=model.parameter_groups()
     )
     for group in optimizer.param_groups[1:]:
         group["lr"] *= trainer.localisation_lr
-    return Experiment(seed, data, model, optimizer, schedule, trainer, device, run, search)
+    return Experiment(config, seed, data, model, optimizer, schedule, trainer, device, run)
 
 
 def check_names(config: Mapping[str, Any]) -> None:
-    """See whether a folder can be named by the names in a config.
+    """Check that the names in a config can name a folder.
 
     Raises:
-        UserError: one of them is missing, too long or could lead elsewhere.
+        UserError: one of them is missing, too long or contains other characters.
     """
-    for group in NAMED:
+    for group in NAMED_GROUPS:
         node = config[group]
         name = node.get("name") if isinstance(node, Mapping) else None
         if not isinstance(name, str) or not re.fullmatch(r"[\w+-][\w.+-]{0,59}", name):
@@ -98,7 +107,7 @@ def check_names(config: Mapping[str, Any]) -> None:
 
 
 def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifier:
-    """The classifier of a config for images of ``data``, whose start ``seed`` alone decides."""
+    """The classifier of a config for images of ``data``. Only ``seed`` decides its initial weights."""
     node = {key: value for key, value in config["backbone"].items() if key != "parameters"}
     parameters = check(config["backbone"].get("parameters"), Count | None, "backbone.parameters")
     setting = locate(node, "backbone", Backbone).width_setting
@@ -109,13 +118,13 @@ def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifi
         if setting is None:
             raise UserError(f"backbone.parameters must be null, as {node['name']} has no widths to scale")
         with torch.random.fork_rng(devices=[]):
-            assemble(node, *plans)  # which says what else may be wrong
+            assemble(node, *plans)  # reports other mistakes first
 
         def count(scaled: Mapping[str, Any]) -> int:
             with torch.device("meta"):
                 return sum(weights.numel() for weights in assemble(scaled, *plans).parameters())
 
-        node = dict(scaled_to(parameters, node, setting, count))
+        node = dict(scale_to(parameters, node, setting, count))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return assemble(node, *plans)
@@ -127,7 +136,7 @@ def assemble(
     attention: GateConfig | AttentionHeadConfig | None,
     data: DataSet,
 ) -> Classifier:
-    """The classifier of a backbone's config node, the transformers of a plan and another attention."""
+    """The classifier of a backbone's config node, its transformers and another attention."""
     fitting = locate(node, "backbone", Backbone).localisation
     channels, *size = data.shape
     transformers: dict[str, list[SpatialTransformer]] = {}
@@ -152,10 +161,10 @@ def assemble(
 
 
 def find_device(name: Device) -> torch.device:
-    """The device of that name; ``auto`` is the best there is.
+    """The device of that name; ``auto`` is the fastest one of this machine.
 
     Raises:
-        UserError: this machine has none of that name.
+        UserError: this machine has no such device.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     found = [device for device, is_there in there.items() if is_there and name in ("auto", device)]

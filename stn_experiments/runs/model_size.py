@@ -7,46 +7,47 @@ from typing import Any
 from stn_experiments.common.errors import UserError
 from stn_experiments.models.backbones import WIDEST
 
-CLOSE = 0.05
-"""How far, as a share, the number of parameters may be from the one that is asked for."""
+TOLERANCE = 0.05
+"""Largest relative difference from the number of parameters that is asked for."""
 FACTORS = [1.01**power for power in range(-600, 601)]
-"""What widths can be multiplied by: from 1/400 to 400, in steps finer than those of most layers' widths."""
+"""Factors on widths, from 1/400 to 400."""
 
 Node = Mapping[str, Any]
 
 
-def scaled_to(target: int, node: Node, setting: str, count: Callable[[Node], int]) -> Node:
-    """A backbone's config node, its widths multiplied so that the network has about ``target`` parameters.
+def scale_to(target: int, node: Node, setting: str, count: Callable[[Node], int]) -> Node:
+    """Multiply a backbone's widths so that the network has about ``target`` parameters.
 
     Args:
         target: the number of parameters of the whole network.
         node: the backbone's config node.
         setting: its setting that holds a width, or a list of them.
-        count: the number of parameters of the network with such a node; no less for wider ones.
+        count: the number of parameters of the network with a node; it must not fall with the widths.
 
     Raises:
-        UserError: no width comes within 5 % of it.
+        UserError: no width comes within 5 % of the target.
     """
 
     def size(factor: float) -> int:
-        return count(scaled(node, setting, factor))
+        return count(scale(node, setting, factor))
 
     above = bisect_left(FACTORS, target, key=size)
-    around = FACTORS[max(above - 1, 0) : above + 1]
-    best = min(around, key=lambda factor: abs(size(factor) - target))
-    if abs(size(best) - target) > CLOSE * target:
+    neighbours = FACTORS[max(above - 1, 0) : above + 1]
+    best = min(neighbours, key=lambda factor: abs(size(factor) - target))
+    if abs(size(best) - target) > TOLERANCE * target:
         raise UserError(
             f"backbone.parameters must be a number that the network comes within 5 % of, as {size(best)}, "
             f"got {target}"
         )
-    return scaled(node, setting, best)
+    return scale(node, setting, best)
 
 
-def scaled(node: Node, setting: str, factor: float) -> Node:
-    """The node with each width multiplied, but no narrower than 1 and no wider than can be."""
+def scale(node: Node, setting: str, factor: float) -> Node:
+    """The node with each width multiplied and rounded, between 1 and the widest that is allowed."""
 
-    def one(width: int) -> int:
+    def scale_one(width: int) -> int:
         return min(max(round(factor * width), 1), WIDEST)
 
     widths = node[setting]
-    return {**node, setting: [one(width) for width in widths] if isinstance(widths, list) else one(widths)}
+    scaled = [scale_one(width) for width in widths] if isinstance(widths, list) else scale_one(widths)
+    return {**node, setting: scaled}

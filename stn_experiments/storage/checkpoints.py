@@ -1,8 +1,8 @@
-"""Checkpoints: everything from which training goes on as if it had never stopped."""
+"""Checkpoints of a run: written whole, verified by a digest, and loaded without running any code."""
 
 import hashlib
 import io
-import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,62 +11,123 @@ import torch
 from torch import Tensor
 
 from stn_experiments.common.errors import UserError
+from stn_experiments.common.files import write_atomically
+from stn_experiments.storage.run_folder import RunFolder
 
-FORMAT = 2
+FORMAT = 3
+START_AGAIN = "run.force=true starts this run again"
 
 
-class Damaged(UserError):
-    """A checkpoint that is not what was written: one clear line, exit code 2."""
+class DamagedCheckpoint(UserError):
+    """The content of a checkpoint is not what was written."""
+
+
+class CheckpointTimer:
+    """Tells between two steps whether a checkpoint is due.
+
+    Args:
+        seconds: longest time between two checkpoints; ``None`` has no limit.
+        steps: largest number of steps between two checkpoints; ``None`` has no limit.
+    """
+
+    def __init__(self, seconds: float | None, steps: int | None) -> None:
+        self.seconds, self.steps = seconds, steps
+        self._since, self._steps_since = time.monotonic(), 0
+
+    def is_due(self) -> bool:
+        """Whether a checkpoint is due. Has to be called after each step; starts again where it is true."""
+        self._steps_since += 1
+        due = (self.steps is not None and self._steps_since >= self.steps) or (
+            self.seconds is not None and time.monotonic() - self._since >= self.seconds
+        )
+        if due:
+            self._since, self._steps_since = time.monotonic(), 0
+        return due
 
 
 def save(state: Mapping[str, Any], path: Path, keep: Path | None = None) -> None:
-    """Write a checkpoint, whole or not at all; once it is whole, the one that was there becomes ``keep``.
+    """Write a checkpoint; the old one at ``path`` becomes ``keep`` when the new one is complete.
 
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    content = io.BytesIO()  # of a file that cannot be written torch.save says so in a RuntimeError of its own
+    content = io.BytesIO()  # torch.save to a file reports a full disk as a RuntimeError
     torch.save({"format": FORMAT, "digest": digest(state), **state}, content)
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            path.replace(keep)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    write_atomically(path, content.getvalue(), keep)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, without running any code that it may hold.
+    """Read a checkpoint onto the CPU. No code in the file is run.
 
     Raises:
-        Damaged: it is not what was written.
-        UserError: there is none, or it is of another format.
+        DamagedCheckpoint: the content is not what was written.
+        UserError: there is no such file, or it has another format.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # a damaged file raises whatever its damage leads to
+    except Exception as error:  # the type of the exception depends on the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Damaged(f"the checkpoint {path} is damaged: {reason}") from error
+        raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"the checkpoint {path} is not of format {FORMAT}, which this version reads")
     written = state.pop("digest", None)
     del state["format"]
     # torch.load does not notice a flipped bit.
     if digest(state) != written:
-        raise Damaged(f"the checkpoint {path} is damaged: it is not what was written")
+        raise DamagedCheckpoint(f"the checkpoint {path} is damaged: its digest does not match")
     return state
 
 
+def newest(run: RunFolder, before: int | None = None) -> dict[str, Any] | None:
+    """The newest sound checkpoint of a run, or ``None``.
+
+    Args:
+        run: the run's folder.
+        before: only consider checkpoints with fewer steps done.
+
+    Raises:
+        UserError: there are checkpoints, but all are damaged, or they belong to another run.
+    """
+    damage, found = [], None
+    for path in (path for path in (run.last, run.previous) if path.exists()):
+        try:
+            state = load(path)
+        except DamagedCheckpoint as error:
+            damage.append(str(error))
+            continue
+        if state.get("run") != run.folder.name or not {"trainer", "history"} <= state.keys():
+            raise UserError(f"{path} is a checkpoint of {state.get('run')}, not of this run: {START_AGAIN}")
+        if before is None or state["trainer"]["step"] < before:
+            found = state
+            break
+    if damage and found is None and before is None:
+        raise UserError(f"{'; '.join(damage)}: {START_AGAIN}")
+    for line in damage:
+        print(f"{line}; {'using the one before it' if found else 'training starts from the beginning'}")
+    if damage and found and before is None:
+        run.previous.replace(run.last)  # or the next save would overwrite the sound one by the damaged one
+    return found
+
+
+def best_weights(run: RunFolder, epoch: int) -> dict[str, Tensor]:
+    """The model's state after the run's best epoch.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged, or belongs to another epoch or run.
+    """
+    try:
+        state = load(run.best)
+    except UserError as error:
+        raise UserError(f"{error}: {START_AGAIN}") from error
+    if (state.get("run"), state.get("epoch"), "model" in state) != (run.folder.name, epoch, True):
+        raise UserError(f"{run.best} does not belong to this run's epoch {epoch}: {START_AGAIN}")
+    return state["model"]
+
+
 def digest(value: Any) -> str:
-    """A hash of nested mappings and sequences of tensors and plain values, on whatever device they are."""
+    """The SHA-256 of nested mappings and sequences of tensors, on any device, and of plain values."""
     hashed = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -86,12 +147,3 @@ def digest(value: Any) -> str:
 
     add(value)
     return hashed.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """See to it that a folder's renames outlive a loss of power, too."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

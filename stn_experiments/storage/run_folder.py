@@ -1,47 +1,24 @@
-"""What a run is: its name, its folder and what lies in it."""
+"""The folder of a run: its name and its files."""
 
-import platform
 import shutil
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import torch
 import yaml
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import digest, read_json, to_json, write_atomically
-from stn_experiments.common.ranges import Count, Range
+from stn_experiments.config.tree import decisive
+from stn_experiments.storage.environment import environment
 
 LOCK = "lock"
-VERSIONS_OF = ("torch", "torchvision", "hydra-core", "tensorboard", "numpy", "pillow")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Where runs go, and what happens to one that is there.
-
-    Args:
-        root: the folder that holds the runs' folders.
-        force: throw an old run of the same config away and start again.
-        checkpoint_seconds: longest time between two checkpoints; null: only after each epoch.
-        checkpoint_steps: most steps between two checkpoints; null: no matter how many.
-        replay: show what happened in that step of the run, and train nothing.
-    """
-
-    root: str = "outputs"
-    force: bool = False
-    checkpoint_seconds: Annotated[float, Range(0)] | None = 60.0
-    checkpoint_steps: Count | None = None
-    replay: Count | None = None
+"""The name of the file that names the process which holds the folder."""
 
 
 class RunFolder:
-    """The folder of one run, and the files in it."""
+    """The folder of one run, and the paths of the files in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,8 +32,13 @@ class RunFolder:
         self.previous = folder / "checkpoints" / "previous.pt"
         self.best = folder / "checkpoints" / "best.pt"
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "RunFolder":
+        """The folder of the run that a config describes."""
+        return cls(Path(config["run"]["root"]) / run_name(config))
+
     def create(self, config: Mapping[str, Any]) -> None:
-        """Make the folders, and write down the config and the environment.
+        """Create the folders, and write the config and the environment.
 
         Raises:
             UserError: the folder cannot be written to.
@@ -64,8 +46,9 @@ class RunFolder:
         try:
             self.animation.parent.mkdir(parents=True, exist_ok=True)
             self.last.parent.mkdir(exist_ok=True)
-            for stray in self.animation.parent.glob(".*"):  # of a process that was killed while it drew
-                stray.unlink()
+            for folder in (self.folder, self.animation.parent, self.last.parent):
+                for temporary in folder.glob(".*.tmp"):  # of a process that was killed
+                    temporary.unlink()
             self.failure_file.unlink(missing_ok=True)
             write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
             write_atomically(self.environment_file, to_json(environment(config["seed"])))
@@ -73,12 +56,12 @@ class RunFolder:
             raise UserError(f"run.root must be a folder that can be written to: {error}") from error
 
     def panel(self, step: int) -> Path:
-        """The panel after epoch ``step``: 0 is the start, one past the last epoch the best one again."""
+        """The panel after epoch ``step``: 0 is before training, the last one is the best epoch's again."""
         return self.animation.with_name(f"panel-{step:04d}.png")
 
     def clear(self) -> None:
-        """Throw away all that lies in the folder, but the lock of who holds it."""
-        # The result first: should this be cut short, a folder without its rest must not pass for finished.
+        """Delete everything in the folder except the lock."""
+        # The result goes first: if this is interrupted, the rest must not look like a finished run.
         for path in sorted(self.folder.iterdir(), key=lambda path: path != self.result_file):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -86,18 +69,18 @@ class RunFolder:
                 path.unlink()
 
     def result(self) -> dict[str, Any] | None:
-        """The result of a finished run; ``None`` of any other, and where it cannot be read."""
+        """The result of a finished run; ``None`` if the run is not finished or its result cannot be read."""
         result = read_json(self.result_file)
         return result if result.get("status") == "finished" else None
 
-    def fail(self, why: str, status: str = "failed") -> None:
-        """Note that the run ended without a result, until it is started again."""
+    def mark_failed(self, reason: str, status: str = "failed") -> None:
+        """Record that the run ended without a result, until it is started again."""
         if self.folder.is_dir():
-            with suppress(OSError):  # the disk may be what it failed for
-                write_atomically(self.failure_file, to_json({"status": status, "why": why}))
+            with suppress(OSError):  # the disk may be the reason
+                write_atomically(self.failure_file, to_json({"status": status, "why": reason}))
 
     def config(self) -> dict[str, Any]:
-        """The resolved config that the run was made from.
+        """The resolved config of the run.
 
         Raises:
             UserError: the folder holds no run.
@@ -112,42 +95,8 @@ class RunFolder:
 
 
 def run_name(config: Mapping[str, Any]) -> str:
-    """What the run is, readably, and a hash of all in its config that can change its result."""
-    decisive = {key: value for key, value in config.items() if key not in ("run", "search")}
-    decisive["data"] = {key: value for key, value in config["data"].items() if key != "root"}
-    decisive["trainer"] = {key: value for key, value in config["trainer"].items() if key != "device"}
-    parts = [config[group]["name"] for group in ("data", "backbone", "stn")]
-    parts += [name for name in [config["attention"]["name"]] if name != "none"]
-    return "-".join([*parts, f"seed{config['seed']}", digest(decisive)])
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """What else a result depends on: versions, machine, commit, seed."""
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in VERSIONS_OF},
-        "platform": platform.platform(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(),
-        "commit": commit(),
-        "seed": seed,
-    }
-
-
-def commit() -> str:
-    """The commit of this code, marked where files differ from it; ``unknown`` outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-        "--exclude=*",
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
+    """The names of data and models, the seed, and a digest of all settings that can change the result."""
+    names = [config[group]["name"] for group in ("data", "backbone", "stn", "attention")]
+    if names[-1] == "none":
+        names.pop()
+    return "-".join([*names, f"seed{config['seed']}", digest(decisive(config))])

@@ -16,6 +16,27 @@ from torch.utils.tensorboard.summary import hparams
 
 from stn_experiments.tracking.columns import METRICS, SETTINGS, SHOWN, layout
 
+TAGS = {
+    "train_loss": "loss/train",
+    "val_loss": "loss/val",
+    "train_error": "error/train",
+    "val_error": "error/val",
+    "lr": "lr/network",
+    "localisation_lr": "lr/localisation",
+    "gradient": "gradient/network",
+    "localisation_gradient": "transformer/localisation_gradient",
+    "val_theta_spread": "transformer/theta_spread",
+    "val_outside_share": "transformer/outside_share",
+    "val_iou_mean": "attention/iou_mean",
+    "val_iou_above_half": "attention/iou_above_half",
+    "val_ink_inside": "attention/ink_inside",
+    "val_off_target": "attention/off_target",
+    "val_hit_rate": "attention/hit_rate",
+    "val_residual_rotation_deg": "pose/residual_rotation_deg",
+    "val_residual_scale": "pose/residual_scale",
+    "val_residual_translation_px": "pose/residual_translation_px",
+}
+
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -63,6 +84,12 @@ class TensorBoard:
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
         self._writer.flush()
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Write an epoch's metrics."""
+        values = {tag: metrics[name] for name, tag in TAGS.items() if name in metrics}
+        values["speed/images_per_second"] = metrics["images"] / metrics["seconds"]
+        self.scalars(values, metrics["epoch"])
 
     @harmless
     def panel(self, image: Image.Image, step: int) -> None:

@@ -1,74 +1,80 @@
-"""CUDA graphs: the kernels of a whole step, recorded once and from then on started in one go."""
+"""CUDA graphs: all kernels of a training step are captured once, then launched together."""
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-WARM_UP = 3
-"""Calls that run as they are, for libraries to settle in, before one is recorded."""
+WARM_UP_CALLS = 3
+"""Eager calls before a capture, in which libraries choose their kernels and allocate."""
 
 
-class Recording(NamedTuple):
-    """A graph, where it reads its arguments, and what it writes."""
+class Capture(NamedTuple):
+    """A captured call: the graph, the tensors that it reads and the result that it writes."""
 
     graph: torch.cuda.CUDAGraph
     arguments: tuple[Tensor, ...]
     result: Any
 
 
-class Recorder:
-    """Runs functions of tensors; on CUDA, where ``on``, from their fourth call as graphs.
+class CudaGraphs:
+    """Wraps functions of tensors so that, on CUDA, they run as graphs from their fourth call on.
 
-    A training step is some hundreds of small kernels. Started from Python one by one, they leave a fast GPU
-    idle for most of the time.
+    A training step is several hundred small kernels. Launched from Python one by one, they leave a fast GPU
+    idle most of the time. On other devices, or where ``enabled`` is false, wrapped functions run eagerly.
 
-    A function is recorded for each combination of shapes. It must neither wait for the device nor read
-    anything of the host that changes. What is random in it comes from ``generator``, which gives the same
-    numbers as without a graph; it is seeded outside.
+    Args:
+        generator: the source of all random numbers of the wrapped functions. A graph draws the same numbers
+            from it as an eager call. It is seeded outside of the wrapped functions.
+        enabled: whether to use graphs on CUDA.
     """
 
-    def __init__(self, generator: Generator, on: bool = True) -> None:
+    def __init__(self, generator: Generator, enabled: bool = True) -> None:
         self.generator = generator
-        self.on = on and generator.device.type == "cuda"
-        self._calls: Counter[Hashable] = Counter()
-        self._recordings: dict[Hashable, Recording] = {}
-        if self.on:
+        self.enabled = enabled and generator.device.type == "cuda"
+        if self.enabled:
             self._stream = torch.cuda.Stream(generator.device)
 
-    def adopt(self, optimizer: Optimizer) -> None:
-        """Keep the learning rates of ``optimizer`` where a recorded step reads them anew each time."""
+    def make_capturable(self, optimizer: Optimizer) -> None:
+        """Hold the learning rates in tensors, which a captured step reads anew at each replay."""
         for group in optimizer.param_groups:
             if "capturable" in group:
-                group["capturable"] = self.on
-            if self.on:
+                group["capturable"] = self.enabled
+            if self.enabled:
                 group["lr"] = torch.as_tensor(group["lr"], device=self.generator.device)
 
-    def __call__(self, name: str, function: Callable[..., Any], *arguments: Tensor) -> Any:
-        """What ``function``, of which there is one of that ``name``, gives for ``arguments``.
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function of tensors. It is captured once for each combination of argument shapes.
 
-        The next call of the same shapes may write over it.
+        The function must not wait for the device, and must not depend on Python values that change between
+        calls. The next call with the same shapes overwrites its result.
         """
-        if not self.on:
-            return function(*arguments)
-        key = (name, *(argument.shape for argument in arguments))
-        self._calls[key] += 1
-        if self._calls[key] <= WARM_UP:
-            return self._beside(function, arguments)
-        if key not in self._recordings:
-            self._recordings[key] = self._record(function, arguments)
-        recording = self._recordings[key]
-        for place, argument in zip(recording.arguments, arguments, strict=True):
-            place.copy_(argument)
-        recording.graph.replay()
-        return recording.result
+        calls: Counter[tuple[torch.Size, ...]] = Counter()
+        captures: dict[tuple[torch.Size, ...], Capture] = {}
 
-    def _beside(self, function: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Any:
-        """Call it on the stream of the recordings: nothing recorded may have begun on the default one."""
+        def call(*arguments: Tensor) -> Any:
+            if not self.enabled:
+                return function(*arguments)
+            shapes = tuple(argument.shape for argument in arguments)
+            calls[shapes] += 1
+            if calls[shapes] <= WARM_UP_CALLS:
+                return self._run_on_side_stream(function, arguments)
+            if shapes not in captures:
+                captures[shapes] = self._capture(function, arguments)
+            capture = captures[shapes]
+            for static, argument in zip(capture.arguments, arguments, strict=True):
+                static.copy_(argument)
+            capture.graph.replay()
+            return capture.result
+
+        return call
+
+    def _run_on_side_stream(self, function: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Any:
+        """Warm up on the stream of the captures, as torch requires of what is captured later."""
         main = torch.cuda.current_stream()
         self._stream.wait_stream(main)
         with warnings.catch_warnings(), torch.cuda.stream(self._stream):
@@ -77,10 +83,10 @@ class Recorder:
         main.wait_stream(self._stream)
         return result
 
-    def _record(self, function: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Recording:
+    def _capture(self, function: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Capture:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
-        places = tuple(argument.clone() for argument in arguments)
+        static = tuple(argument.clone() for argument in arguments)
         with torch.cuda.graph(graph, stream=self._stream):
-            result = function(*places)
-        return Recording(graph, places, result)
+            result = function(*static)
+        return Capture(graph, static, result)

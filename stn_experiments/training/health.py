@@ -1,48 +1,44 @@
-"""Is a transformer sound? What is known to go wrong with one, told once and with its remedy."""
+"""Known failures of a spatial transformer, found in an epoch's metrics, each with a remedy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-STILL = 1e-5
-"""A theta whose spread over images is below this does the same to all of them."""
-LEFT = 0.5
+SMALLEST_SPREAD = 1e-5
+"""Below this standard deviation theta is the same for all images."""
+LARGEST_OUTSIDE_SHARE = 0.5
 """A grid with a larger share of its points outside the image has left it."""
 
 REMEDIES = {
     "no gradient": (
-        "the localisation network has no gradient, so the transformer does not move; theta must not be "
-        "behind a function that saturates, nor the sampler be stn.interpolation=nearest"
+        "the localisation network has no gradient, so the transformer does not move; theta must not pass "
+        "through a function that saturates, and stn.interpolation must not be nearest"
     ),
     "outside": (
-        "most of the sampling grid is outside the image, where nothing leads it back; a lower "
+        "most of the sampling grid is outside the image, where it gets no gradient; a lower "
         "trainer.localisation_lr or trainer.localisation_clip=1 and a new start usually help"
     ),
     "still": (
-        "theta is the same for every image, so the transformer attends to nothing; another "
+        "theta is the same for every image, so the transformer ignores its input; another "
         "trainer.localisation_lr or stn.localisation usually helps"
     ),
 }
+FIRST_STEP_WARNING = f"warning: step 1: {REMEDIES['no gradient']}"
 
 
 def diagnose(metrics: Mapping[str, Any]) -> str | None:
-    """What is wrong with the transformer, a key of ``REMEDIES``, by an epoch's metrics; or nothing."""
+    """The failure that an epoch's metrics show, a key of ``REMEDIES``, or ``None``."""
     if metrics.get("localisation_gradient", 1) == 0:
         return "no gradient"
-    if metrics.get("val_outside_share", 0) > LEFT:
+    if metrics.get("val_outside_share", 0) > LARGEST_OUTSIDE_SHARE:
         return "outside"
-    if metrics.get("val_theta_spread", 1) < STILL:
+    if metrics.get("val_theta_spread", 1) < SMALLEST_SPREAD:
         return "still"
     return None
 
 
-def first_step_warning(localisation_gradient: float) -> str | None:
-    """What to tell a person after the first step, by the norm of the localisation network's gradient."""
-    return None if localisation_gradient else f"warning: step 1: {REMEDIES['no gradient']}"
-
-
 def epoch_warning(history: Sequence[Mapping[str, Any]]) -> str | None:
-    """What to tell after the last epoch of a history, unless an epoch before it or the first step told it."""
-    *before, last = map(diagnose, history)
-    if last is None or last == "no gradient" or last in before:
+    """The warning about a history's last epoch, unless an earlier epoch or the first step gave it already."""
+    *earlier, last = map(diagnose, history)
+    if last is None or last == "no gradient" or last in earlier:
         return None
     return f"warning: epoch {history[-1]['epoch']}: {REMEDIES[last]}"

@@ -1,283 +1,272 @@
-"""The training loop."""
+"""The training loop: ``Trainer`` holds everything that changes while a model trains."""
 
 import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from stn_experiments.common.errors import TrainingFailed, UserError
-from stn_experiments.common.ranges import Count, Range
+from stn_experiments.common.errors import TrainingFailed
 from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.data.distortions import Batch, index_batch
 from stn_experiments.models.classifier import Classifier
-from stn_experiments.training.cuda_graphs import Recorder
-from stn_experiments.training.health import first_step_warning
+from stn_experiments.training.config import TrainerConfig
+from stn_experiments.training.cuda_graphs import CudaGraphs
+from stn_experiments.training.health import FIRST_STEP_WARNING
 from stn_experiments.training.reinforce import policy_loss
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY = 50
-DRAWN_AT_ONCE = 512
-"""Images that are drawn at once, if they are several batches: that takes half as long as one by one."""
-BAR: dict[str, Any] = {
-    "unit": " images",
-    "unit_scale": True,
-    "leave": False,
-    "disable": None,
-    "dynamic_ncols": True,
-}
-"""The progress bar, which hides itself where there is no terminal."""
+CHECK_EVERY = 50
+"""Steps between two looks at the metrics, for which the host waits for the device."""
+IMAGES_PER_CHUNK = 512
+"""Images that are drawn together, if a batch is smaller: this takes half as long as batch by batch."""
 
 
-@dataclass(frozen=True)
-class TrainerConfig:
-    """How long and on what to train.
+class StepMetrics(NamedTuple):
+    """Metrics of one step, each of shape (), or of the N steps of an epoch, each of shape (N,).
+
+    ``loss`` is the cross-entropy, ``error`` the fraction of wrong predictions. The gradients are the norms
+    before clipping, of the localisation networks' parameters and of all others.
+    """
+
+    loss: Tensor
+    error: Tensor
+    localisation_gradient: Tensor
+    gradient: Tensor
+
+
+class Trainer:
+    """Trains a model, and holds its optimizer, its schedule and how far training is.
+
+    Each epoch's order, each chunk of batches that are drawn together and each step's own random numbers have
+    a seed of their own, see :func:`derive_seed`. So any step can be repeated alone, and no state of a random
+    number generator has to be stored.
 
     Args:
-        epochs: number of epochs; validation, a panel and a checkpoint come after each.
-        batch_size: images per step.
-        images_per_epoch: images that make an epoch; null is the whole training set. What is left over
-            after whole batches is passed over, in a new order every epoch.
-        localisation_lr: factor on the learning rate for the localisation network.
-        localisation_clip: largest norm of the localisation network's gradient; null does not clip.
-        precision: of the training steps' convolutions and products; weights, theta and all that is
-            evaluated are float32 in any case.
-        deterministic: on CUDA use only kernels that give the same bits every time; a CPU always does.
-        cuda_graph: on CUDA record a step once as a graph and replay it, if the optimiser is a fused one; many
-            times faster, but not for networks that wait for the device, to branch on what they compute.
-        device: ``auto`` takes CUDA or MPS where there is one.
+        model: the network, on the training device.
+        scheduler: steps once for each batch; it holds the optimizer.
+        train_set: where batches come from.
+        config: the settings.
+        seed: decides all random numbers of training.
     """
 
-    epochs: Count
-    batch_size: Annotated[int, Range(2)]  # batch normalisation takes two values or more
-    images_per_epoch: Count | None = None
-    localisation_lr: Annotated[float, Range(0, 1000)] = 1.0
-    localisation_clip: Annotated[float, Range(1e-6)] | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    deterministic: bool = False
-    cuda_graph: bool = True
-    device: Device = "auto"
-
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """Within it a network computes in ``precision``."""
-        return torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16")
-
-    def steps_per_epoch(self, train_size: int) -> int:
-        """Whole batches in an epoch.
-
-        Raises:
-            UserError: there is not one.
-        """
-        images = min(self.images_per_epoch or train_size, train_size)
-        if images < self.batch_size:
-            raise UserError(
-                f"batch_size must be at most the {images} training images of an epoch, got {self.batch_size}"
-            )
-        return images // self.batch_size
-
-
-@dataclass
-class Progress:
-    """How far training is: ``done`` steps of epoch ``epoch``, which took ``seconds``.
-
-    ``steps`` (4, N) has a column for each of the epoch's N steps, of those done so far: the loss, the share
-    of wrong predictions, and the norms of the localisation network's and of all other gradients.
-    """
-
-    steps: Tensor
-    epoch: int = 1
-    done: int = 0
-    seconds: float = 0.0
+    def __init__(
+        self,
+        model: Classifier,
+        scheduler: LRScheduler,
+        train_set: TrainingSet,
+        config: TrainerConfig,
+        seed: int,
+    ) -> None:
+        self.model, self.scheduler, self.optimizer = model, scheduler, scheduler.optimizer
+        self.train_set, self.config, self.seed = train_set, config, seed
+        self.steps_per_epoch = config.steps_per_epoch(train_set.size)
+        self.epoch, self.done, self.seconds = 1, 0, 0.0
+        """The current epoch, the number of its steps that are done, and the time that they took."""
+        device = next(model.parameters()).device
+        self._metrics = torch.zeros(len(StepMetrics._fields), self.steps_per_epoch, device=device)
+        self._generator = Generator(device)
+        is_fused = all(group.get("fused") for group in self.optimizer.param_groups)
+        self.cuda_graphs = CudaGraphs(self._generator, config.cuda_graph and is_fused)
+        self.cuda_graphs.make_capturable(self.optimizer)
+        self._draw = self.cuda_graphs.wrap(partial(train_set.draw, generator=self._generator))
+        self._update = self.cuda_graphs.wrap(self._forward_backward_update)
 
     @property
     def step(self) -> int:
-        """Number of steps done in the whole run."""
-        return (self.epoch - 1) * self.steps.shape[1] + self.done
+        """Number of steps that are done in the whole run."""
+        return (self.epoch - 1) * self.steps_per_epoch + self.done
+
+    @property
+    def step_metrics(self) -> StepMetrics:
+        """The metrics of the current epoch's steps that are done."""
+        return StepMetrics(*self._metrics[:, : self.done])
+
+    def run_epoch(self, until_step: int | None = None, pause: Callable[[], bool] = lambda: False) -> bool:
+        """Train from the current step to the end of the epoch, or until something stops it before.
+
+        Args:
+            until_step: stop when so many steps of the whole run are done.
+            pause: asked after each step; training stops where it returns true.
+
+        Returns:
+            Whether the epoch is complete. If not, the next call goes on with it.
+
+        Raises:
+            TrainingFailed: the loss or a gradient is not finite; the message names the step.
+        """
+        self.model.train()
+        size, total = self.config.batch_size, self.steps_per_epoch
+        batches = self.batches()
+        with self._progress_bar() as bar:
+            while self.done < total and self.step != until_step:
+                start = time.perf_counter()
+                self._metrics[:, self.done] = self.train_step(next(batches))
+                self.done += 1
+                bar.update(size)
+                if self.done % CHECK_EVERY == 0 or self.done == total or self.step == 1:
+                    # The host waits for the device here, and nowhere else in the loop.
+                    self.check_finite()
+                    self._warn_if_no_gradient()
+                    loss, error = self._metrics[:2, : self.done].mean(1).tolist()
+                    bar.set_postfix_str(f"loss {loss:.4f}, error {100 * error:.2f} %")
+                self.seconds += time.perf_counter() - start
+                if pause():
+                    break
+        return self.done == total
 
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""
         self.epoch, self.done, self.seconds = self.epoch + 1, 0, 0.0
 
+    def batches(self, with_pose: bool = False) -> Iterator[Batch]:
+        """The current epoch's batches from the next step on.
 
-class Training(NamedTuple):
-    """All that changes while training, and that a checkpoint holds; the ``seed`` decides all that is random.
+        Args:
+            with_pose: also compute where the digits are, which training does not need.
+        """
+        size, per_chunk = self.config.batch_size, batches_per_chunk(self.config.batch_size)
+        self._generator.manual_seed(derive_seed(self.seed, "epoch", self.epoch))
+        order = self.train_set.order(self._generator)[: self.steps_per_epoch * size]
+        epoch_start, skipped = self.step - self.done, self.done
+        draw = (
+            partial(self.train_set.draw, generator=self._generator, posed=True) if with_pose else self._draw
+        )
+        for number, chunk in enumerate(order.split(per_chunk * size)):
+            first = number * per_chunk
+            if first + per_chunk <= skipped:
+                continue
+            self._generator.manual_seed(derive_seed(self.seed, "chunk", epoch_start + first + 1))
+            drawn = draw(chunk)
+            for place in range(max(0, skipped - first), len(chunk) // size):
+                yield index_batch(drawn, slice(place * size, (place + 1) * size))
 
-    The order of each epoch, each lot of batches that are drawn at once and what the model draws in each step
-    have a stream of random numbers of their own, see :func:`stream`. So nothing need be remembered of
-    ``generator``, and any step can be done again alone.
-    """
+    def train_step(self, batch: Batch) -> Tensor:
+        """Update the model by one batch; returns the :class:`StepMetrics` as a tensor (4,)."""
+        self._generator.manual_seed(derive_seed(self.seed, "step", self.step + 1))
+        tensors = [part for part in (batch.images, batch.labels, batch.question) if part is not None]
+        metrics = self._update(*tensors)
+        self.scheduler.step()
+        return metrics
 
-    model: Classifier
-    optimizer: torch.optim.Optimizer
-    scheduler: LambdaLR
-    progress: Progress
-    generator: Generator
-    recorder: Recorder
-    seed: int
+    def _forward_backward_update(
+        self, images: Tensor, labels: Tensor, question: Tensor | None = None
+    ) -> Tensor:
+        with self.config.autocast(images.device):
+            prediction = self.model(images, question, self._generator)
+        loss = F.cross_entropy(prediction.logits.float(), labels)
+        self.optimizer.zero_grad()
+        (loss + policy_loss(prediction, labels)).backward()
+        network, *localisation = (group["params"] for group in self.optimizer.param_groups)
+        gradient, localisation_gradient = gradient_norm(network), torch.zeros_like(loss)
+        for parameters in localisation:
+            localisation_gradient = gradient_norm(parameters)
+            limit = self.config.localisation_clip or math.inf
+            nn.utils.clip_grads_with_norm_(parameters, limit, localisation_gradient)
+        self.optimizer.step()
+        error = (prediction.logits.argmax(1) != labels).float().mean()
+        return torch.stack(StepMetrics(loss.detach(), error, localisation_gradient, gradient))
 
-    def state(self) -> dict[str, Any]:
-        """The state of each part, the same on every device."""
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+    def epoch_metrics(self) -> dict[str, float]:
+        """The metrics of a complete epoch: error in percent, mean norms of gradients, seconds of training."""
+        means = StepMetrics(*self._metrics.mean(1).tolist())
         rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        parts["scheduler"]["_last_lr"] = rates
-        for group, rate in zip(parts["optimizer"]["param_groups"], rates, strict=True):
-            group["lr"] = rate
-        return {**parts, "progress": vars(self.progress), "seed": self.seed}
+        metrics: dict[str, Any] = {
+            "train_loss": means.loss,
+            "train_error": 100 * means.error,
+            "gradient": means.gradient,
+            "lr": rates[0],
+        }
+        if len(rates) > 1:
+            metrics |= {"localisation_gradient": means.localisation_gradient, "localisation_lr": rates[1]}
+        images = self.steps_per_epoch * self.config.batch_size
+        return {**metrics, "images": images, "seconds": self.seconds}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Put every part back into a state."""
+    def check_finite(self) -> None:
+        """Check the current epoch's steps that are done.
+
+        Raises:
+            TrainingFailed: the loss or a gradient of one of them is not finite.
+        """
+        finite = self._metrics[:, : self.done].cpu().isfinite()
+        if not finite.all():
+            index = int((~finite.all(0)).nonzero()[0])
+            step = self.step - self.done + index + 1
+            what = "gradient" if StepMetrics(*finite[:, index]).loss else "loss"
+            raise TrainingFailed(
+                f"training stopped: the {what} of step {step} is not finite; run.replay={step} shows its "
+                "batch. A lower optimizer.lr or trainer.localisation_lr, or trainer.localisation_clip=1, "
+                "usually helps"
+            )
+
+    def _warn_if_no_gradient(self) -> None:
+        """Warn after the run's first step if its transformer cannot move."""
+        has_localisation = len(self.optimizer.param_groups) > 1
+        if self.step == 1 and has_localisation and not self.step_metrics.localisation_gradient.item():
+            logger.warning(FIRST_STEP_WARNING)
+
+    def _progress_bar(self) -> tqdm:
+        """A progress bar of images, which hides itself where there is no terminal."""
+        size = self.config.batch_size
+        return tqdm(
+            desc=f"epoch {self.epoch}/{self.config.epochs}",
+            total=self.steps_per_epoch * size,
+            initial=self.done * size,
+            unit=" images",
+            unit_scale=True,
+            leave=False,
+            disable=None,
+            dynamic_ncols=True,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of model, optimizer, scheduler and progress; the same on every device."""
+        state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        state["scheduler"]["_last_lr"] = rates
+        for group, rate in zip(state["optimizer"]["param_groups"], rates, strict=True):
+            group["lr"] = rate
+        progress = {"epoch": self.epoch, "done": self.done, "seconds": self.seconds, "metrics": self._metrics}
+        return {**state, "step": self.step, "progress": progress}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state.
+
+        Raises:
+            ValueError, KeyError or RuntimeError: it does not fit this model or training set.
+        """
         for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
-        self.recorder.adopt(self.optimizer)
-        for field in fields(Progress):
-            value = state["progress"][field.name]
-            if field.name == "steps" and value.shape != self.progress.steps.shape:
-                raise ValueError(
-                    f"it has {value.shape[1]} steps in an epoch, not {self.progress.steps.shape[1]}"
-                )
-            here = value.to(self.generator.device) if field.name == "steps" else value
-            setattr(self.progress, field.name, here)
+        self.cuda_graphs.make_capturable(self.optimizer)
+        progress = state["progress"]
+        steps = progress["metrics"].shape[1]
+        if steps != self.steps_per_epoch:
+            raise ValueError(f"it has {steps} steps in an epoch, not {self.steps_per_epoch}")
+        self.epoch, self.done, self.seconds = (progress[name] for name in ("epoch", "done", "seconds"))
+        self._metrics.copy_(progress["metrics"])
 
 
-def derive_seed(seed: int, kind: Literal["epoch", "lot", "step"], number: int) -> int:
-    """The seed of the random numbers of an epoch's order, of the batches drawn at once from a step on, or of
-    what the model draws in a step, in [0, 2^63).
-    """
-    digest = hashlib.sha256(f"{seed} {kind} {number}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+def derive_seed(seed: int, kind: Literal["epoch", "chunk", "step"], number: int) -> int:
+    """The seed, in [0, 2^63), of an epoch's order, of the chunk that starts at a step, or of a step."""
+    name = "lot" if kind == "chunk" else kind  # the published results were made with this name
+    hashed = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()
+    return int.from_bytes(hashed[:8], "big") >> 1
 
 
-def train_epoch(
-    training: Training,
-    train: TrainingSet,
-    trainer: TrainerConfig,
-    after_step: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """Train to the end of the epoch that ``training`` is in, from where it is, and give the epoch's metrics.
-
-    Errors are in percent, ``seconds`` are those of training alone, the gradients are mean norms before
-    clipping. ``after_step`` is called between steps, where all of ``training`` is as a checkpoint wants it.
-
-    Raises:
-        TrainingFailed: the loss or a gradient of a step, which the message names, is not finite.
-    """
-    progress, size = training.progress, trainer.batch_size
-    count = progress.steps.shape[1]
-    batches = epoch_batches(training, train, size)
-    training.model.train()
-    label = f"epoch {progress.epoch}/{trainer.epochs}"
-    with tqdm(desc=label, total=count * size, initial=progress.done * size, **BAR) as bar:
-        while progress.done < count:
-            start = time.perf_counter()
-            progress.steps[:, progress.done] = train_step(training, next(batches), trainer)
-            progress.done += 1
-            bar.update(size)
-            if progress.done % LOOK_EVERY == 0 or progress.done == count or progress.step == 1:
-                # The host waits for the device here, and nowhere else in the loop.
-                stop_unless_finite(training)
-                tell_of_the_first_step(training)
-                loss, wrong = progress.steps[:2, : progress.done].mean(1).tolist()
-                bar.set_postfix_str(f"loss {loss:.4f}, error {100 * wrong:.2f} %")
-            progress.seconds += time.perf_counter() - start
-            after_step()
-    return epoch_metrics(training, size)
-
-
-def epoch_batches(training: Training, train: TrainingSet, size: int) -> Iterator[Batch]:
-    """The batches of ``size`` images of the epoch that ``training`` is in, from its next step on."""
-    progress, generator = training.progress, training.generator
-    order = train.order(generator.manual_seed(derive_seed(training.seed, "epoch", progress.epoch)))
-    many, skipped = batches_per_chunk(size), progress.done
-    lots = order[: progress.steps.shape[1] * size].split(many * size)
-    for number, lot in enumerate(lots[skipped // many :], skipped // many):
-        first = progress.step - progress.done + number * many + 1
-        generator.manual_seed(derive_seed(training.seed, "lot", first))
-        drawn = training.recorder("draw", lambda index: train.draw(index, generator), lot)
-        for place in range(max(0, skipped - number * many), len(lot) // size):
-            yield index_batch(drawn, slice(place * size, (place + 1) * size))
-
-
-def batches_per_chunk(size: int) -> int:
-    """How many batches of ``size`` images are drawn at once, from one stream of random numbers."""
-    return max(1, DRAWN_AT_ONCE // size)
-
-
-def train_step(training: Training, batch: Batch, trainer: TrainerConfig) -> Tensor:
-    """One step on one batch; gives a column (4,) of :class:`Progress`'s ``steps``."""
-    training.generator.manual_seed(derive_seed(training.seed, "step", training.progress.step + 1))
-    tensors = [part for part in (batch.images, batch.labels, batch.question) if part is not None]
-    column = training.recorder("learn", partial(learn, training, trainer), *tensors)
-    training.scheduler.step()
-    return column
-
-
-def learn(
-    training: Training, trainer: TrainerConfig, images: Tensor, labels: Tensor, question: Tensor | None = None
-) -> Tensor:
-    """What :func:`train_step` does but for its learning rates and seeds, which are the host's."""
-    with trainer.autocast(images.device):
-        prediction = training.model(images, question, training.generator)
-    loss = F.cross_entropy(prediction.logits.float(), labels)
-    training.optimizer.zero_grad()
-    (loss + policy_loss(prediction, labels)).backward()
-    network, *localisation = (group["params"] for group in training.optimizer.param_groups)
-    norm, localisation_norm = gradient_norm(network), torch.zeros_like(loss)
-    for parameters in localisation:
-        localisation_norm = gradient_norm(parameters)
-        nn.utils.clip_grads_with_norm_(parameters, trainer.localisation_clip or math.inf, localisation_norm)
-    training.optimizer.step()
-    wrong = (prediction.logits.argmax(1) != labels).float().mean()
-    return torch.stack([loss.detach(), wrong, localisation_norm, norm])
+def batches_per_chunk(batch_size: int) -> int:
+    """How many batches are drawn together."""
+    return max(1, IMAGES_PER_CHUNK // batch_size)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm () of all gradients of ``parameters`` together."""
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def epoch_metrics(training: Training, batch_size: int) -> dict[str, float]:
-    """The metrics of an epoch whose steps are done."""
-    progress, groups = training.progress, training.optimizer.param_groups
-    loss, wrong, localisation_norm, norm = progress.steps.mean(1).tolist()
-    rates = [float(group["lr"]) for group in groups]
-    metrics = {"train_loss": loss, "train_error": 100 * wrong, "gradient": norm, "lr": rates[0]}
-    if len(groups) > 1:
-        metrics |= {"localisation_gradient": localisation_norm, "localisation_lr": rates[1]}
-    return {**metrics, "images": progress.steps.shape[1] * batch_size, "seconds": progress.seconds}
-
-
-def stop_unless_finite(training: Training) -> None:
-    """Check the steps done so far in the epoch.
-
-    Raises:
-        TrainingFailed: the loss or a gradient of one of them is not finite.
-    """
-    progress = training.progress
-    steps = progress.steps[:, : progress.done].cpu()
-    finite = steps.isfinite()
-    if not finite.all():
-        column = int((~finite.all(0)).nonzero()[0])
-        step = progress.step - progress.done + column + 1
-        what = "gradient" if finite[0, column] else "loss"
-        raise TrainingFailed(
-            f"training stopped: the {what} of step {step} is not finite; run.replay={step} shows its batch. "
-            "A lower optimizer.lr or trainer.localisation_lr, or trainer.localisation_clip=1, usually helps"
-        )
-
-
-def tell_of_the_first_step(training: Training) -> None:
-    """Warn after the run's first step if its transformer cannot move."""
-    is_first = training.progress.step == 1 and len(training.optimizer.param_groups) > 1
-    if is_first and (warning := first_step_warning(training.progress.steps[2, 0].item())):
-        logger.warning(warning)

@@ -1,4 +1,4 @@
-"""How an attention that decides at random learns: REINFORCE (Williams 1992), as in Mnih et al. 2014, 3.1."""
+"""REINFORCE (Williams 1992), the loss of an attention that samples where to look (Mnih et al. 2014, 3.1)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,10 +7,10 @@ from stn_experiments.models.prediction import Prediction
 
 
 def policy_loss(prediction: Prediction, labels: Tensor) -> Tensor | float:
-    """What is added to the cross-entropy for a prediction's policy; without one, nothing.
+    """The loss () of a prediction's policy, to be added to the cross-entropy; 0 without a policy.
 
-    The mean over the batch of -Σ log π (R - b), b the baseline, which is detached there, plus that of the
-    squared error of b to R. The reward R is 1 where the class is right and 0 elsewhere.
+    It is the mean over the batch of -Σ log π (R - b), with the baseline b detached, plus the mean squared
+    error of b to the reward R. R is 1 where the predicted class is right and 0 elsewhere.
     """
     if prediction.policy is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor on the learning rate as a function of progress, from 0 to 1."""
+"""Learning-rate schedules: factors on the learning rate, as functions of training progress in [0, 1]."""
 
 import math
 from collections.abc import Callable
@@ -12,9 +12,9 @@ Share = Annotated[float, Range(0, 1)]
 
 
 def onecycle(warmup: Share = 0.25, start: Share = 0.04, end: Share = 0.0) -> Schedule:
-    """Up from ``start`` to 1 over the share ``warmup``, then down to ``end``, both along a half cosine.
+    """Rise from ``start`` to 1 in the fraction ``warmup``, then fall to ``end``, both along half a cosine.
 
-    The learning-rate part of Smith and Topin, "Super-convergence", 2019; with ``warmup=0`` a plain cosine.
+    The learning rates of Smith and Topin, "Super-convergence", 2019. ``warmup=0`` is a plain cosine decay.
     """
 
     def factor(progress: float) -> float:
@@ -26,14 +26,14 @@ def onecycle(warmup: Share = 0.25, start: Share = 0.04, end: Share = 0.0) -> Sch
 
 
 def step(steps: Annotated[int, Range(1, 100)] = 3, factor: Share = 0.1) -> Schedule:
-    """``steps`` equal parts, each ``factor`` times the last: the paper's is /10 at each third."""
+    """Multiply by ``factor`` after each of ``steps`` equal parts; Jaderberg et al. 2015: 3 and 0.1."""
     if factor == 0:
-        raise UserError("factor must be above 0, or nothing is learned after the first step, got 0")
+        raise UserError("factor must be above 0, got 0, with which nothing is learned after the first part")
     return lambda progress: factor ** min(int(progress * steps), steps - 1)
 
 
 def constant() -> Schedule:
-    """No change."""
+    """A factor of 1."""
     return lambda progress: 1.0
 
 

@@ -1,0 +1,35 @@
+"""What a result depends on besides its config: versions, hardware and the commit of the code."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "hydra-core", "tensorboard", "numpy", "pillow")
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """The versions, the machine, the commit and the run's seed."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "seed": seed,
+    }
+
+
+def commit() -> str:
+    """The commit of this code, ending in ``-dirty`` if files are changed; ``unknown`` outside a checkout."""
+    folder = str(Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
