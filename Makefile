@@ -7,7 +7,7 @@ ARGS ?=
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo '  ARGS="..." hands settings on: make train ARGS="data=cluttered trainer.epochs=3"'
+	@echo '  ARGS="..." passes settings on: make train ARGS="data=cluttered trainer.epochs=3"'
 
 # Each stamp is as old as the last install of what it names.
 $(VENV)/run: pyproject.toml constraints.txt
@@ -32,10 +32,13 @@ tensorboard: $(VENV)/run ## Serve all runs, with every step of every panel
 benchmark: $(VENV)/dev ## Measure speed beside other ways to do the same, and write the tables
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
-test: $(VENV)/dev ## Run the tests, with coverage of the package
-	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+test: $(VENV)/dev ## Run the quick tests, on all cores, with coverage of the package
+	$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
-format: $(VENV)/dev ## Format the code and mend what the linter can
+test-all: $(VENV)/dev ## Run all tests: also kills, SLURM, a browser, and every fuzzed input
+	$(BIN)/pytest -n auto --runslow $(ARGS)
+
+format: $(VENV)/dev ## Format the code and fix what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -54,4 +57,4 @@ clean: ## Remove .venv and all caches, but no run
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train tensorboard benchmark test format check constraints clean
+.PHONY: help setup train tensorboard benchmark test test-all format check constraints clean

@@ -36,6 +36,8 @@ class CudaGraphs:
     def __init__(self, generator: Generator, enabled: bool = True) -> None:
         self.generator = generator
         self.enabled = enabled and generator.device.type == "cuda"
+        self.captured = 0
+        """Number of graphs."""
         if self.enabled:
             self._stream = torch.cuda.Stream(generator.device)
 
@@ -89,4 +91,5 @@ class CudaGraphs:
         static = tuple(argument.clone() for argument in arguments)
         with torch.cuda.graph(graph, stream=self._stream):
             result = function(*static)
+        self.captured += 1
         return Capture(graph, static, result)
