@@ -33,10 +33,10 @@ benchmark: $(VENV)/dev ## Measure speed beside other ways to do the same, and wr
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 test: $(VENV)/dev ## Run the quick tests, on all cores, with coverage of the package
-	$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+	$(BIN)/pytest -n auto --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
 test-all: $(VENV)/dev ## Run all tests: also kills, SLURM, a browser, and every fuzzed input
-	$(BIN)/pytest -n auto --runslow $(ARGS)
+	$(BIN)/pytest -n auto --dist loadgroup --runslow $(ARGS)
 
 format: $(VENV)/dev ## Format the code and fix what the linter can
 	$(BIN)/ruff format .

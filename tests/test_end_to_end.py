@@ -1,4 +1,4 @@
-"""The real digits, real processes, TensorBoard over HTTP and in a browser."""
+"""The real digits and real processes: a run, its panels, TensorBoard over HTTP and in a browser, the report."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.xdist_group("end to end")  # one worker trains the run that all tests look at
 SHORT = ["trainer=quick", "trainer.images_per_epoch=12800", "trainer.device=cpu"]
 
 
 @pytest.fixture(scope="module")
 def real_run(run_script, tmp_path_factory):
-    """A short run on the real digits, by the command line: the root of its folder, and the folder."""
+    """A short run on the real digits from the command line: the folder of runs, and the run's own."""
     root = tmp_path_factory.mktemp("outputs")
     done = run_script("train.py", *SHORT, f"run.root={root}")
     assert done.returncode == 0, done.stderr
@@ -39,6 +39,7 @@ def test_a_short_run_learns(real_run):
     assert result["residual_rotation_deg"] < result["input_rotation_deg"]
 
 
+@pytest.mark.slow
 def test_the_same_command_in_another_process_is_the_same_result(real_run, run_script, tmp_path):
     done = run_script("train.py", *SHORT, f"run.root={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -51,6 +52,7 @@ def test_the_same_command_in_another_process_is_the_same_result(real_run, run_sc
     }
 
 
+@pytest.mark.slow
 def test_the_same_command_again_returns_at_once(real_run, run_script):
     done = run_script("train.py", *SHORT, f"run.root={real_run[0]}")
     assert done.returncode == 0
@@ -58,12 +60,28 @@ def test_the_same_command_again_returns_at_once(real_run, run_script):
     assert "epoch" not in done.stdout.replace("best epoch", "")
 
 
+@pytest.mark.slow
 def test_a_run_is_rebuilt_from_its_folder_alone(real_run, run_script, tmp_path):
     copy = shutil.copytree(real_run[1], tmp_path / "moved")
     done = run_script("evaluate.py", copy, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     result = json.loads((copy / "result.json").read_text())
     assert f"test error  {result['test_error']:.2f} %  on rotated" in done.stdout
+
+
+def test_the_panels_show_the_learning(real_run):
+    pictures = [Image.open(real_run[1] / "panels" / f"panel-{step:04d}.png") for step in range(4)]
+    assert len({picture.size for picture in pictures}) == 1
+    assert len({picture.tobytes() for picture in pictures}) > 2
+    assert Image.open(real_run[1] / "panels" / "training.gif").is_animated
+
+
+def test_the_report_has_the_run(real_run, run_script, tmp_path):
+    done = run_script("report.py", real_run[0], "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    error = json.loads((real_run[1] / "result.json").read_text())["test_error"]
+    assert f"{error:.2f}" in (tmp_path / "table.md").read_text()
+    assert f"{error:.2f}" in (tmp_path / "index.html").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +158,7 @@ def test_tensorboard_shows_the_numbers_and_the_settings_in_the_same_run(real_run
     assert values["final/test_error"] == pytest.approx(result["test_error"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_browser_shows_the_panel(tensorboard, tmp_path):
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not driver:
