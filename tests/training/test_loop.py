@@ -6,6 +6,8 @@ import torch
 from stn_experiments.common.errors import TrainingFailed
 from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.evaluation.evaluate import evaluate, predict
+from stn_experiments.runs.experiment import build_experiment
+from stn_experiments.runs.train import make_trainer as build_trainer
 from stn_experiments.storage import checkpoints
 from stn_experiments.training import loop
 from stn_experiments.training.loop import StepMetrics, derive_seed
@@ -209,3 +211,17 @@ def test_a_step_in_half_precision_is_close_to_one_in_single(make_trainer, splits
     single, half = metrics
     assert 0 < (single.loss - half.loss).abs() < 0.05
     torch.testing.assert_close(half.gradient, single.gradient, rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("attention", ["se", "cbam", "mask"])
+def test_a_network_with_gates_learns_in_half_precision(compose, few_digits, attention):
+    settings = ("stn=none", f"attention={attention}", "trainer.precision=bfloat16", "trainer.device=cpu")
+    config = compose("trainer.epochs=12", *few_digits, *settings)
+    experiment = build_experiment(config)
+    trainer = build_trainer(experiment, experiment.data.load(experiment.device).train)
+    losses = []
+    while trainer.epoch <= 12:
+        trainer.run_epoch()
+        losses.append(trainer.epoch_metrics()["train_loss"])
+        trainer.next_epoch()
+    assert losses[-1] < 0.9 * losses[0]

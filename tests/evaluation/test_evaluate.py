@@ -1,0 +1,121 @@
+import pytest
+import torch
+
+from stn_experiments.data.distortions import Distortion
+from stn_experiments.evaluation.evaluate import CHUNK, evaluate, predict
+from stn_experiments.runs.experiment import build_experiment
+
+
+@pytest.fixture
+def batch(digits):
+    return Distortion(angle=30).draw(digits, torch.arange(40), torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def build(compose, few_digits):
+    """The model of a config for 28×28 pixels."""
+
+    def make(*settings):
+        return build_experiment(compose("data=rotated", *few_digits, *settings)).model
+
+    return make
+
+
+def test_evaluation_in_chunks_is_the_same_as_in_one(build, batch, monkeypatch):
+    model = build()
+    whole = evaluate(model, batch)
+    monkeypatch.setattr("stn_experiments.evaluation.evaluate.CHUNK", 7)
+    assert evaluate(model, batch) == pytest.approx(whole, abs=1e-5)
+    assert CHUNK > 40
+    logits = predict(model, batch).logits
+    assert whole["error"] == (logits.argmax(1) != batch.labels).sum().item() * 100 / 40
+    loss = torch.nn.functional.cross_entropy(logits, batch.labels)
+    assert whole["loss"] == pytest.approx(loss.item())
+
+
+def test_evaluation_leaves_the_model_as_it_was(build, batch):
+    model = build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, batch)
+    assert model.training
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_attention_is_scored_against_the_truth(build, batch):
+    """An identity transformer shows the input's pose; one that knows the pose undoes it."""
+    truth = batch.pose.matrix[:, 0, :2].flatten(1)
+
+    class Known(torch.nn.Module):
+        def forward(self, images):
+            return truth
+
+    model = build()
+    identity = evaluate(model, batch)
+    assert identity["residual_rotation_deg"] == pytest.approx(identity["input_rotation_deg"], rel=1e-4)
+    assert identity["residual_translation_px"] == pytest.approx(identity["input_translation_px"], abs=1e-3)
+    assert 0.3 < identity["iou_mean"] < 0.9
+    model.transformers["input"][0].localisation = Known()
+    known = evaluate(model, batch)
+    assert known["residual_rotation_deg"] == pytest.approx(0, abs=1e-2)
+    assert known["residual_scale"] == pytest.approx(0, abs=1e-3)
+    assert known["iou_mean"] == pytest.approx((20 / 28) ** 2, abs=0.02)  # the ink box in the digit's frame
+    assert known["iou_above_half"] > 0.9
+    assert known["ink_inside"] > 0.98
+    assert known["off_target"] == pytest.approx(1 - (20 / 28) ** 2, abs=0.02)
+
+
+def test_without_a_known_pose_there_is_no_score_of_it(build, batch):
+    unknown = type(batch.pose)(torch.empty(40, 0, 3, 3), torch.empty(40, 0, 4, 2), torch.empty(40, 0, 1, 1))
+    scores = evaluate(build(), batch._replace(pose=unknown))
+    assert set(scores) == {"loss", "error", "theta_spread", "outside_share"}
+
+
+LOCATED = {"iou_mean", "iou_above_half", "ink_inside", "off_target", "hit_rate"}
+TRANSFORMED = {"theta_spread", "outside_share"} | {
+    f"{which}_{what}"
+    for which in ("residual", "input")
+    for what in ("rotation_deg", "scale", "translation_px")
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "scores"),
+    [
+        (("stn=none",), set()),
+        (("stn=none", "attention=se"), set()),
+        (("stn=none", "attention=cbam"), LOCATED),
+        (("stn=none", "attention=mask"), LOCATED),
+        (("stn=affine",), LOCATED | TRANSFORMED),
+        (("stn=affine", "attention=se"), LOCATED | TRANSFORMED),
+        (("stn=affine", "attention=cbam"), LOCATED | TRANSFORMED),
+    ],
+)
+def test_each_attention_has_the_scores_that_it_can_have(build, batch, settings, scores):
+    """Channel attention has no location, and only a transformer changes the pose."""
+    found = evaluate(build(*settings), batch)
+    assert set(found) == {"loss", "error"} | scores
+    assert all(0 <= found[name] <= 1 for name in LOCATED & scores)
+
+
+def test_a_mask_on_the_digit_scores_high_and_one_in_a_corner_low(build, batch):
+    model = build("stn=none", "attention=mask", "attention.at=stem")
+
+    class Square(torch.nn.Module):
+        """A mask that is open between two rows and columns of a 14×14 map."""
+
+        def __init__(self, first, last):
+            super().__init__()
+            self.register_buffer("logits", torch.full((1, 1, 14, 14), -9.0))
+            self.logits[..., first:last, first:last] = 9.0
+
+        def forward(self, features):
+            return self.logits.expand(len(features), -1, -1, -1)
+
+    found = []
+    for first, last in ((1, 13), (0, 2)):
+        model.gates["stem"].places = Square(first, last)
+        found.append(evaluate(model, batch))
+    on, corner = found
+    assert (on["iou_mean"] > 0.5, on["ink_inside"] > 0.9, on["hit_rate"]) == (True, True, 1)
+    assert (corner["iou_mean"] < 0.02, corner["ink_inside"] < 0.02) == (True, True)
+    assert corner["hit_rate"] < 0.5
