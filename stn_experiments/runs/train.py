@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -58,14 +58,14 @@ def open_run(experiment: Experiment) -> Iterator["TrainingRun"]:
     """Load the data, lock the run's folder, and close everything at the end; see :func:`train`."""
     folder = RunFolder.of(experiment.config)
     set_up_torch(experiment.trainer)
-    with translate_errors(experiment, folder):
-        splits = experiment.data.load(experiment.device)
-        with run_lock(folder.folder):
-            run = TrainingRun(experiment, splits, folder)
-            try:
+    try:
+        with translate_errors(experiment, folder):
+            splits = experiment.data.load(experiment.device)
+            with run_lock(folder.folder), closing(TrainingRun(experiment, splits, folder)) as run:
                 yield run
-            finally:
-                run.close()
+    except TrainingFailed as error:
+        folder.mark_failed(str(error))
+        raise
 
 
 class TrainingRun:

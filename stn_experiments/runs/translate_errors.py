@@ -14,7 +14,7 @@ OUT_OF_MEMORY = "allocate memory|out of memory|ALLOC_FAILED|could not create a (
 
 @contextmanager
 def translate_errors(experiment: Experiment, folder: RunFolder) -> Iterator[None]:
-    """Translate out-of-memory, disk, capture and determinism errors; mark a run that failed in its folder.
+    """Translate out-of-memory, disk, capture and determinism errors.
 
     Raises:
         TrainingFailed: there is too little memory or disk.
@@ -22,15 +22,10 @@ def translate_errors(experiment: Experiment, folder: RunFolder) -> Iterator[None
     """
     try:
         yield
-    except TrainingFailed as error:
-        folder.mark_failed(str(error))
-        raise
     except (OSError, MemoryError, RuntimeError) as error:
         translated = _translate(error, experiment, folder)
         if translated is None:
             raise
-        if isinstance(translated, TrainingFailed):
-            folder.mark_failed(str(translated))
         raise translated from error
 
 

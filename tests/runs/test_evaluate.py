@@ -1,4 +1,4 @@
-"""``scripts/evaluate.py`` with several runs and several data sets: all that can be done is done."""
+"""``scripts/evaluate.py`` with several runs and several data sets."""
 
 import json
 import shutil
@@ -21,16 +21,16 @@ def runs(command, few_digits, tmp_path):
 
 @pytest.fixture
 def evaluate(command):
-    """Run ``scripts/evaluate.py``: its exit code, what it said of each evaluation, and its errors."""
+    """Run ``scripts/evaluate.py``: exit code, what it printed of each evaluation, and errors."""
 
     def run(*words):
         code, out, err = command("evaluate.py", *words, "--device", "cpu")
-        said = dict.fromkeys(("test error", "result", "panel"), ())
+        printed = dict.fromkeys(("test error", "result", "panel"), ())
         for line in out.splitlines():
             head, _, text = line.partition("  ")
-            said[head] = (*said[head], text.strip())
-        assert len(said["test error"]) == len(said["result"]) == len(said["panel"])
-        return code, said, err.splitlines()
+            printed[head] = (*printed[head], text.strip())
+        assert len(printed["test error"]) == len(printed["result"]) == len(printed["panel"])
+        return code, printed, err.splitlines()
 
     return run
 
@@ -42,10 +42,12 @@ def found(run):
 
 
 def test_each_run_is_evaluated_on_each_data_set(runs, evaluate, tmp_path):
-    code, said, errors = evaluate(*runs, "data=rotated,clean", "data.valid_size=40")
+    code, printed, errors = evaluate(*runs, "data=rotated,clean", "data.valid_size=40")
     assert (code, errors) == (0, [])
-    assert [text.split(" on ")[1] for text in said["test error"]] == ["rotated", "clean"] * 3
-    for run, places in zip(runs, zip(said["result"][::2], said["result"][1::2], strict=True), strict=True):
+    assert [text.split(" on ")[1] for text in printed["test error"]] == ["rotated", "clean"] * 3
+    for run, places in zip(
+        runs, zip(printed["result"][::2], printed["result"][1::2], strict=True), strict=True
+    ):
         assert found(run).keys() == {"rotated", "clean"}
         for place in places:
             result = json.loads((tmp_path / place).read_text())
@@ -53,11 +55,11 @@ def test_each_run_is_evaluated_on_each_data_set(runs, evaluate, tmp_path):
             assert (tmp_path / place).with_name("panel.png").exists()
 
 
-def test_a_folder_stands_for_all_runs_in_it_and_no_data_for_their_own(runs, evaluate, tmp_path):
+def test_a_folder_means_all_runs_in_it_and_no_data_means_their_own(runs, evaluate, tmp_path):
     (tmp_path / "outputs" / "no run").mkdir()
-    code, said, errors = evaluate(tmp_path / "outputs")
+    code, printed, errors = evaluate(tmp_path / "outputs")
     assert (code, errors) == (0, [])
-    assert [text.split(" on ")[1] for text in said["test error"]] == ["rotated", "rts", "rts"]
+    assert [text.split(" on ")[1] for text in printed["test error"]] == ["rotated", "rts", "rts"]
     for run in runs:
         (own,) = run.glob("evaluations/*/result.json")
         trained = json.loads((run / "result.json").read_text())
@@ -74,42 +76,42 @@ def test_several_data_sets_share_their_other_settings(runs, evaluate):
     assert line.startswith("error: data.distortion.angle must be")
 
 
-def test_missing_passes_over_what_was_evaluated_since_training(runs, evaluate, tmp_path):
+def test_missing_skips_evaluations_that_are_newer_than_the_run(runs, evaluate, tmp_path):
     words = ["data=rotated,clean", "data.valid_size=40", "--missing"]
     evaluate(runs[0], "data=clean", "data.valid_size=40")
     before = found(runs[0])
-    code, said, errors = evaluate(tmp_path / "outputs", *words)
+    code, printed, errors = evaluate(tmp_path / "outputs", *words)
     assert (code, errors) == (0, [])
-    assert len(said["test error"]) == 5
+    assert len(printed["test error"]) == 5
     assert found(runs[0])["clean"] == before["clean"]
     every = [found(run) for run in runs]
-    code, said, errors = evaluate(tmp_path / "outputs", *words)
-    assert (code, errors, said["test error"]) == (0, [], ())
+    code, printed, errors = evaluate(tmp_path / "outputs", *words)
+    assert (code, errors, printed["test error"]) == (0, [], ())
     assert [found(run) for run in runs] == every
 
     best = runs[1] / "checkpoints" / "best.pt"  # which is trained again
     shutil.copy(best, best.with_name("copy"))
     best.with_name("copy").replace(best)
-    code, said, _ = evaluate(tmp_path / "outputs", *words)
+    code, printed, _ = evaluate(tmp_path / "outputs", *words)
     assert code == 0
-    assert [place.split("/evaluations")[0] for place in said["result"]] == [str(runs[1])] * 2
-    code, said, _ = evaluate(tmp_path / "outputs", *words[:2])  # without it all are done again
-    assert len(said["test error"]) == 6
+    assert [place.split("/evaluations")[0] for place in printed["result"]] == [str(runs[1])] * 2
+    code, printed, _ = evaluate(tmp_path / "outputs", *words[:2])  # without --missing
+    assert len(printed["test error"]) == 6
 
 
-def test_missing_holds_for_a_runs_own_data_too(runs, evaluate, tmp_path):
+def test_missing_skips_a_runs_own_data_too(runs, evaluate, tmp_path):
     assert len(evaluate(tmp_path / "outputs", "--missing")[1]["test error"]) == 3
     assert len(evaluate(tmp_path / "outputs", "--missing")[1]["test error"]) == 0
 
 
-def test_what_fails_is_a_line_each_and_the_others_are_done(runs, evaluate, tmp_path):
+def test_each_failure_is_a_line_and_the_others_are_done(runs, evaluate, tmp_path):
     rotated, damaged, whole = runs
     (damaged / "checkpoints" / "best.pt").write_bytes(b"")
     words = ["data=clean,mnits,cluttered", "data.valid_size=40"]
-    code, said, errors = evaluate(rotated, damaged, tmp_path / "nowhere", whole, *words)
+    code, printed, errors = evaluate(rotated, damaged, tmp_path / "nowhere", whole, *words)
     assert code == 2
-    assert [text.split(" on ")[1] for text in said["test error"]] == ["clean", "cluttered"] * 2
-    assert [place.split("/evaluations")[0] for place in said["result"]] == [str(rotated)] * 2 + [
+    assert [text.split(" on ")[1] for text in printed["test error"]] == ["clean", "cluttered"] * 2
+    assert [place.split("/evaluations")[0] for place in printed["result"]] == [str(rotated)] * 2 + [
         str(whole)
     ] * 2
     wanted = [
@@ -127,7 +129,7 @@ def test_what_fails_is_a_line_each_and_the_others_are_done(runs, evaluate, tmp_p
     assert found(damaged) == {}
 
 
-def test_one_evaluation_alone_has_no_name_before_its_line(runs, evaluate):
+def test_the_line_of_a_single_evaluation_has_no_name(runs, evaluate):
     code, _, errors = evaluate(runs[0], "data=mnits")
     assert code == 2
     (line,) = errors
@@ -143,17 +145,17 @@ def test_one_evaluation_alone_has_no_name_before_its_line(runs, evaluate):
         (["--missing"], "the following arguments are required: RUN"),
     ],
 )
-def test_what_is_no_run_is_one_line(evaluate, tmp_path, words, says):
+def test_a_folder_without_a_run_is_one_line(evaluate, tmp_path, words, says):
     (tmp_path / "empty").mkdir()
-    code, said, errors = evaluate(*words)
-    assert (code, said["test error"]) == (2, ())
+    code, printed, errors = evaluate(*words)
+    assert (code, printed["test error"]) == (2, ())
     (line,) = errors
     assert line.startswith("error: ")
     assert says in line
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 
-def test_a_run_of_an_earlier_version_is_told_by_what_its_config_lacks(runs, evaluate):
+def test_a_run_of_an_earlier_version_is_refused(runs, evaluate):
     file = runs[0] / "config.yaml"
     config = yaml.safe_load(file.read_text())
     del config["attention"]
@@ -161,4 +163,4 @@ def test_a_run_of_an_earlier_version_is_told_by_what_its_config_lacks(runs, eval
     code, _, errors = evaluate(runs[0])
     assert code == 2
     (line,) = errors
-    assert line.endswith("config.yaml says nothing of attention: an earlier version trained this run")
+    assert line.endswith("config.yaml has no group attention: an earlier version trained this run")

@@ -1,4 +1,4 @@
-"""Networks scaled to a number of parameters: every cell of the big table is of one size."""
+"""Networks scaled to a number of parameters."""
 
 import itertools
 
@@ -9,9 +9,9 @@ import yaml
 from stn_experiments.common.errors import UserError
 from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.runs.experiment import build_experiment, build_model
-from stn_experiments.runs.model_size import scaled_to
-from stn_experiments.runs.train import train_run
-from stn_experiments.storage.run_folder import RunFolder, run_name
+from stn_experiments.runs.model_size import scale_to
+from stn_experiments.runs.train import train
+from stn_experiments.storage.run_folder import RunFolder
 from tests.conftest import ROOT
 
 TABLE = yaml.safe_load((ROOT / "configs" / "sweep" / "table1.yaml").read_text())
@@ -30,7 +30,7 @@ def size(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_the_table_is_a_hundred_and_twenty_runs():
+def test_the_papers_table_is_120_runs():
     assert {name: len(values) for name, values in LISTS.items()} == {
         "seed": 3,
         "data": 5,
@@ -41,7 +41,7 @@ def test_the_table_is_a_hundred_and_twenty_runs():
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_every_cell_of_the_table_is_of_one_size(compose, cell):
+def test_every_network_of_the_papers_table_has_one_size(compose, cell):
     data, backbone, stn = cell
     config = compose("sweep=table1", f"data={data}", f"backbone={backbone}", f"stn={stn}")
     assert config["backbone"]["parameters"] == TARGET
@@ -52,7 +52,7 @@ def test_every_cell_of_the_table_is_of_one_size(compose, cell):
 
 @pytest.mark.parametrize(("backbone", "setting", "layers"), WIDTHS, ids=[name for name, *_ in WIDTHS])
 @pytest.mark.parametrize("target", [30_000, 120_000])
-def test_it_starts_as_one_whose_widths_are_written_out(compose, backbone, setting, layers, target):
+def test_a_scaled_network_is_the_one_with_its_widths_written_out(compose, backbone, setting, layers, target):
     scaled = build_experiment(compose(f"backbone={backbone}", f"backbone.parameters={target}")).model
     assert abs(size(scaled) - target) <= 0.05 * target
     widths = [len(scaled.backbone.stages.get_submodule(layer).weight) for layer in layers]
@@ -62,8 +62,8 @@ def test_it_starts_as_one_whose_widths_are_written_out(compose, backbone, settin
     assert all(same[name].equal(value) for name, value in scaled.state_dict().items())
 
 
-@pytest.mark.parametrize("more", [(), ("backbone.parameters=30000",)], ids=["as it is", "scaled"])
-def test_the_seed_alone_decides_the_start_whatever_was_drawn_before(compose, more):
+@pytest.mark.parametrize("more", [(), ("backbone.parameters=30000",)], ids=["unscaled", "scaled"])
+def test_only_the_seed_decides_the_initial_weights(compose, more):
     def start(seed, noise):
         torch.manual_seed(noise)
         before = torch.get_rng_state()
@@ -83,7 +83,7 @@ def test_the_widths_keep_their_ratio(compose):
 
 
 @pytest.mark.parametrize("backbone", ["compact", "cnn", "fcn"])
-def test_a_network_of_any_size_is_the_nearest_there_is(compose, backbone):
+def test_scaling_to_its_own_size_changes_nothing(compose, backbone):
     config = compose(f"backbone={backbone}", "stn=none")
     data = build_experiment(config).data
 
@@ -92,7 +92,7 @@ def test_a_network_of_any_size_is_the_nearest_there_is(compose, backbone):
 
     (setting,) = (name for kind, name, _ in WIDTHS if kind == backbone)
     own = size(build_experiment(config).model)
-    assert scaled_to(own, config["backbone"], setting, count)[setting] == config["backbone"][setting]
+    assert scale_to(own, config["backbone"], setting, count)[setting] == config["backbone"][setting]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_network_of_any_size_is_the_nearest_there_is(compose, backbone):
         ("backbone.parameters=0", "backbone.parameters must be an integer at least 1 or null, got 0"),
         ("backbone.parameters=many", "backbone.parameters must be an integer at least 1 or null, got 'many'"),
         ("backbone.parameters=400000.5", "backbone.parameters must be an integer"),
-        # what else is wrong is said as it is without a number of parameters
+        # other mistakes are reported as without a number of parameters
         ("backbone=fcn backbone.parameters=9000 backbone.widths=[0,8]", "backbone.widths must be a list"),
         (
             "backbone=cnn backbone.parameters=400000 stn.output_size=10",
@@ -123,7 +123,7 @@ def test_a_network_of_any_size_is_the_nearest_there_is(compose, backbone):
         ("backbone=fcn backbone.parameters=9000 stn.at=layer9", "stn.at must name places among input"),
     ],
 )
-def test_a_size_that_cannot_be_had_is_one_clear_line(compose, line, words):
+def test_a_size_that_is_not_possible_is_one_clear_line(compose, line, words):
     with pytest.raises(UserError) as raised:
         build_experiment(compose(*line.split()))
     message = str(raised.value)
@@ -131,7 +131,7 @@ def test_a_size_that_cannot_be_had_is_one_clear_line(compose, line, words):
     assert "\n" not in message
 
 
-def test_the_command_says_it_in_one_line_too(command, tmp_path):
+def test_the_command_reports_it_in_one_line(command, tmp_path):
     code, out, err = command("train.py", "backbone.parameters=1")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: backbone.parameters must be a number that the network comes within 5 % of")
@@ -139,12 +139,12 @@ def test_the_command_says_it_in_one_line_too(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_such_a_run_is_rebuilt_from_its_folder(compose, few_digits, tmp_path):
+def test_a_scaled_run_is_rebuilt_from_its_folder(compose, few_digits, tmp_path):
     few = [word for word in few_digits if not word.startswith("backbone.width")]
     root = f"run.root={tmp_path}"
     config = compose(*few, "backbone.parameters=20000", "trainer=quick", "trainer.device=cpu", root)
-    result = train_run(config)
+    result = train(config)
     assert abs(result["parameters"] - 20_000) <= 1000
-    again, _ = evaluate_run(RunFolder(tmp_path / run_name(config)), device_name="cpu")
+    again, _ = evaluate_run(RunFolder.of(config), device_name="cpu")
     assert again["test_error"] == result["test_error"]
     assert again["test_loss"] == pytest.approx(result["test_loss"])

@@ -9,9 +9,10 @@ from stn_experiments.data import datasets
 from stn_experiments.runs import train as module
 from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.runs.experiment import build_experiment, find_device
-from stn_experiments.runs.train import summary, train_run
+from stn_experiments.runs.train import TrainingRun, summary, train
 from stn_experiments.storage import checkpoints
-from stn_experiments.storage.run_folder import RunFolder, environment, run_name
+from stn_experiments.storage.environment import environment
+from stn_experiments.storage.run_folder import RunFolder, run_name
 
 TIMES = ("train_seconds", "images_per_second")
 FIXED_FIELDS = (
@@ -30,18 +31,14 @@ def config(compose, few_digits, tmp_path):
     return make
 
 
-def run_of(settings):
-    return RunFolder(module.Path(settings["run"]["root"]) / run_name(settings))
-
-
-def timeless(result):
+def without_times(result):
     return {key: value for key, value in result.items() if key not in TIMES}
 
 
-def test_a_run_leaves_all_that_a_person_could_want(config):
+def test_the_folder_of_a_finished_run(config):
     settings = config("data=rotated", "seed=3")
-    result = train_run(settings)
-    run = run_of(settings)
+    result = train(settings)
+    run = RunFolder.of(settings)
     assert run.folder.name.startswith("rotated-compact-affine-seed3-")
     assert set(FIXED_FIELDS.split()) <= set(result)
     assert all(not isinstance(value, dict) for value in result.values())
@@ -73,54 +70,54 @@ def test_a_run_that_answers_questions(config, blind):
     settings = config(
         "experiment=coattention", "trainer.epochs=1", "attention.width=8", f"attention.blind={blind}"
     )
-    result = train_run(settings)
+    result = train(settings)
     assert result["attention"] == "coattention"
     assert {"ink_inside", "hit_rate"} <= set(result)
-    assert evaluate_run(run_of(settings))[0]["test_error"] == pytest.approx(result["test_error"])
+    assert evaluate_run(RunFolder.of(settings))[0]["test_error"] == pytest.approx(result["test_error"])
     with pytest.raises(UserError, match="reads questions of 30 words, got data with those of no"):
-        evaluate_run(run_of(settings), config("data=rotated", "data.distortion.canvas=60")["data"])
+        evaluate_run(RunFolder.of(settings), config("data=rotated", "data.distortion.canvas=60")["data"])
 
 
 def test_the_same_config_is_the_same_result(config):
-    first, second = (train_run(config(root=root)) for root in ("one", "other"))
-    assert timeless(first) == timeless(second)
+    first, second = (train(config(root=root)) for root in ("one", "other"))
+    assert without_times(first) == without_times(second)
 
 
 def test_a_finished_run_is_not_trained_again_unless_forced(config, monkeypatch, capsys):
     settings = config()
-    result = train_run(settings)
-    before = run_of(settings).last.stat().st_mtime_ns
-    assert train_run(settings) == result
-    assert run_of(settings).last.stat().st_mtime_ns == before
+    result = train(settings)
+    before = RunFolder.of(settings).last.stat().st_mtime_ns
+    assert train(settings) == result
+    assert RunFolder.of(settings).last.stat().st_mtime_ns == before
     assert "is finished already" in capsys.readouterr().out
-    again = train_run(config("run.force=true"))
-    assert timeless(again) == timeless(result)
-    assert run_of(settings).last.stat().st_mtime_ns != before
+    again = train(config("run.force=true"))
+    assert without_times(again) == without_times(result)
+    assert RunFolder.of(settings).last.stat().st_mtime_ns != before
 
 
-def test_an_interrupted_run_goes_on_to_the_same_result(config, monkeypatch, capsys):
-    whole = train_run(config("trainer.epochs=3", root="whole"))
+def test_an_interrupted_run_resumes_to_the_same_result(config, monkeypatch, capsys):
+    whole = train(config("trainer.epochs=3", root="whole"))
     settings = config("trainer.epochs=3")
-    draw = module.record_panel
+    draw = TrainingRun._record_panel
 
-    def interrupted(model, digits, run, board, step, caption):
+    def interrupted(run, step, caption):
         if step == 2:
             raise KeyboardInterrupt
-        draw(model, digits, run, board, step, caption)
+        draw(run, step, caption)
 
-    monkeypatch.setattr(module, "record_panel", interrupted)
+    monkeypatch.setattr(TrainingRun, "_record_panel", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_run(settings)
-    monkeypatch.setattr(module, "record_panel", draw)
+        train(settings)
+    monkeypatch.setattr(TrainingRun, "_record_panel", draw)
     capsys.readouterr()
-    result = train_run(settings)
-    assert "goes on after step 6 (in epoch 2)" in capsys.readouterr().out
-    assert timeless(result) == timeless(whole)
+    result = train(settings)
+    assert "resumes after step 6 (in epoch 2)" in capsys.readouterr().out
+    assert without_times(result) == without_times(whole)
     ends = [
-        checkpoints.load(run_of({**settings, "run": {"root": root}}).last)
+        checkpoints.load(RunFolder.of({**settings, "run": {"root": root}}).last)
         for root in (settings["run"]["root"], config(root="whole")["run"]["root"])
     ]
-    one, other = (end["training"]["model"] for end in ends)
+    one, other = (end["trainer"]["model"] for end in ends)
     assert all(one[name].equal(other[name]) for name in one)
 
 
@@ -135,11 +132,11 @@ def test_the_best_epoch_is_chosen_on_validation_and_tested_once(config, monkeypa
 
     monkeypatch.setattr(module, "evaluate", scripted)
     settings = config("trainer.epochs=3")
-    result = train_run(settings)
+    result = train(settings)
     assert (result["best_epoch"], result["val_error"], len(seen)) == (2, 10.0, 4)
     assert all(batch.images.equal(seen[0].images) for batch in seen[:3])
     assert not seen[3].images.equal(seen[0].images)
-    run = run_of(settings)
+    run = RunFolder.of(settings)
     assert checkpoints.load(run.best)["epoch"] == 2
     again, _ = evaluate_run(run, device_name="cpu")
     assert again["test_error"] == result["test_error"]
@@ -151,7 +148,7 @@ def test_every_model_is_tested_on_the_very_same_images(config, monkeypatch):
     evaluate = module.evaluate
     monkeypatch.setattr(module, "evaluate", lambda model, batch: seen.append(batch) or evaluate(model, batch))
     for overrides in (("stn=none",), ("stn=affine", "seed=1")):
-        train_run(config("data=cluttered", *overrides))
+        train(config("data=cluttered", *overrides))
     one, other = seen[2::3]  # after validation in two epochs
     assert one.images.equal(other.images)
     assert one.pose.box.equal(other.pose.box)
@@ -159,8 +156,8 @@ def test_every_model_is_tested_on_the_very_same_images(config, monkeypatch):
 
 def test_a_run_is_evaluated_on_other_data(config):
     settings = config("data=rotated", "stn=none")
-    train_run(settings)
-    run = run_of(settings)
+    train(settings)
+    run = RunFolder.of(settings)
     upright, upright_folder = evaluate_run(run, config("data=clean")["data"])
     own, own_folder = evaluate_run(run)
     assert (upright["data"], own["data"]) == ("clean", "rotated")
@@ -176,45 +173,45 @@ def test_a_run_is_evaluated_on_other_data(config):
 def test_a_failed_run_leaves_no_result(config):
     settings = config("optimizer=sgd", "optimizer.lr=1e30", "scheduler=constant")
     with pytest.raises(TrainingFailed, match=r"the (loss|gradient) of step \d+ is not finite"):
-        train_run(settings)
-    assert run_of(settings).result() is None
+        train(settings)
+    assert RunFolder.of(settings).result() is None
 
 
 @pytest.mark.parametrize(
     "change",
     [["seed=1"], ["data.online=false"], ["optimizer.lr=0.1"], ["stn.padding=border"], ["trainer.epochs=9"]],
 )
-def test_what_can_change_the_result_is_another_run(config, change):
+def test_a_setting_that_can_change_the_result_makes_another_run(config, change):
     assert run_name(config(*change)) != run_name(config())
 
 
-def test_what_cannot_change_the_result_is_the_same_run(config):
+def test_a_setting_that_cannot_change_the_result_does_not(config):
     same = config("run.force=true", "data.root=/nowhere", "trainer.device=auto", root="off_target")
     assert run_name(same) == run_name(config())
 
 
-def test_a_mistake_leaves_no_folder_and_fetches_nothing(config, tmp_path, monkeypatch):
+def test_a_mistake_creates_no_folder_and_fetches_no_data(config, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_mnist", lambda root: pytest.fail("fetched"))
     with pytest.raises(UserError, match="output_size must be at most 4 times"):
-        train_run(config("stn.output_size=500"))
+        train(config("stn.output_size=500"))
     with pytest.raises(UserError, match="batch_size must be at most the 120 training images"):
-        train_run(config("trainer.batch_size=500"))
+        train(config("trainer.batch_size=500"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_config_must_be_whole(config):
+def test_a_config_must_be_complete(config):
     settings = config()
     del settings["optimizer"]
     with pytest.raises(UserError, match="optimizer is missing from the config"):
         build_experiment(settings)
 
 
-def test_the_localisation_networks_learning_rate_has_its_factor(config):
+def test_the_learning_rate_of_the_localisation_network_has_a_factor(config):
     experiment = build_experiment(config("trainer.localisation_lr=0.5", "optimizer.lr=0.01"))
     assert [group["lr"] for group in experiment.optimizer.param_groups] == [0.01, 0.005]
 
 
-def test_the_seed_alone_decides_the_start(config):
+def test_only_the_seed_decides_the_initial_weights(config):
     torch.manual_seed(7)
     before = torch.get_rng_state()
     one, same, other = (build_experiment(config(f"seed={seed}")).model.state_dict() for seed in (1, 1, 2))
@@ -235,7 +232,7 @@ def test_devices(monkeypatch):
     assert find_device("cpu").type == "cpu"
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no run"):
         RunFolder(tmp_path).config()
     (tmp_path / "config.yaml").write_text("[]")
@@ -246,7 +243,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_a_root_that_cannot_be_written_is_refused(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run\.root must be a folder that can be written to"):
-        train_run(config(root="file"))
+        train(config(root="file"))
 
 
 def test_the_commit_is_unknown_outside_a_checkout(monkeypatch):

@@ -1,0 +1,190 @@
+"""Disks that are full, broken, read-only or occupied: one clear line, and nothing is half-written."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from stn_experiments.runs import train as train_module
+from stn_experiments.runs.evaluate import evaluate_run
+from stn_experiments.storage import checkpoints, run_folder
+from stn_experiments.storage.run_folder import RunFolder
+from tests.conftest import ROOT
+from tests.runs.harness import (
+    FULL,
+    SmallFiles,
+    assert_complete,
+    assert_one_line,
+    files,
+    inject,
+    npz_settings,
+    outcome,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "code"),
+    [
+        ("config.yaml", 1, 2),
+        ("environment.json", 1, 2),
+        ("panel-0002.png", 1, 4),
+        ("history.jsonl", 2, 4),
+        ("best.pt", 1, 4),
+        ("last.pt", 1, 4),
+        ("last.pt", 2, 4),
+        ("training.gif", 1, 4),
+        ("result.json", 1, 4),
+    ],
+)
+def test_a_full_disk_is_one_line_and_with_room_the_same_command_resumes(
+    train, whole, monkeypatch, name, count, code
+):
+    with monkeypatch.context() as patched:
+        # The environment's few bytes would fit into the limit of the other files.
+        inject(patched, name, SmallFiles(5 if name == "environment.json" else 100), count)
+        got, _, err = train()
+    assert got == code
+    assert_one_line(err, str(train.run.folder if code == 4 else "run.root"), FULL)
+    assert_complete(train.run)
+    assert train.run.result() is None
+    assert train()[::2] == (0, "")
+    assert outcome(train.run) == whole
+
+
+@pytest.mark.parametrize(("name", "number"), [("last.pt", errno.ENOSPC), ("history.jsonl", errno.EIO)])
+def test_a_disk_that_fails_only_at_fsync_is_no_different(train, whole, monkeypatch, name, number):
+    """Network file systems accept all writes and fail at fsync."""
+
+    class FailingSync:
+        def __enter__(self):
+            self.fsync = os.fsync
+            os.fsync = self.fail
+
+        def __exit__(self, *_):
+            os.fsync = self.fsync
+
+        def fail(self, descriptor):
+            raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        inject(patched, name, FailingSync(), 2)
+        code, _, err = train()
+    assert code == 4
+    assert_one_line(err, os.strerror(number), "the same command resumes from it")
+    assert_complete(train.run)
+    assert train()[0] == 0
+    assert outcome(train.run) == whole
+
+
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_process_on_a_full_disk_prints_two_lines_and_no_traceback(train, tmp_path):
+    """TensorBoard's file is the first that is too long, the last checkpoint the second."""
+    settings = npz_settings(tmp_path / "digits.npz")
+    script = [sys.executable, "-c", LIMITED, "130000", str(ROOT / "scripts" / "train.py")]
+    command = [*script, *settings, f"run.root={tmp_path / 'outputs'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
+    assert done.returncode == 4
+    warning, error = done.stderr.splitlines()
+    assert warning == f"warning: TensorBoard cannot be written ({FULL}); the run goes on without it"
+    assert error.startswith("error: training stopped: ")
+    assert FULL in error
+    (folder,) = (path for path in (tmp_path / "outputs").iterdir() if path.name.startswith("npz"))
+    assert_complete(RunFolder(folder))
+    for root in ("outputs", "whole"):
+        assert train(root=root, small=settings)[0] == 0
+    one, other = (outcome(RunFolder(tmp_path / root / folder.name)) for root in ("outputs", "whole"))
+    assert {**one, "panels": None} == {**other, "panels": None}  # the process has drawn larger ones
+
+
+@pytest.mark.parametrize("name", ["", "panels", "checkpoints", "config.yaml", "checkpoints/last.pt", "lock"])
+def test_a_file_or_folder_in_the_way_is_one_line_and_is_left_there(train, name):
+    path = train.run.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix:
+        path.mkdir()
+        (path / "mine").write_text("mine")
+    else:
+        path.write_text("mine") if name != "lock" else path.mkdir()
+    before = files(train.run.folder.parent)
+    code, out, err = train()
+    assert (code, out) == (2, "")
+    assert_one_line(err, str(path))
+    after = files(train.run.folder.parent)
+    assert {path: after.get(path) for path in before} == before
+    assert not [path for path in after if path.name.endswith(".tmp")]
+
+
+def test_a_read_only_file_system_is_one_line(train, monkeypatch, tmp_path):
+    """Tests may run as root, whom no mode stops."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    code, out, err = train()
+    assert (code, out) == (2, "")
+    assert_one_line(err, "run.root must be a folder that can be written to", "Read-only file system")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_closed_pipe_is_reported_as_such(train, whole, monkeypatch):
+    """As in ``train.py | head -n 1``."""
+
+    def closed(metrics, epochs):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_module, "epoch_line", closed)
+        code, _, err = train()
+    assert code == 4
+    assert_one_line(err, "its output cannot be written to ([Errno 32] Broken pipe)")
+    assert train()[0] == 0
+    assert outcome(train.run) == whole
+
+
+def test_a_forced_run_that_is_stopped_while_it_clears_is_not_finished(train, finished, whole, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_folder.shutil, "rmtree", stop)
+        assert train("run.force=true")[0] == 130
+    assert finished.result() is None
+    assert train("run.force=true")[0] == 0
+    assert outcome(finished) == whole
+
+
+@pytest.mark.parametrize("trouble", ["full", "in the way", "not a best", "of another network"])
+def test_an_evaluation_that_fails_is_one_line_and_leaves_nothing_half_written(train, finished, trouble):
+    state = checkpoints.load(finished.best)
+    if trouble == "in the way":
+        (finished.folder / "evaluations").write_text("mine")
+    elif trouble == "not a best":
+        shutil.copy(finished.last, finished.best)
+    elif trouble == "of another network":
+        state["model"].pop("backbone.head.bias")
+        checkpoints.save(state, finished.best)
+    before = files(finished.folder)
+
+    def evaluate(config):
+        with SmallFiles() if trouble == "full" else nullcontext():
+            return evaluate_run(finished, device_name="cpu")
+
+    code, out, err = train(does=evaluate)
+    assert (code, out) == (2, "")
+    on_disk = trouble in ("full", "in the way")
+    assert_one_line(err, str(finished.folder / "evaluations" if on_disk else finished.best))
+    assert files(finished.folder) == before

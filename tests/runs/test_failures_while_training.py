@@ -1,0 +1,403 @@
+"""Trouble while a run trains: it ends in one clear line or is overcome, and the run resumes."""
+
+import errno
+import logging
+import os
+import random
+import resource
+import shutil
+import sys
+import time
+from hashlib import md5
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import record_writer
+
+from stn_experiments.data import datasets, idx, mnist
+from stn_experiments.runs import train as train_module
+from stn_experiments.runs.train import TrainingRun
+from stn_experiments.storage import checkpoints
+from stn_experiments.tracking import tensorboard
+from stn_experiments.training.loop import Trainer
+from tests.runs.harness import (
+    STEPS,
+    SmallFiles,
+    assert_complete,
+    assert_one_line,
+    inject,
+    interrupt_after,
+    outcome,
+)
+
+# TensorBoard
+
+
+def refuse(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("method", ["__init__", "add_scalar", "close", "the thread"])
+def test_trouble_with_tensorboard_is_one_warning(train, whole, monkeypatch, caplog, method):
+    with monkeypatch.context() as patched:
+        if method == "the thread":
+            write, count = record_writer.RecordWriter.write, []
+
+            def fail_later(writer, data):
+                count.append(data)
+                return refuse() if len(count) > 5 else write(writer, data)
+
+            patched.setattr(record_writer.RecordWriter, "write", fail_later)
+        else:
+            patched.setattr(tensorboard.SummaryWriter, method, refuse)
+        code, _, err = train()
+    assert (code, err) == (0, "")
+    (record,) = caplog.records
+    assert record.message == (
+        "warning: TensorBoard cannot be written ([Errno 28] No space left on device); "
+        "the run goes on without it"
+    )
+    assert outcome(train.run) == whole
+
+
+def read_events(folder):
+    return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Event files are read in the order of their names, which begin with the second of their creation."""
+    now = time.time
+    return lambda seconds: monkeypatch.setattr(time, "time", lambda: now() + seconds)
+
+
+@pytest.mark.parametrize("cut", [1, 3000])
+def test_an_event_file_cut_short_shows_no_step_twice_and_everything_after_it(train, interrupted, later, cut):
+    (events,) = interrupted.folder.glob("events.*")
+    events.write_bytes(events.read_bytes()[:-cut])
+    later(10)
+    assert train()[0] == 0
+    seen = read_events(interrupted.folder)
+    for tag in ("loss/train", "error/val", "transformer/theta_spread"):
+        assert [event.step for event in seen.Scalars(tag)] in ([1, 2], [2])
+    panels = [event.step for event in seen.Images("panel")]
+    assert panels == sorted(set(panels))
+    assert panels[-2:] == [2, 3]
+    assert len(seen.Scalars("final/test_error")) == 1
+
+
+def test_tensorboard_shows_no_step_twice_however_often_a_run_starts_or_ends(train, whole, monkeypatch, later):
+    for seconds in (0, 10):
+        later(seconds)
+        with monkeypatch.context() as patched:
+            inject(patched, "last.pt", SmallFiles())  # so there is nothing to resume from
+            assert train()[0] == 4
+    later(20)
+    assert train()[0] == 0
+    train.run.result_file.unlink()
+    later(30)
+    assert train()[0] == 0
+    seen = read_events(train.run.folder)
+    assert [event.step for event in seen.Images("panel")] == [0, 1, 2, 3]
+    assert [event.step for event in seen.Scalars("error/val")] == [1, 2]
+    (final,) = seen.Scalars("final/test_error")
+    assert final.value == pytest.approx(whole["result"]["test_error"])
+
+
+# The machine
+
+
+def record_saves(monkeypatch):
+    """The steps at which checkpoints are saved."""
+    save, saved = TrainingRun._save, []
+    monkeypatch.setattr(TrainingRun, "_save", lambda run: saved.append(run.trainer.step) or save(run))
+    return saved
+
+
+def test_a_clock_that_jumps_changes_nothing(train, whole, monkeypatch):
+    now, jumps, saved = time.time, random.Random(0), record_saves(monkeypatch)
+    monkeypatch.setattr(time, "time", lambda: now() + jumps.uniform(-36_000, 36_000))
+    code, _, err = train("run.checkpoint_seconds=1e-9")
+    assert (code, err) == (0, "")
+    assert sorted(set(saved)) == list(range(1, 2 * STEPS + 1))
+    assert 0 < train.run.result()["train_seconds"] < 60
+    assert outcome(train.run) == whole
+
+
+def test_the_cache_may_be_deleted_while_a_run_trains(train, whole, digits, monkeypatch, tmp_path):
+    """The digits are those of ``few_digits``, here in four files with their own MD5 sums."""
+    arrays = [
+        np.tile(part.numpy(), (times,) + (1,) * (part.dim() - 1))
+        for part, times in zip(digits * 2, (4, 4, 1, 1), strict=True)
+    ]
+    contents = [idx.encode(array.astype(np.uint8)) for array in arrays]
+    table = [
+        idx.IdxFile(file.name, md5(content).hexdigest(), array.shape)
+        for file, content, array in zip(idx.FILES, contents, arrays, strict=True)
+    ]
+    cache = tmp_path / "xdg" / "stn-experiments" / "mnist"
+    cache.mkdir(parents=True)
+    for file, content in zip(table, contents, strict=True):
+        (cache / file.name).write_bytes(content)
+    monkeypatch.setattr(mnist, "FILES", tuple(table))
+    monkeypatch.setattr(mnist, "SOURCES", {})
+    monkeypatch.setattr(datasets, "load_mnist", mnist.load_mnist)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("STN_DATA_DIR", raising=False)
+    evaluate = train_module.evaluate
+
+    def delete_and_evaluate(model, batch):
+        shutil.rmtree(tmp_path / "xdg", ignore_errors=True)
+        return evaluate(model, batch)
+
+    monkeypatch.setattr(train_module, "evaluate", delete_and_evaluate)
+    assert train()[::2] == (0, "")
+    assert not cache.exists()
+    assert outcome(train.run) == whole
+
+
+def before_each_step(monkeypatch, act):
+    """Call ``act(trainer, batch)`` before each training step."""
+    train_step = Trainer.train_step
+
+    def step(trainer, batch):
+        act(trainer, batch)
+        return train_step(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has a total"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("could not create a primitive"),  # oneDNN, found with resnet18 under a limit
+        MemoryError(),
+    ],
+    ids=["cpu", "cuda", "cublas", "onednn", "python"],
+)
+def test_too_little_memory_is_one_line_that_names_the_batch_size(train, whole, monkeypatch, error):
+    def fail(trainer, batch):
+        if trainer.step == 5:
+            raise error
+
+    with monkeypatch.context() as patched:
+        before_each_step(patched, fail)
+        code, _, err = train()
+    assert code == 4
+    assert_one_line(err, "too little memory for trainer.batch_size=30;")
+    assert_complete(train.run)
+    if isinstance(error, MemoryError):
+        assert "resumes after step 4 (in epoch 2)" in train()[1]
+        assert outcome(train.run) == whole
+
+
+def test_a_step_that_cannot_be_captured_is_one_line(train, monkeypatch):
+    def fail(trainer, batch):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nSearch for it")
+
+    before_each_step(monkeypatch, fail)
+    code, _, err = train()
+    assert code == 2
+    assert_one_line(err, "trainer.cuda_graph must be false for this network, which waits for the device")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits and reports the size of a process")
+def test_a_system_without_memory_is_one_line(train, monkeypatch):
+    """120 images of 256×256 pixels, for which this process may not grow."""
+    run_epoch, before = Trainer.run_epoch, resource.getrlimit(resource.RLIMIT_AS)
+
+    def limited(*arguments, **named):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + 2**24
+        resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+        try:
+            return run_epoch(*arguments, **named)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+    monkeypatch.setattr(Trainer, "run_epoch", limited)
+    code, _, err = train("data.distortion.canvas=256", "trainer.batch_size=120")
+    assert code == 4
+    assert_one_line(err, "too little memory for trainer.batch_size=120;")
+
+
+# Steps that are not finite
+
+
+def change_trainer(monkeypatch, change):
+    """Change each new trainer before it is used."""
+    make_trainer = train_module.make_trainer
+
+    def make(*arguments):
+        trainer = make_trainer(*arguments)
+        change(trainer)
+        return trainer
+
+    monkeypatch.setattr(train_module, "make_trainer", make)
+
+
+def spoil(monkeypatch, kind, step):
+    """Make the images or the gradient of a step not finite."""
+    if kind == "loss":
+
+        def spoil_image(trainer, batch):
+            if trainer.step == step - 1:
+                batch.images[3, 0, 14, 14] = float("nan")
+
+        before_each_step(monkeypatch, spoil_image)
+    else:
+
+        def spoil_gradient(trainer):
+            def spoiled(gradient):
+                return gradient * float("inf") if trainer.step == step - 1 else gradient
+
+            next(trainer.model.parameters()).register_hook(spoiled)
+
+        change_trainer(monkeypatch, spoil_gradient)
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "every", "saved"),
+    [
+        ("loss", 6, 1, 5),
+        ("gradient", 6, 1, 5),
+        ("gradient", 6, "null", 4),
+        ("loss", 1, 1, None),
+        ("gradient", 8, 3, 6),
+    ],
+)
+def test_a_step_that_is_not_finite_is_named_and_never_saved(
+    train, whole, monkeypatch, kind, step, every, saved
+):
+    with monkeypatch.context() as patched:
+        spoil(patched, kind, step)
+        code, _, err = train(f"run.checkpoint_steps={every}")
+    assert code == 4
+    assert_one_line(err, f"the {kind} of step {step} is not finite", f"run.replay={step} shows its batch")
+    assert_complete(train.run)
+    for path in (train.run.last, train.run.previous):
+        assert path.exists() or saved in (None, 4)
+        if path.exists():
+            weights = checkpoints.load(path)["trainer"]["model"].values()
+            assert all(value.isfinite().all() for value in weights)
+    if saved is None:
+        assert not train.run.last.exists()
+    else:
+        assert checkpoints.load(train.run.last)["trainer"]["step"] == saved
+    if kind == "gradient":
+        assert train()[0] == 0
+        assert outcome(train.run) == whole
+
+
+def test_weights_that_the_last_update_made_infinite_give_no_result(train, monkeypatch):
+    """The loss and the gradient of the last step itself are finite."""
+    train_step = Trainer.train_step
+
+    def overflow(trainer, batch):
+        metrics = train_step(trainer, batch)
+        if trainer.step == 2 * STEPS - 1:
+            with torch.no_grad():
+                next(trainer.model.parameters()).fill_(float("inf"))
+        return metrics
+
+    monkeypatch.setattr(Trainer, "train_step", overflow)
+    code, _, err = train()
+    assert code == 4
+    assert_one_line(err, "the validation loss after epoch 2 is not finite")
+    assert_complete(train.run)
+    assert train.run.result() is None
+
+
+# Transformers that collapse
+
+
+def shift_out(trainer):
+    with torch.no_grad():
+        trainer.model.transformers["input"][0].localisation.theta.bias[2] = 1.3
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "settings", "every", "warning", "remedy"),
+    [
+        ("outside", [], 1, "epoch 1: most of the sampling grid is outside", "trainer.localisation_clip=1"),
+        ("outside", [], "null", "epoch 1: most of the sampling grid is outside", "a new start"),
+        ("still", ["trainer.localisation_lr=0"], 1, "epoch 1: theta is the same", "stn.localisation"),
+        ("no gradient", ["stn.interpolation=nearest"], 1, "step 1: the localisation network has no", "stn."),
+    ],
+)
+def test_a_collapse_is_one_warning_in_the_whole_run_and_in_its_result(
+    train, monkeypatch, caplog, diagnosis, settings, every, warning, remedy
+):
+    if diagnosis == "outside":
+        change_trainer(monkeypatch, shift_out)
+    settings = (*settings, "trainer.epochs=3", f"run.checkpoint_steps={every}")
+    for step in (1, 9) if every == 1 else (4,):
+        with monkeypatch.context() as patched:
+            interrupt_after(patched, step)
+            assert train(*settings)[0] == 130
+    code, out, _ = train(*settings)
+    assert code == 0
+    assert "resumes after step" in out
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.message.startswith(f"warning: {warning}")
+    assert remedy in record.message
+    assert train.run_of(*settings).result()["collapsed"] == diagnosis
+
+
+def test_a_sound_transformer_has_not_collapsed_and_no_transformer_has_no_diagnosis(train, whole, caplog):
+    assert whole["result"]["collapsed"] is None
+    assert train("stn=none")[0] == 0
+    assert "collapsed" not in train.run_of("stn=none").result()
+    assert caplog.records == []
+
+
+# Settings of runs
+
+
+def test_an_epoch_may_be_one_step(train, monkeypatch):
+    settings = ("trainer.images_per_epoch=30", "trainer.epochs=3", "run.checkpoint_steps=1")
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 2)
+        assert train(*settings)[0] == 130
+    for root in ("outputs", "whole"):
+        assert train(*settings, root=root)[::2] == (0, "")
+    assert outcome(train.run_of(*settings)) == outcome(train.run_of(*settings, root="whole"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        (("run.checkpoint_seconds=null",), [4, 8]),
+        (("run.checkpoint_seconds=null", "run.checkpoint_steps=100"), [4, 8]),
+        (("run.checkpoint_seconds=null", "run.checkpoint_steps=3"), [3, 4, 6, 8]),
+    ],
+)
+def test_a_checkpoint_is_saved_when_it_is_due_and_after_each_epoch(
+    train, whole, monkeypatch, settings, steps
+):
+    saved = record_saves(monkeypatch)
+    assert train(*settings)[0] == 0
+    assert saved == steps
+    assert outcome(train.run) == whole
+    assert [path.name for path in train.run.folder.parent.iterdir()] == [train.run.folder.name]
+
+
+def test_how_a_run_is_saved_does_not_change_its_folder(train):
+    settings = ("run.checkpoint_seconds=1", "run.checkpoint_steps=2", "run.force=true", "run.replay=3")
+    assert train.run_of(*settings).folder == train.run.folder
+    assert train.run_of("trainer.batch_size=10").folder != train.run.folder
+
+
+def test_deterministic_is_the_same_on_a_cpu_and_ends_with_its_run(train, whole):
+    assert train("trainer.deterministic=true")[::2] == (0, "")
+    assert torch.are_deterministic_algorithms_enabled()
+    assert outcome(train.run_of("trainer.deterministic=true")) == whole
+    assert train()[0] == 0
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert outcome(train.run) == whole
