@@ -1,11 +1,10 @@
-"""Kill short runs, at random moments and amid each of their writes, and see that they come to the same.
+"""Kill short runs at random moments and in the middle of each write, and check their results.
 
     python tests/runs/soak.py --kills 40 --seed 0
 
-A run is a child, forked from this process when torch is loaded, so that it takes about a second. It tells its
-parent through a pipe what it does. A fault is a signal at one of these events or at a random moment; then
-another child goes on in the same folder. What it all comes to must be, bit by bit, what a run comes to that
-nothing happens to. Linux only.
+A run is a child process, forked after torch is loaded, so it takes about a second. It reports its events
+through a pipe. A fault is a signal at one of these events or at a random moment; then another child resumes
+in the same folder. The final files must be equal, bit by bit, to those of a run without faults. Linux only.
 """
 
 import argparse
@@ -38,14 +37,14 @@ from stn_experiments.cli.command import plain
 from stn_experiments.cli.signals import Stopped
 from stn_experiments.data import datasets
 from stn_experiments.data.mnist import Digits, Mnist
-from stn_experiments.runs import train as train_run
-from stn_experiments.storage import checkpoints
-from stn_experiments.storage import run_folder as runs
-from stn_experiments.training import loop
+from stn_experiments.runs import train as train_module
+from stn_experiments.storage import checkpoints, environment
+from stn_experiments.storage.run_folder import RunFolder
+from stn_experiments.training.loop import Trainer
 
 ROOT = Path(__file__).parents[2]
-UNLIKE = ("seconds", "train_seconds", "images_per_second", "commit")  # it may change while tests run
-TOO_LONG = 300  # seconds, for what takes a few
+IGNORED = ("seconds", "train_seconds", "images_per_second", "commit")
+TOO_LONG = 300  # seconds, for runs that take a few
 STEPS = 2  # between two checkpoints
 SMALL = (
     "trainer=quick",
@@ -70,7 +69,7 @@ MUST = (
     "half panel-#.png",
     "step #",
 )
-"""Where every soak kills, however short; one of forty kills kills at each of the other events, too."""
+"""The events at which every soak kills; a longer one kills at the others, too."""
 
 
 class Fault(NamedTuple):
@@ -82,8 +81,8 @@ class Fault(NamedTuple):
     delay: float = 0.0
 
 
-class Life(NamedTuple):
-    """What a child did, and how it ended: with its exit code, or with less than 0, a signal."""
+class ChildRun(NamedTuple):
+    """The events of a child, and its exit code, or minus the number of the signal that killed it."""
 
     events: list[str]
     status: int
@@ -94,8 +93,8 @@ class Life(NamedTuple):
         return next((int(event.split()[1]) for event in self.events[::-1] if event.startswith(name)), None)
 
 
-class Harm(Exception):
-    """A run cannot go on, or loses more than it may, or comes to something else."""
+class SoakFailure(Exception):
+    """A run cannot resume, loses more steps than it may, or has another result."""
 
 
 def main():
@@ -107,26 +106,26 @@ def main():
     root = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
         soak(options.kills, random.Random(options.seed), root)
-    except Harm as harm:
-        sys.exit(f"error: {harm}; see {root}")
+    except SoakFailure as failure:
+        sys.exit(f"error: {failure}; see {root}")
     shutil.rmtree(root)
 
 
 def soak(kills, chance, root):
-    """Have ``kills`` kills, and some stops, happen to runs, and report each of them."""
+    """Inject this number of kills, and some stops, into runs, and report each of them."""
     began = time.monotonic()
     kill_a_script(root)
     # With this seed the second of the three epochs is the best, so that best.pt is written twice.
     config = make_config(f"run.root={root / 'outputs'}", "data.valid_size=40", "seed=6")
-    whole = live(config, root / "log")
-    require(whole.status == 0, f"the run that nothing happens to ends with {whole.status}")
+    whole = run_child(config, root / "log")
+    require(whole.status == 0, f"the run without faults ends with {whole.status}")
     folder = folder_of(config)
     wanted = outcome(folder)
     faults = plan(whole.events, kills - 1, chance)
     done, finished = [], 1
     while faults:
         shutil.rmtree(folder)
-        done += suffer(config, faults, whole, chance, root / "log")
+        done += inject_faults(config, faults, whole, chance, root / "log")
         require_same(outcome(folder), wanted)
         finished += 1
     signals = Counter(fault.signal.name for fault in done) + Counter(SIGKILL=1)
@@ -134,16 +133,16 @@ def soak(kills, chance, root):
     print(
         f"{', '.join(f'{count} {name}' for name, count in signals.items())}: 1 of a script, "
         f"{sum(not fault.kind for fault in done)} at random moments, the others at {len(kinds)} kinds of "
-        f"event. Each of the {finished} runs went on every time and came, bit by bit, to what one comes to "
-        f"that nothing happens to. {time.monotonic() - began:.0f} s"
+        f"event. Each of the {finished} runs resumed every time, and has the result of the run without "
+        f"faults, bit by bit. {time.monotonic() - began:.0f} s"
     )
 
 
 def plan(events, kills, chance):
-    """The faults that shall happen, without their moments, given the events of a whole run."""
+    """The faults to inject, without their moments, given the events of a whole run."""
     kinds = [kind for kind in dict.fromkeys(map(kind_of, events)) if not kind.startswith("from")]
     missing = [kind for kind in MUST if kind not in kinds]
-    require(not missing, f"no run does any more what was to be interrupted: {', '.join(missing)}")
+    require(not missing, f"no run has these events any more: {', '.join(missing)}")
     others = [kind for kind in kinds if kind not in MUST]
     chance.shuffle(others)
     anywhere = kills // 4
@@ -155,34 +154,34 @@ def plan(events, kills, chance):
     return faults
 
 
-def suffer(config, faults, whole, chance, log):
-    """Bring one run to its end through as many of the faults as fit in; these are taken out, and given."""
+def inject_faults(config, faults, whole, chance, log):
+    """Run to the end with as many of the faults as fit in; these are removed from the list and returned."""
     done = []
-    start = reached = floor = 0  # steps: where it went on, how far it came, where it must go on at least
+    start = reached = floor = 0  # steps: where it resumed, how far it came, where it has to resume at least
     while True:
         fault = next_fault(faults, whole, start, chance)
-        life = live(config, log, fault)
-        went_on = life.last("from")
+        child = run_child(config, log, fault)
+        resumed = child.last("from")
         if done:
-            ended = "is finished" if life.status == 0 else "ends again before it goes on"
-            print(ended if went_on is None else f"goes on from step {went_on}", flush=True)
-        if went_on is not None:
-            require(floor <= went_on <= reached, f"it should go on from a step from {floor} to {reached}")
-            start, reached, floor = went_on, life.last("step") or went_on, math.inf
-        if life.status == 0:
+            ended = "is finished" if child.status == 0 else "ends again before it resumes"
+            print(ended if resumed is None else f"resumes from step {resumed}", flush=True)
+        if resumed is not None:
+            require(floor <= resumed <= reached, f"it should resume from a step from {floor} to {reached}")
+            start, reached, floor = resumed, child.last("step") or resumed, math.inf
+        if child.status == 0:
             return done
-        require(fault and life.status in ends(fault), f"{fault} makes a child end with {life.status}")
+        require(fault and child.status in ends(fault), f"{fault} makes a child end with {child.status}")
         floor = min(floor, reached - (STEPS if fault.signal == signal.SIGKILL else 0))
         faults.remove(fault._replace(count=0, delay=0.0))
         done.append(fault)
         where = f"at {fault.kind}, number {fault.count}"
         if not fault.kind:
-            where = f"after {fault.delay:.2f} s and {life.events[-1]}"
+            where = f"after {fault.delay:.2f} s and {child.events[-1]}"
         print(f"{fault.signal.name:7} {where:40} step {reached:2}, ", end="", flush=True)
 
 
 def next_fault(faults, whole, start, chance):
-    """The next fault that may happen to a run that goes on from a step, with a moment for it."""
+    """The next fault that a run which resumes from a step can have, with a moment for it."""
     begin = whole.events.index("from 0") + 1
     skipped = whole.events.index(f"step {start}") + 1 if start else begin
     ahead = whole.events[:begin] + whole.events[skipped:]
@@ -192,64 +191,64 @@ def next_fault(faults, whole, start, chance):
         return None
     if fault.kind:
         last = kinds[fault.kind]
-        first = last if "best.pt" in fault.kind else 1  # what is written again would hide the harm
-        by = 1 if fault.signal == signal.SIGKILL else STEPS  # a stop is to come when not all is saved
+        first = last if "best.pt" in fault.kind else 1  # a later write would hide the damage
+        by = 1 if fault.signal == signal.SIGKILL else STEPS  # a stop has to come between two checkpoints
         return fault._replace(count=chance.randrange(first, last + 1, by))
     return fault._replace(delay=chance.uniform(0.1, 1) * whole.seconds * len(ahead) / len(whole.events))
 
 
 def ends(fault):
-    """How a child may end by a fault: a stop is a plain death only where there is nothing to be saved."""
+    """The exit codes that a fault may cause; a stop without anything to save may end the process at once."""
     if fault.signal == signal.SIGKILL:
         return {-fault.signal}
     return {128 + fault.signal} if fault.kind == "step #" else {128 + fault.signal, -fault.signal}
 
 
-def live(config, log, fault=None):
-    """Train in a child, which a fault may happen to, until it ends."""
+def run_child(config, log, fault=None):
+    """Train in a child process, with a fault or without, until it ends."""
     read, write = os.pipe()
     began = time.monotonic()
-    if not (child := os.fork()):
+    if not (pid := os.fork()):
         os.close(read)
         os._exit(train(config, log, fault, write))
     os.close(write)
     try:
-        told = listen(read, child, fault)
+        reported = listen(read, pid, fault)
     finally:
         os.close(read)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return Life(told.splitlines(), status, time.monotonic() - began)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return ChildRun(reported.splitlines(), status, time.monotonic() - began)
 
 
-def listen(read, child, fault):
-    """What a child tells until it ends; a fault at a random moment happens to it meanwhile."""
-    told = b""
+def listen(read, pid, fault):
+    """The events that a child reports until it ends; a fault at a random moment is injected meanwhile."""
+    reported = b""
     end, due = time.monotonic() + TOO_LONG, math.inf
     while True:
         patience = min(due, end) - time.monotonic()
         if patience > 0:
             if select.select([read], [], [], patience)[0]:
                 if not (chunk := os.read(read, 65536)):
-                    return told.decode()
-                if fault and not fault.kind and not told:
+                    return reported.decode()
+                if fault and not fault.kind and not reported:
                     due = time.monotonic() + fault.delay
-                told += chunk
+                reported += chunk
         elif due < end:
-            os.kill(child, fault.signal)
+            os.kill(pid, fault.signal)
             due = math.inf
         else:
-            os.kill(child, signal.SIGKILL)
-            raise Harm(f"a child hangs, of which was last heard {told.decode().splitlines()[-1:]}")
+            os.kill(pid, signal.SIGKILL)
+            raise SoakFailure(f"a child hangs, of which was last heard {reported.decode().splitlines()[-1:]}")
 
 
 def train(config, log, fault, pipe):
-    """What a child does; its exit code."""
+    """Train in a child; returns its exit code."""
     for number in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     try:
         use_few_digits()
-        tell_events(pipe, fault)
-        train_run.train_run(config)
+        report_events(pipe, fault)
+        train_module.train(config)
         return 0
     except Stopped as stopped:
         return stopped.exit_code
@@ -264,16 +263,16 @@ def train(config, log, fault, pipe):
 
 
 def use_few_digits():
-    """Have smooth blobs stand for MNIST; and ask git nothing, whose answer may change meanwhile."""
+    """Replace MNIST by smooth blobs, and do not ask git for the commit, which may change meanwhile."""
     images, labels = blobs(200)
     train, test = (Digits(images[part], labels[part]) for part in (slice(160), slice(160, 200)))
     datasets.load_mnist = lambda root: Mnist(train, test)
     datasets.TRAIN_DIGITS = len(train.labels)
-    runs.commit = train_run.commit = lambda: "none"
+    environment.commit = train_module.commit = lambda: "none"
 
 
 def blobs(count):
-    """Images (N, 28, 28) of ten noisy shapes, and which of them it is (N,)."""
+    """Images (N, 28, 28) of ten noisy shapes, and their labels (N,)."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(count) % 10
     coarse = torch.rand(10, 1, 5, 5, generator=generator)[labels]
@@ -282,11 +281,11 @@ def blobs(count):
     return (images * 255).byte(), labels
 
 
-def tell_events(pipe, fault):
-    """Tell of each step, of each write before and after it, and the like; and have the fault happen there."""
+def report_events(pipe, fault):
+    """Report each step, each write before and after it, and the like; inject the fault at its event."""
     counts = Counter()
 
-    def tell(event, unfinished=None):
+    def report(event, unfinished=None):
         os.write(pipe, f"{event}\n".encode())
         kind = kind_of(event)
         counts[kind] += 1
@@ -295,61 +294,54 @@ def tell_events(pipe, fault):
                 os.truncate(unfinished, unfinished.stat().st_size // 2)
             os.kill(os.getpid(), fault.signal)
 
-    tell_of_the_run(tell)
-    tell_of_files(tell)
+    report_training(report)
+    report_writes(report)
 
 
-def tell_of_the_run(tell):
-    """Tell from which step a run goes on, of each step done, and that an evaluation begins."""
-    resume, train_step, evaluate = train_run.resume, loop.train_step, train_run.evaluate
+def report_training(report):
+    """Report the step from which a run resumes, each step, and the start of each evaluation."""
+    restore, train_step = train_module.TrainingRun._restore, Trainer.train_step
+    evaluate = train_module.evaluate
 
-    def telling_resume(training, run):
-        history = resume(training, run)
-        tell(f"from {training.progress.step}")
-        return history
+    def restore_and_report(run):
+        restore(run)
+        report(f"from {run.trainer.step}")
 
-    def telling_train_step(training, batch, trainer):
-        column = train_step(training, batch, trainer)
-        tell(f"step {training.progress.step + 1}")
-        return column
+    def step_and_report(trainer, batch):
+        metrics = train_step(trainer, batch)
+        report(f"step {trainer.step + 1}")
+        return metrics
 
-    def telling_evaluate(model, batch):
-        tell("evaluate")
+    def report_and_evaluate(model, batch):
+        report("evaluate")
         return evaluate(model, batch)
 
-    train_run.resume, loop.train_step, train_run.evaluate = (
-        telling_resume,
-        telling_train_step,
-        telling_evaluate,
-    )
+    train_module.TrainingRun._restore, Trainer.train_step = restore_and_report, step_and_report
+    train_module.evaluate = report_and_evaluate
 
 
-def tell_of_files(tell):
-    """Tell of each file that is written but not yet safe, where a fault halves it, and of each renaming."""
+def report_writes(report):
+    """Report each file that is written but not yet synced, which a fault then halves, and each renaming."""
     fsync, replace = os.fsync, Path.replace
-    safe = set()
 
-    def telling_fsync(opened):
-        path = Path(f"/proc/self/fd/{opened}").readlink()
-        if path.is_file() and threading.current_thread() is threading.main_thread():  # not the lock's heart
-            tell(f"half {final_name(path)}", path)
-            safe.add(path)
-        fsync(opened)
+    def report_and_sync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.name.endswith(".tmp") and threading.current_thread() is threading.main_thread():
+            report(f"half {final_name(path)}", path)
+        fsync(descriptor)
 
-    def telling_replace(path, target):
-        if path not in safe and final_name(path) == target.name:
-            tell(f"half {target.name}", path)
-        tell(f"before {target.name}")
+    def report_and_replace(path, target):
+        report(f"before {target.name}")
         moved = replace(path, target)
-        tell(f"after {target.name}")
+        report(f"after {target.name}")
         return moved
 
-    os.fsync, Path.replace = telling_fsync, telling_replace
+    os.fsync, Path.replace = report_and_sync, report_and_replace
 
 
 def final_name(path):
-    """The name that a file gets when it is whole."""
-    return re.sub(r"^\.|\.(tmp|\d+)$", "", path.name)
+    """The name that a temporary file gets when it is complete."""
+    return re.sub(r"^\.|\.\d+\.tmp$", "", path.name)
 
 
 def kind_of(event):
@@ -358,10 +350,10 @@ def kind_of(event):
 
 
 def kill_a_script(root):
-    """Kill a process of ``scripts/train.py``, and have another go on."""
+    """Kill a process of ``scripts/train.py``, and let another resume."""
     settings = npz_settings(root)
     whole = make_config(*settings, f"run.root={root / 'whole'}")
-    require(live(whole, root / "log").status == 0, "the run that nothing happens to fails")
+    require(run_child(whole, root / "log").status == 0, "the run without faults fails")
     settings.append(f"run.root={root / 'outputs'}")
     folder = folder_of(make_config(*settings))
     process = start_script(*settings)
@@ -373,9 +365,9 @@ def kill_a_script(root):
     process = start_script(*settings)
     output, errors = process.communicate(timeout=TOO_LONG)
     require(process.returncode == 0, f"scripts/train.py ends with {process.returncode}: {errors}")
-    went_on = re.search(r"goes on after step (\d+)", output)
-    require(went_on, f"scripts/train.py does not go on: {output}")
-    print(f"goes on from step {went_on[1]}", flush=True)
+    resumed = re.search(r"resumes after step (\d+)", output)
+    require(resumed, f"scripts/train.py does not resume: {output}")
+    print(f"resumes from step {resumed[1]}", flush=True)
     require_same(outcome(folder), outcome(folder_of(whole)))
 
 
@@ -397,10 +389,10 @@ def start_script(*settings):
 
 
 def wait_until(condition):
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     end = time.monotonic() + TOO_LONG
     while not condition():
-        require(time.monotonic() < end, "what was waited for does not come")
+        require(time.monotonic() < end, "a condition that was waited for does not hold")
         time.sleep(0.005)
 
 
@@ -412,14 +404,13 @@ def make_config(*settings):
 
 def folder_of(config):
     """The folder of a config's run."""
-    return Path(config["run"]["root"]) / runs.run_name(config)
+    return RunFolder.of(config).folder
 
 
 def outcome(folder):
-    """All that a run came to, but what tells the time: what each file holds, and there for each name a value.
+    """The content of all files of a run except times, as one value for each name.
 
-    Left out are TensorBoard's file, which keeps what was done in vain, the last checkpoint but one, and the
-    lock file, which a kill may leave for good when all else is done.
+    TensorBoard's file, which keeps lost steps, the previous checkpoint and the lock are omitted.
     """
     found = {}
     for path in folder.rglob("*"):
@@ -440,7 +431,7 @@ def outcome(folder):
 
 
 def flat(value, name):
-    """A nested value as one value for each name, of which two are equal if they are so bit by bit."""
+    """A nested value as one value for each name; two of them are equal if all their bits are."""
     if isinstance(value, torch.Tensor):
         return {name: (str(value.dtype), tuple(value.shape), value.numpy().tobytes())}
     if isinstance(value, float):
@@ -449,19 +440,19 @@ def flat(value, name):
         value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {name: (type(value), value)}
-    items = ((key, item) for key, item in value.items() if key not in UNLIKE)
+    items = ((key, item) for key, item in value.items() if key not in IGNORED)
     return {name: len(value)} | {k: v for key, item in items for k, v in flat(item, f"{name}: {key}").items()}
 
 
 def require_same(found, wanted):
-    """See that a run came to what it was to come to."""
+    """Check that a run has the expected outcome."""
     names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-    require(not names, f"a run came to something else in {len(names)} places: {'; '.join(names[:10])}")
+    require(not names, f"a run has another outcome in {len(names)} places: {'; '.join(names[:10])}")
 
 
 def require(condition, message):
     if not condition:
-        raise Harm(message)
+        raise SoakFailure(message)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs that are killed, and processes that start at once: it is as if there had been one, left alone."""
+"""Runs that are killed, and processes that start together, have the results of one undisturbed run."""
 
 import json
 import os
@@ -89,8 +89,9 @@ def holders(root):
     return [json.loads(text)["pid"] for text in texts if text]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tests/soak.py is for Linux")
-def test_runs_that_are_killed_come_to_the_same():
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tests/runs/soak.py is for Linux")
+@pytest.mark.slow
+def test_runs_that_are_killed_have_the_same_result():
     command = [sys.executable, str(ROOT / "tests" / "runs" / "soak.py"), "--kills", str(KILLS)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=4 * TOO_LONG, cwd=ROOT, env=env)
@@ -101,7 +102,7 @@ def test_runs_that_are_killed_come_to_the_same():
     assert any(line.startswith("SIGINT ") for line in lines)
 
 
-def test_the_soak_tells_values_apart_that_differ_in_a_bit():
+def test_the_soak_notices_a_single_bit():
     def state(value, name="loss"):
         return flat({"step": 3, "history": [{name: value, "seconds": 1.0}]}, "last.pt")
 
@@ -112,7 +113,8 @@ def test_the_soak_tells_values_apart_that_differ_in_a_bit():
     assert state(0.1, "seconds") == state(0.2, "seconds")
 
 
-def test_of_eight_processes_with_one_command_one_works(start, alone, tmp_path):
+@pytest.mark.slow
+def test_of_eight_processes_with_one_command_one_trains(start, alone, tmp_path):
     processes = [start(f"run.root={tmp_path}") for _ in range(8)]
     wait_until(lambda: holders(tmp_path) or any(process.poll() is not None for process in processes))
     (holder,) = holders(tmp_path)
@@ -121,11 +123,11 @@ def test_of_eight_processes_with_one_command_one_works(start, alone, tmp_path):
         (worker,) = (process for process in processes if process.pid == holder)
         processes.remove(worker)
         folder = folder_in(tmp_path, 0)
-        told = [process.communicate(timeout=TOO_LONG) for process in processes]
+        output = [process.communicate(timeout=TOO_LONG) for process in processes]
     finally:
         os.kill(holder, signal.SIGCONT)
     assert [process.returncode for process in processes] == [5] * 7
-    for out, error in told:
+    for out, error in output:
         assert out == ""
         words = rf"error: {folder} is held by process {holder} on \S+ since \S+ \S+: wait for it or stop it\n"
         assert re.fullmatch(words, error)
@@ -135,7 +137,8 @@ def test_of_eight_processes_with_one_command_one_works(start, alone, tmp_path):
     assert outcome(folder) == outcome(alone[0])
 
 
-def test_eight_seeds_at_once_are_eight_runs_as_if_made_alone(start, alone, tmp_path):
+@pytest.mark.slow
+def test_eight_seeds_at_the_same_time_have_the_results_of_single_runs(start, alone, tmp_path):
     processes = [start(f"run.root={tmp_path}", f"seed={seed}") for seed in range(8)]
     errors = [process.communicate(timeout=TOO_LONG)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, errors
@@ -146,6 +149,7 @@ def test_eight_seeds_at_once_are_eight_runs_as_if_made_alone(start, alone, tmp_p
     assert len({(folder / "panels" / "panel-0001.png").read_bytes() for folder in folders}) == 8
 
 
+@pytest.mark.slow
 def test_of_eight_processes_one_fetches_mnist(tmp_path):
     env = {
         **os.environ,
