@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.models.backbones import WIDEST
+from stn_experiments.models.backbones import MAX_WIDTH
 
 CLOSE = 0.05
 """How far, as a share, the number of parameters may be from the one that is asked for."""
@@ -46,7 +46,7 @@ def scaled(node: Node, setting: str, factor: float) -> Node:
     """The node with each width multiplied, but no narrower than 1 and no wider than can be."""
 
     def one(width: int) -> int:
-        return min(max(round(factor * width), 1), WIDEST)
+        return min(max(round(factor * width), 1), MAX_WIDTH)
 
     widths = node[setting]
     return {**node, setting: [one(width) for width in widths] if isinstance(widths, list) else one(widths)}

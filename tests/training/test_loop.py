@@ -10,7 +10,7 @@ from stn_experiments.data.distortions import Distortion
 from stn_experiments.evaluation.evaluate import CHUNK, evaluate, predict
 from stn_experiments.models.backbones import Compact
 from stn_experiments.models.classifier import Classifier
-from stn_experiments.models.gates import CBAM, SE, GateConfig, Mask
+from stn_experiments.models.gates import CBAMConfig, MaskConfig, SEConfig
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.storage import checkpoints
 from stn_experiments.training import loop
@@ -43,7 +43,7 @@ def start(trainer=TRAINER, stn=True, lr=1e-2, steps=12, gates=None):
     transformer = SpatialTransformer((1, 28, 28))
     backbone = Compact((1, 28, 28), 10, width=4, pool=2)
     placed = {"input": [transformer] if stn else []}
-    model = Classifier(backbone, placed, gates.behind(backbone) if gates else {})
+    model = Classifier(backbone, placed, gates.build(backbone) if gates else {})
     optimizer = torch.optim.AdamW(model.parameter_groups(), lr=lr)
     for group in optimizer.param_groups[1:]:
         group["lr"] *= trainer.localisation_lr
@@ -90,9 +90,7 @@ def test_the_same_seed_is_the_same_training(splits):
     assert same_weights(one.model, other.model)
 
 
-@pytest.mark.parametrize(
-    ("step", "gates"), [(1, None), (3, None), (4, None), (5, GateConfig(CBAM())), (12, None)]
-)
+@pytest.mark.parametrize(("step", "gates"), [(1, None), (3, None), (4, None), (5, CBAMConfig()), (12, None)])
 def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(splits, tmp_path, step, gates):
     """Within an epoch, at the end of one, and at the end of all."""
     whole = start(gates=gates)
@@ -335,17 +333,17 @@ TRANSFORMED = {"theta_spread", "outside_share"} | {
     ("kind", "stn", "scores"),
     [
         (None, False, set()),
-        (SE(), False, set()),
-        (CBAM(), False, PLACED),
-        (Mask(), False, PLACED),
+        (SEConfig(), False, set()),
+        (CBAMConfig(), False, PLACED),
+        (MaskConfig(), False, PLACED),
         (None, True, PLACED | TRANSFORMED),
-        (SE(), True, PLACED | TRANSFORMED),
-        (CBAM(), True, PLACED | TRANSFORMED),
+        (SEConfig(), True, PLACED | TRANSFORMED),
+        (CBAMConfig(), True, PLACED | TRANSFORMED),
     ],
 )
 def test_each_attention_has_the_scores_that_it_can_have(splits, kind, stn, scores):
     """What weighs channels alone has no place, and what does not turn the digit has no pose."""
-    model = start(stn=stn, gates=kind and GateConfig(kind)).model
+    model = start(stn=stn, gates=kind).model
     found = evaluate(model, splits.valid)
     assert set(found) == {"loss", "error"} | scores
     assert all(0 <= found[name] <= 1 for name in PLACED & scores)
@@ -353,7 +351,7 @@ def test_each_attention_has_the_scores_that_it_can_have(splits, kind, stn, score
 
 def test_a_mask_on_the_digit_scores_well_and_one_beside_it_does_not(splits):
     """Masks that are about the digit's box, and the top left corner, where there is no ink."""
-    model = start(stn=False, gates=GateConfig(Mask(), at="stem")).model
+    model = start(stn=False, gates=MaskConfig(at="stem")).model
 
     class Square(torch.nn.Module):
         def __init__(self, first, last):
@@ -366,7 +364,7 @@ def test_a_mask_on_the_digit_scores_well_and_one_beside_it_does_not(splits):
 
     found = []
     for first, last in ((1, 13), (0, 2)):
-        model.gates["stem"].places = Square(first, last)
+        model.gates["stem"].spatial = Square(first, last)
         found.append(evaluate(model, splits.valid))
     on, beside = found
     assert (on["iou_mean"] > 0.5, on["ink_inside"] > 0.9, on["hit_rate"]) == (True, True, 1)
@@ -374,13 +372,13 @@ def test_a_mask_on_the_digit_scores_well_and_one_beside_it_does_not(splits):
     assert beside["hit_rate"] < 0.5
 
 
-@pytest.mark.parametrize("kind", [None, SE(), CBAM(), Mask()])
+@pytest.mark.parametrize("kind", [None, SEConfig(), CBAMConfig(), MaskConfig()])
 def test_a_step_in_half_precision_is_about_that_in_single(splits, kind):
     """Its loss and its gradients are near, but not the same; weights and their updates stay single."""
     batch = splits.train.draw(torch.arange(40), torch.Generator().manual_seed(0))
     ends = []
     for precision in ("float32", "bfloat16"):
-        training = start(gates=kind and GateConfig(kind))
+        training = start(gates=kind)
         before = {name: value.clone() for name, value in training.model.named_parameters()}
         column = train_step(training, batch, TrainerConfig(1, 40, precision=precision))
         after = dict(training.model.named_parameters())
@@ -395,10 +393,10 @@ def test_a_step_in_half_precision_is_about_that_in_single(splits, kind):
     torch.testing.assert_close(half[2:], whole[2:], rtol=0.2, atol=0)
 
 
-@pytest.mark.parametrize("kind", [SE(), CBAM(), Mask()])
+@pytest.mark.parametrize("kind", [SEConfig(), CBAMConfig(), MaskConfig()])
 def test_a_gated_network_trains_in_half_precision(splits, kind):
     trainer = TrainerConfig(epochs=12, batch_size=10, precision="bfloat16")
-    history = list(fit(start(trainer, steps=48, gates=GateConfig(kind)), splits, trainer))
+    history = list(fit(start(trainer, steps=48, gates=kind), splits, trainer))
     assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
 
 
