@@ -5,6 +5,8 @@ import pytest
 import torch
 import yaml
 
+from stn_experiments.data.distortions import Batch
+from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.runs.experiment import build_experiment
 from tests.conftest import ROOT
 
@@ -34,7 +36,8 @@ def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice
         assert config[group]["name"] == choice
     experiment = build_experiment(config)
     question = torch.ones(2, 5, dtype=torch.long) if experiment.data.vocab_size else None
-    prediction = experiment.model.eval()(torch.rand(2, *experiment.data.shape), question)
+    batch = Batch(torch.rand(2, *experiment.data.shape), torch.zeros(2, dtype=torch.long), None, question)
+    prediction = predict(experiment.model, batch)
     assert prediction.logits.shape == (2, experiment.data.classes)
     attentions = config["attention"].get("glimpses", int(config["attention"]["name"] != "none"))
     assert len(prediction.views) == config["stn"].get("count", 0) + attentions
