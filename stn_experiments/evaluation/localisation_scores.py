@@ -15,7 +15,7 @@ from torch import Tensor
 from stn_experiments.common import geometry
 
 FAR = 1e3
-"""Coordinates are clamped to this range, so that their squares do not overflow."""
+"""Coordinates are clamped to ±``FAR``, because their squares would overflow."""
 
 HIT = 0.01
 """A view hits a digit if it holds at least this share of the digit's ink."""

@@ -43,9 +43,7 @@ def bilinear_sample(source: Tensor, grid: Tensor) -> Tensor:
 class AveragePool(nn.AdaptiveAvgPool2d):
     """``AdaptiveAvgPool2d`` to a square, deterministic where required."""
 
-    def __init__(self, side: int) -> None:
-        super().__init__(side)
-        self.side = side
+    output_size: int
 
     def forward(self, maps: Tensor) -> Tensor:
         """Average maps (B, C, H, W) to (B, C, side, side)."""
@@ -53,7 +51,9 @@ class AveragePool(nn.AdaptiveAvgPool2d):
             return super().forward(maps)
         # Each output is a mean over some rows and some columns: two products with matrices of weights.
         rows, columns = (
-            F.adaptive_avg_pool1d(torch.eye(side, dtype=maps.dtype, device=maps.device)[None], self.side)[0]
+            F.adaptive_avg_pool1d(
+                torch.eye(side, dtype=maps.dtype, device=maps.device)[None], self.output_size
+            )[0]
             for side in maps.shape[-2:]
         )
         return rows.T @ maps @ columns

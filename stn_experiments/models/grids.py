@@ -191,7 +191,8 @@ class GridGenerator(nn.Module):
         return self.family.transform(theta, self.boundary)
 
 
-def _affine(a: Tensor, b: Tensor, x: Tensor, c: Tensor, d: Tensor, y: Tensor) -> Tensor:
-    zero = torch.zeros_like(a)
-    rows = [torch.stack(row, 1) for row in ((a, b, x), (c, d, y), (zero, zero, zero + 1))]
+def _affine(*entries: Tensor) -> Tensor:
+    """Matrices (B, 3, 3) from the six entries (B,) of their first two rows."""
+    zero = torch.zeros_like(entries[0])
+    rows = [torch.stack(row, 1) for row in (entries[:3], entries[3:], (zero, zero, zero + 1))]
     return torch.stack(rows, 1)

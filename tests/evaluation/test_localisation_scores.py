@@ -228,22 +228,31 @@ def test_an_outline_that_crosses_itself_has_scores_in_range():
         assert 0 <= value <= 1
 
 
-def test_ink_inside_is_a_share_of_the_ink():
-    left = polygon((-1, -1), (0, -1), (0, 1), (-1, 1))
-    for ink, expected in [([[3, 1], [0, 4]], 3 / 8), ([[0, 1], [0, 0]], 0), ([[0, 0], [0, 0]], 0)]:
-        for line in (left, left.flip(1), left * torch.tensor([9.0, 9.0])):
-            assert ink_inside(line, torch.tensor([ink]).float()).item() == expected
+LEFT = [(-1, -1), (0, -1), (0, 1), (-1, 1)]
+THREE_ROWS = [(0, -2 / 3), (2 / 3, 0), (0, 2 / 3), (-2 / 3, 0)]  # corners level with three rows of cells
 
 
-def test_a_cell_on_the_edge_counts_in_part():
-    line = polygon((-0.75, -1), (0.25, -1), (0.25, 1), (-0.75, 1))  # three quarters and one quarter of a cell
-    assert ink_inside(line, torch.tensor([[[2.0, 4.0]]])).item() == pytest.approx((0.75 * 2 + 0.25 * 4) / 6)
-
-
-def test_ink_in_the_notch_of_a_concave_outline_is_outside():
-    arrow = polygon(*ARROW) - torch.tensor([1.0, 0.5])  # its notch reaches from x = -1 to 0 on y = 0
-    ink = torch.eye(4).view(4, 1, 4)  # one cell each of the row y = 0
-    assert ink_inside(arrow.expand(4, -1, -1), ink).tolist() == [0, 0, 1, 1]
+@pytest.mark.parametrize(
+    ("line", "ink", "expected"),
+    [
+        (LEFT, [[3, 1], [0, 4]], 3 / 8),
+        ([(9 * x, 9 * y) for x, y in LEFT], [[3, 1], [0, 4]], 3 / 8),  # beyond the canvas
+        (LEFT, [[0, 1], [0, 0]], 0),
+        (LEFT, [[0, 0], [0, 0]], 0),
+        (
+            [(-0.75, -1), (0.25, -1), (0.25, 1), (-0.75, 1)],
+            [[2, 4]],
+            (0.75 * 2 + 0.25 * 4) / 6,
+        ),  # parts of cells
+        ([(x - 1, y - 0.5) for x, y in ARROW], [[3, 1, 0, 0]], 0),  # its notch, from x = -1 to 0
+        ([(x - 1, y - 0.5) for x, y in ARROW], [[0, 0, 3, 1]], 1),
+        (THREE_ROWS, [[1, 2, 4]] * 3, (0.5 * 1 + 2 + 0.5 * 4) / 21),  # each row counts once
+    ],
+)
+def test_ink_inside_is_a_share_of_the_ink(line, ink, expected):
+    both = torch.cat([polygon(*line), polygon(*line).flip(1)])
+    ink = torch.tensor([ink] * 2, dtype=torch.float)
+    assert ink_inside(both, ink).tolist() == pytest.approx([expected] * 2, abs=1e-6)
 
 
 @property_test
@@ -255,12 +264,6 @@ def test_ink_inside_agrees_with_winding_numbers(seed):
     inside = torch.stack([winding(line, geometry.pixel_centres(7, 4500)) != 0 for line in lines])
     expected = (inside.view(3, 7, 9, 500).double().mean(3) * ink).sum((1, 2)) / ink.sum((1, 2))
     torch.testing.assert_close(ink_inside(lines, ink).double(), expected, atol=1e-3, rtol=0)
-
-
-def test_rows_level_with_an_outlines_corners_are_counted_once():
-    diamond = polygon((0, -2 / 3), (2 / 3, 0), (0, 2 / 3), (-2 / 3, 0))  # of three rows at -2/3, 0 and 2/3
-    ink = torch.tensor([[[1.0, 2, 4]] * 3])
-    assert ink_inside(diamond, ink).item() == pytest.approx((0.5 * 1 + 2 + 0.5 * 4) / 21, abs=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -368,23 +371,23 @@ def residuals(rotation, scale=1.0, translation=(0.0, 0.0)):
 
 
 @pytest.mark.parametrize("middle", [0, 75, 180])
-def test_rotation_spread_of_a_uniform_quarter_turn_either_way(middle):
+def test_rotation_spread_of_a_uniform_distribution(middle):
     angle = middle + torch.linspace(-90, 90, 10001)
     wrapped = torch.where(angle > 180, angle - 360, angle)
     assert spread(residuals(wrapped))["rotation"].item() == pytest.approx(90 / math.sqrt(3), abs=0.05)
 
 
-def test_rotation_spread_across_the_seam():
-    assert spread(residuals([179.0, -179.0]))["rotation"].item() == pytest.approx(1, abs=1e-3)
-    assert spread(residuals([180.0] * 9))["rotation"].item() == pytest.approx(0, abs=1e-3)
-
-
-def test_scale_and_translation_spread():
-    constant = spread(residuals([5.0] * 4, 0.3, (7.0, -2.0)))
-    assert [value.item() for value in constant.values()] == pytest.approx([0, 0, 0], abs=1e-3)
-    some = residuals([0.0] * 4, [0.5, 2.0, 0.5, 2.0], [[3.0, 4.0], [-3.0, -4.0], [3.0, 4.0], [-3.0, -4.0]])
-    assert spread(some)["scale"].item() == pytest.approx(math.log(2))
-    assert spread(some)["translation"].item() == pytest.approx(5)
+@pytest.mark.parametrize(
+    ("residual", "expected"),
+    [
+        (residuals([5.0] * 4, 0.3, (7.0, -2.0)), (0, 0, 0)),
+        (residuals([179.0, -179.0]), (1, 0, 0)),  # across the seam
+        (residuals([180.0] * 9), (0, 0, 0)),
+        (residuals([0.0] * 2, [0.5, 2.0], [[3.0, 4.0], [-3.0, -4.0]]), (0, math.log(2), 5)),
+    ],
+)
+def test_spread_of_known_poses(residual, expected):
+    assert [value.item() for value in spread(residual).values()] == pytest.approx(expected, abs=1e-3)
 
 
 def test_score_takes_the_best_view_of_each_digit_and_then_the_mean():

@@ -1,24 +1,23 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stn_experiments.models import SpatialTransformer
-from stn_experiments.models.sampler import Sampler
 
 
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
-def test_padding_is_read_outside_the_image(padding):
-    source = torch.tensor([[[[1.0, 2.0, 3.0]]]])
-    outside = torch.tensor([[[[-4 / 3, 0.0]]]])  # one pixel left of the first
-    expected = {"zeros": 0.0, "border": 1.0, "reflection": 1.0}[padding]
-    assert Sampler(padding=padding)(source, outside).item() == pytest.approx(expected, abs=1e-5)
-    assert SpatialTransformer((1, 28, 45), padding=padding).sampler.padding == padding
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_a_transformers_sampler_has_its_interpolation_and_padding(interpolation, padding, generator):
+    sampler = SpatialTransformer((1, 28, 45), interpolation=interpolation, padding=padding).sampler
+    source, grid = torch.rand(2, 3, 5, 7, generator=generator), torch.rand(2, 4, 6, 2, generator=generator)
+    expected = F.grid_sample(source, 4 * grid - 2, interpolation, padding, align_corners=False)
+    assert sampler(source, 4 * grid - 2).equal(expected)
 
 
-def test_interpolation_kinds_have_their_known_values():
-    source = torch.tensor([[[[0.0, 0.0, 1.0, 0.0, 0.0]]]])
-    third = torch.tensor([[[[0.1, 0.0]]]])  # a quarter of a pixel right of the third
-    values = {name: Sampler(name)(source, third).item() for name in ("nearest", "bilinear", "bicubic")}
-    assert values["nearest"] == 1
-    assert values["bilinear"] == pytest.approx(0.75)
-    keys = 1.25 * 0.25**3 - 2.25 * 0.25**2 + 1  # the cubic kernel with a = -0.75
-    assert values["bicubic"] == pytest.approx(keys, abs=1e-5)
+def test_centres_of_pixels_are_half_a_pixel_from_the_edge():
+    """A quarter of a pixel right of the third of five, and one pixel left of the first."""
+    sampler = SpatialTransformer((1, 1, 5)).sampler
+    source = torch.tensor([[[[2.0, 0.0, 1.0, 0.0, 0.0]]]])
+    assert sampler(source, torch.tensor([[[[0.1, 0.0], [-1.2, 0.0]]]])).flatten().tolist() == pytest.approx(
+        [0.75, 0]
+    )

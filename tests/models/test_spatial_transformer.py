@@ -8,21 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.models import SpatialTransformer
-from stn_experiments.models.grids import (
-    Affine,
-    Attention,
-    GridGenerator,
-    Projective,
-    Similarity,
-    ThinPlateSpline,
-    Translation,
-)
+from stn_experiments.models import SpatialTransformer, grids
+from stn_experiments.models.grids import GridGenerator, ThinPlateSpline
 from stn_experiments.models.localisation import FEATURES
 from stn_experiments.models.sampler import Sampler
 
 KINDS = list(FEATURES)
-MATRICES = [Translation, Attention, Similarity, Affine, Projective]
+MATRICES = [grids.Translation, grids.Attention, grids.Similarity, grids.Affine, grids.Projective]
 
 
 def transformer(shape=(1, 28, 45), output_size=(20, 34), **settings):
