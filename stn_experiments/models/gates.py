@@ -105,7 +105,7 @@ class GateConfig(ABC):
         """The gates by the stage of a backbone that they stand behind.
 
         Raises:
-            UserError: the backbone has no such stage, or the stage gives no map.
+            UserError: the backbone has no such stage, or the output of the stage is no map.
         """
         maps = {name: shape[0] for name, shape in backbone.output_shapes.items() if len(shape) == 3}
         if not maps:

@@ -61,7 +61,7 @@ WRONG = [
     ("stn.at=layer9", "stn.at must name places among input, stem, layer1, layer2, layer3, got layer9"),
     (
         "attention=cbam backbone=fcn",
-        "attention.name must be none for a backbone none of whose stages gives a",
+        "attention.name must not be cbam for a backbone without a stage whose output is a map",
     ),
     (
         "attention=mask backbone=cnn",
@@ -69,7 +69,7 @@ WRONG = [
     ),
     ("attention=cbam attention.kernel=4", "attention.kernel must be odd, got 4"),
     ("attention=se attention.reduction=0", "attention.reduction must be an integer from 1 to 512"),
-    ("stn.count=2 stn.at=[input,layer2]", "stn.count must be 1 unless the transformers stand at the input"),
+    ("stn.count=2 stn.at=[input,layer2]", "stn.count must be 1 unless at is only input, got 2"),
     ("data=npz", "data.file is missing: give it a value"),
     ("data=npz data.file=nowhere.npz", "data.file nowhere.npz"),
     # not a setting at all
