@@ -1,4 +1,4 @@
-"""The real digits and real processes: a run, its panels, TensorBoard over HTTP and in a browser, the report."""
+"""Real digits and real processes: a run, its panels, TensorBoard over HTTP and in a browser, the report."""
 
 import json
 import os

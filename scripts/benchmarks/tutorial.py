@@ -13,8 +13,7 @@ from torchvision import transforms
 
 from benchmarks.rivals import Loader, Samples, loader
 from stn_experiments.data.mnist import Digits
-from stn_experiments.models.classifier import Classifier
-from stn_experiments.models.prediction import Prediction
+from stn_experiments.models.classifier import Classifier, ClassifierOutput
 
 BATCH, LR = 64, 0.01
 MEAN, DEVIATION = 0.1307, 0.3081
@@ -52,15 +51,15 @@ class TutorialNet(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """The tutorial's network as our loop wants one: for images in [0, 1], with a :class:`Prediction`."""
+    """The tutorial's network as our loop expects it, from images in [0, 1] to :class:`ClassifierOutput`."""
 
     def __init__(self, network: TutorialNet) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, *_: object) -> Prediction:
+    def forward(self, images: Tensor, *_: object) -> ClassifierOutput:
         """See the class. Log-probabilities are scores whose softmax they are already."""
-        return Prediction(self.network((images - MEAN) / DEVIATION), [])
+        return ClassifierOutput(self.network((images - MEAN) / DEVIATION), {})
 
 
 def network(seed: int) -> TutorialNet:

@@ -1,7 +1,7 @@
-"""Points and matrices in the one convention of the project, the one of ``torch.nn.functional.grid_sample``.
+"""Points and matrices, in the convention of ``torch.nn.functional.grid_sample``.
 
-Points are (x, y), x to the right and y *down*, normalised so that an image's outer *edges* lie at -1 and 1
-(``align_corners=False``). Angles are in radians, positive counter-clockwise as seen on the screen.
+Points are (x, y), with x to the right and y *down*. They are normalised: the outer *edges* of an image lie at
+-1 and 1 (``align_corners=False``). Angles are in radians, positive counter-clockwise as seen on the screen.
 """
 
 from collections.abc import Sequence
@@ -10,23 +10,23 @@ import torch
 from torch import Tensor
 
 FAR = 1e-6
-"""The third homogeneous coordinate of a point at infinity: a million times as far away as one at 1."""
+"""The smallest absolute third homogeneous coordinate; it keeps points at infinity finite."""
 
 
 def constant(values: Sequence[float], like: Tensor) -> Tensor:
-    """A few numbers (N,) on the device and of the type of ``like``, for which that device need not wait."""
+    """A tensor (N,) with the device and dtype of ``like``, made without a copy from host to device."""
     return torch.stack([like.new_full((), value) for value in values])
 
 
 def pixel_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """The centres of an image's pixels, row by row, as normalised (x, y): (height * width, 2)."""
+    """The centres of an image's pixels, row by row: (height * width, 2)."""
     x = (torch.arange(width, device=device) * 2 + 1) / width - 1
     y = (torch.arange(height, device=device) * 2 + 1) / height - 1
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
 
 
 def boundary_points(points_per_side: int, device: torch.device | None = None) -> Tensor:
-    """Points along the edge of the [-1, 1] square, clockwise on the screen from the top left: (4 * n, 2)."""
+    """Points on the edge of the [-1, 1] square, clockwise on the screen from the top left: (4 * n, 2)."""
     step = torch.arange(points_per_side, device=device) * 2 / points_per_side - 1
     one = torch.ones_like(step)
     sides = [(step, -one), (one, step), (-step, one), (-one, -step)]
@@ -34,10 +34,10 @@ def boundary_points(points_per_side: int, device: torch.device | None = None) ->
 
 
 def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> Tensor:
-    """Apply homogeneous matrices (B, 3, 3) to points (N, 2), or to each one's own (B, N, 2): (B, N, 2).
+    """Apply homogeneous matrices (B, 3, 3) to points (N, 2) or (B, N, 2): (B, N, 2).
 
-    Third homogeneous coordinates below ``horizon`` are held at it; without one, points at infinity are given
-    as points far away, so that images sampled there are black and not NaN.
+    The third homogeneous coordinate is clamped to at least ``horizon``. Without a horizon, points at infinity
+    become finite points far away, where sampling gives black instead of NaN.
     """
     moved = _product(matrix, points)
     depth = moved[:, 2:]
@@ -46,15 +46,15 @@ def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> T
 
 
 def affine(matrix: Tensor, points: Tensor) -> Tensor:
-    """Apply the first two rows of affine matrices (B, 3, 3) as :func:`transform` does, but faster."""
+    """A faster :func:`transform` for affine matrices (B, 3, 3)."""
     return _product(matrix[:, :2], points).mT
 
 
 def _product(matrix: Tensor, points: Tensor) -> Tensor:
-    """Rows (B, R, 3) of homogeneous matrices by points (N, 2), or by each one's own (B, N, 2): (B, R, N)."""
+    """Products (B, R, N) of matrix rows (B, R, 3) and points (N, 2) or (B, N, 2)."""
     if points.dim() == 3:
         return matrix[:, :, :2] @ points.mT + matrix[:, :, 2:]
-    # One product for the whole batch: many times faster than one for each matrix.
+    # One product for the whole batch is many times faster than one for each matrix.
     homogeneous = torch.cat([points, torch.ones_like(points[:, :1])], 1)
     return (matrix.reshape(-1, 3) @ homogeneous.T).unflatten(0, matrix.shape[:2])
 
@@ -66,9 +66,9 @@ def control_points(per_side: int) -> Tensor:
 
 
 def spline_basis(control: Tensor, points: Tensor) -> Tensor:
-    """U(r) = r² log r² of the distances to K control points (K, 2), then 1, x, y: (..., N, K + 3).
+    """The basis of a thin plate spline (Bookstein 1989) at points (N, 2) or (B, N, 2): (..., N, K + 3).
 
-    ``points`` are (N, 2) or (B, N, 2). The kernel is that of the thin plate spline (Bookstein 1989).
+    It is U(r) = r² log r² of the distances to the K control points (K, 2), then 1, x and y.
     """
     squared = (points[..., :, None, :] - control).square().sum(-1)
     bend = squared * squared.clamp(min=torch.finfo(squared.dtype).tiny).log()
@@ -76,15 +76,15 @@ def spline_basis(control: Tensor, points: Tensor) -> Tensor:
 
 
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
-    """Sums of values (B, K, 2) by weights (N, K), or by each one's own (B, N, K): (B, N, 2)."""
+    """Sums (B, N, 2) of values (B, K, 2), weighted by (N, K) or (B, N, K)."""
     if weights.dim() == 3:
         return weights @ values
-    # One product for the whole batch: many times faster than one for each item.
+    # One product for the whole batch is many times faster than one for each item.
     return (values.mT.flatten(0, 1) @ weights.T).unflatten(0, (len(values), 2)).mT
 
 
 def spline_solution(control: Tensor) -> Tensor:
-    """What turns values at K control points (K, 2) into weights of their spline's basis: (K + 3, K)."""
+    """The matrix (K + 3, K) from values at K control points (K, 2) to weights of :func:`spline_basis`."""
     exact = control.double()
     count = len(control)
     basis = spline_basis(exact, exact)
@@ -95,9 +95,9 @@ def spline_solution(control: Tensor) -> Tensor:
 
 
 def similarity(angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Rotate by ``angle`` (B,), scale by ``scale`` (B,), then shift by ``shift`` (B, 2): (B, 3, 3).
+    """Matrices (B, 3, 3) that rotate by ``angle`` (B,), scale by ``scale`` (B,), then shift by (B, 2).
 
-    For axes of one unit, pixels say; normalise with :func:`normalised` after.
+    Both axes have the same unit, such as pixels; convert the result with :func:`normalised`.
     """
     cos, sin, zero = scale * angle.cos(), scale * angle.sin(), torch.zeros_like(angle)
     x = torch.stack([cos, sin, shift[:, 0]], -1)
@@ -106,7 +106,7 @@ def similarity(angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def normalised(matrix: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Carry (B, 3, 3) over from pixels about the images' centres to normalised coordinates.
+    """Convert matrices (B, 3, 3) from pixels, relative to the images' centres, to normalised coordinates.
 
     ``matrix`` maps points of an image of (height, width) ``source`` to points of one of ``target``.
     """
@@ -117,7 +117,7 @@ def normalised(matrix: Tensor, source: tuple[int, int], target: tuple[int, int])
 
 
 def homography(source: Tensor, target: Tensor) -> Tensor:
-    """The matrices (B, 3, 3) that map four points (4, 2) onto four others (B, 4, 2), their last entry 1."""
+    """Matrices (B, 3, 3), with last entry 1, that map four points (4, 2) to four points (B, 4, 2)."""
     x, y = source.unbind(-1)
     u, v = target.unbind(-1)
     one, zero = torch.ones_like(u), torch.zeros_like(u)
@@ -130,7 +130,7 @@ def homography(source: Tensor, target: Tensor) -> Tensor:
 
 
 def is_convex(corners: Tensor) -> Tensor:
-    """Whether quadrilaterals (B, 4, 2), clockwise on the screen, are convex, by a margin: (B,)."""
+    """Whether quadrilaterals (B, 4, 2), clockwise on the screen, are clearly convex: (B,)."""
     edge = corners.roll(-1, 1) - corners
     after = edge.roll(-1, 1)
     turn = edge[..., 0] * after[..., 1] - edge[..., 1] * after[..., 0]

@@ -1,9 +1,9 @@
-"""Where an attention looks, scored against where the digit is and how it was turned.
+"""Scores of attended regions against the true places and poses of the digits.
 
-Polygons are closed lines (B, N, 2) of normalised (x, y), see ``geometry``; an *outline* is a transformer's
-``View.outline``, a *box* and a *pose* are those of one digit of ``distortions.Pose``. Everything is per item
-of the batch, on any device, without waiting for it. Polygons are :func:`bounded`; one that was not finite
-counts as one without area. :func:`score` and :func:`residual_pose` see to that by themselves.
+Polygons are closed lines (B, N, 2) of normalised (x, y), see ``geometry``. An *outline* is that of a view; a
+*box* and a *pose* are those of one digit in ``distortions.Pose``. All functions work per item of the batch,
+on any device, and never make the host wait for it. They expect :func:`bounded` polygons; :func:`score` and
+:func:`residual_pose` bound theirs. A polygon that is not finite counts as one without area.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,32 @@ from torch import Tensor
 from stn_experiments.common import geometry
 
 FAR = 1e3
-"""Points further out, in half sides of the canvas, are brought in to here, that squares do not overflow."""
+"""Coordinates are clamped to ±``FAR``, because their squares would overflow."""
 
-TOUCH = 0.01
-"""The least share of a digit's ink that a view touching it holds."""
+HIT = 0.01
+"""A view hits a digit if it holds at least this share of the digit's ink."""
 
 NOTHING = 1e-6
-"""An area, or an amount of ink, too small to tell from rounding."""
+"""Areas and amounts of ink up to this are rounding errors."""
+
+
+class Overlap(NamedTuple):
+    """How an outline overlaps a box: ``iou`` (B,), intersection over union, in [0, 1], and ``off_target``
+    (B,), the share of the outline outside the box, in [0, 1].
+
+    A digit is localised if the IoU exceeds 0.5 (Jaderberg et al. 2015, appendix, co-localisation). For an
+    outline without area they are 0 and 1.
+    """
+
+    iou: Tensor
+    off_target: Tensor
 
 
 class Residual(NamedTuple):
-    """How a digit's frame lies in V: ``rotation`` (B,) in degrees in (-180, 180], positive counter-clockwise;
-    ``scale`` (B,) > 0, 1 where it is as large as V; ``translation`` (B, 2), its centre minus V's, (x, y) in
-    pixels of the canvas.
+    """The pose of a digit's frame in V.
+
+    ``rotation`` (B,) is in degrees in (-180, 180], positive counter-clockwise. ``scale`` (B,) > 0 is 1 if the
+    frame is as large as V. ``translation`` (B, 2) is from V's centre to the frame's, in pixels of the canvas.
     """
 
     rotation: Tensor
@@ -36,36 +49,36 @@ class Residual(NamedTuple):
 
 
 def bounded(polygon: Tensor) -> Tensor:
-    """Polygons (..., N, 2) with their points within ``FAR``; those not finite shrunk to the origin."""
+    """Clamp polygons (..., N, 2) to ±``FAR``; replace those that are not finite by the origin."""
     finite = polygon.isfinite().flatten(-2).all(-1)
     return torch.where(finite[..., None, None], polygon, 0).clamp(-FAR, FAR)
 
 
 def area(polygon: Tensor) -> Tensor:
-    """Area (B,) of simple polygons (B, N, 2), of either orientation: |Σ p × q| / 2, the shoelace formula."""
+    """Areas (B,) of simple polygons (B, N, 2) of either orientation: |Σ p × q| / 2, the shoelace formula."""
     return _signed_area(polygon).abs()
 
 
 def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
-    """Area (B,) of simple polygons (B, N, 2), bent or not, within convex ones (B, M, 2), of any orientation.
+    """Areas (B,) of the intersections of simple polygons (B, N, 2) and convex ones (B, M, 2).
 
-    By Green's theorem it is Σ p × q / 2 along the edge of the intersection. That consists of the polygon's
-    edges where they are inside every side of the convex one (Cyrus and Beck 1978), and of the convex one's
-    sides from where the polygon crosses out to where it crosses back in.
+    By Green's theorem an area is Σ p × q / 2 along the boundary. That of the intersection consists of the
+    polygon's edges as far as they are inside every side of the convex one (Cyrus and Beck 1978), and of the
+    convex one's sides between the points where the polygon leaves and re-enters. Orientations are arbitrary.
     """
-    most = torch.minimum(area(polygon), area(convex))
+    largest = torch.minimum(area(polygon), area(convex))
     clockwise = _signed_area(convex) > 0
     convex = torch.where(clockwise[:, None, None], convex, convex.flip(1))
-    # Sums of p × q hold about any origin; about one nearby they lose less to rounding.
+    # Σ p × q does not depend on the origin; a near one reduces rounding errors.
     polygon, convex = polygon - convex[:, :1], convex - convex[:, :1]
     side = convex.roll(-1, 1) - convex
-    # Each point of the polygon (B, N, M) as seen from each side: how far inside, and how far along.
+    # The distance (B, N, M) of each point of the polygon from each side, inwards and along it.
     inward = torch.stack([-side[..., 1], side[..., 0]], 2)
     height = polygon @ inward.mT - (convex * inward).sum(2)[:, None]
     along = polygon @ side.mT - (convex * side).sum(2)[:, None]
     after = height.roll(-1, 1)
     outside, outside_after = height < 0, after < 0
-    # How far along its edge, 0 to 1, the polygon crosses the side's line.
+    # Where each edge of the polygon crosses the line of each side: 0 at its start, 1 at its end.
     crossing = torch.where(outside != outside_after, height / (height - after), 0)
     first = torch.where(outside, crossing, 0).amax(2)
     last = torch.where(outside_after, crossing, 1).amin(2)
@@ -75,37 +88,27 @@ def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
     back_in_less_out = (place.clamp(0, 1) * (outside.float() - outside_after.float())).sum(1)
     sides = _cross(convex, side) * back_in_less_out
 
-    # Rounding, or an outline that crosses itself and so loses area, must not give more than there is.
-    return ((edges.sum(1) + sides.sum(1)).abs() / 2).minimum(most)
+    # Rounding errors and outlines that cross themselves must not give more area than possible.
+    return ((edges.sum(1) + sides.sum(1)).abs() / 2).minimum(largest)
 
 
-def iou(outline: Tensor, box: Tensor) -> Tensor:
-    """Intersection over union (B,), in [0, 1], of outlines (B, K, 2) and boxes (B, 4, 2); 0 without area.
-
-    Above 0.5 a digit counts as localised (Jaderberg et al. 2015, appendix, co-localisation).
-    """
-    return _overlap(outline, box)[0]
-
-
-def off_target(outline: Tensor, box: Tensor) -> Tensor:
-    """Share (B,), in [0, 1], of outlines (B, K, 2) outside boxes (B, 4, 2): on clutter or on nothing.
-
-    1 - intersection / area of the outline; 1 for an outline without area.
-    """
-    return _overlap(outline, box)[1]
+def overlap(outline: Tensor, box: Tensor) -> Overlap:
+    """The overlap of outlines (B, K, 2) and boxes (B, 4, 2)."""
+    intersection, outline_area = intersection_area(outline, box), area(outline)
+    union = outline_area + area(box) - intersection
+    return Overlap(_share(intersection, union), 1 - _share(intersection, outline_area))
 
 
 def ink_inside(outline: Tensor, ink: Tensor) -> Tensor:
-    """Share (B,), in [0, 1], of ``ink`` (B, h, w) >= 0 that lies inside outlines (B, K, 2); without ink 0.
+    """The share (B,), in [0, 1], of ``ink`` (B, h, w) >= 0 inside outlines (B, K, 2); 0 if there is no ink.
 
-    ``ink`` is what each cell of the canvas holds, and a row of cells is inside where its middle line is. By
-    Green's theorem the ink inside is Σ ± F over the places where the outline crosses a row's middle line, up
-    or down, and F is the row's ink to the left of that place. So outlines may be bent, but one that crosses
-    itself loses ink as it loses area.
+    A row of cells is inside where its middle line is. By Green's theorem the ink inside is Σ ± F over the
+    points where the outline crosses such a line, upwards or downwards, where F is the row's ink left of that
+    point. Outlines may be concave. Where an outline crosses itself, ink can cancel, as area does.
     """
     height, width = ink.shape[1:]
     with ink.device:
-        row = ((torch.arange(height) * 2 + 1) / height - 1)[:, None]  # against the (B, 1, K) corners
+        row = ((torch.arange(height) * 2 + 1) / height - 1)[:, None]  # (h, 1), against outlines (B, 1, K)
         earlier = torch.ones(width, width + 1).triu(1)
     (x, y), (next_x, next_y) = (line[:, None].unbind(-1) for line in (outline, outline.roll(-1, 1)))
     below = row - y
@@ -119,8 +122,8 @@ def ink_inside(outline: Tensor, ink: Tensor) -> Tensor:
     return _share((inside * up_or_down).sum((1, 2)).abs(), to_the_left[:, :, -1].sum(1))
 
 
-def together(outlines: Sequence[Tensor]) -> Tensor:
-    """Outlines (B, K, 2), each with a K of its own, as (B, V, K, 2): the last points of short ones repeat."""
+def stack_outlines(outlines: Sequence[Tensor]) -> Tensor:
+    """Stack V outlines (B, K, 2) of different K to (B, V, K, 2); the last points of short ones repeat."""
     longest = max(outline.shape[1] for outline in outlines)
     return torch.stack(
         [
@@ -132,31 +135,32 @@ def together(outlines: Sequence[Tensor]) -> Tensor:
 
 
 def score(outlines: Tensor, boxes: Tensor, ink: Tensor) -> dict[str, Tensor]:
-    """``iou``, ``ink_inside``, ``elsewhere`` (B,): means over D digits, each in its view of the highest IoU.
+    """Scores (B,) of V outlines (B, V, K, 2) against D digits with ``boxes`` (B, D, 4, 2) and ``ink``.
 
-    ``outlines`` (B, V, K, 2), ``boxes`` (B, D, 4, 2), ``ink`` (B, D, h, w). Other digits in a view count as
-    elsewhere. ``touching`` (B,) is the share of the V views with at least ``TOUCH`` of a digit's ink in them.
+    ``iou``, ``ink_inside`` and ``off_target`` are means over the digits, each scored in the view of the
+    highest IoU; other digits count as off target. ``hit_rate`` is the share of the views that hold at least
+    ``HIT`` of a digit's ink. ``ink`` is (B, D, h, w).
     """
     (batch, views), digits = outlines.shape[:2], boxes.shape[1]
     outlines = bounded(outlines)
     pairs = outlines[:, None].expand(-1, digits, -1, -1, -1).flatten(0, 2)
-    overlaps = _overlap(pairs, boxes.flatten(0, 1).repeat_interleave(views, 0))
-    overlap, other = (value.view(batch, digits, views) for value in overlaps)
-    ink_seen = ink_inside(pairs, ink.flatten(0, 1).repeat_interleave(views, 0)).view(batch, digits, views)
-    best = overlap.argmax(2, keepdim=True)
+    overlaps = overlap(pairs, boxes.flatten(0, 1).repeat_interleave(views, 0))
+    iou, off_target = (value.view(batch, digits, views) for value in overlaps)
+    inside = ink_inside(pairs, ink.flatten(0, 1).repeat_interleave(views, 0)).view(batch, digits, views)
+    best = iou.argmax(2, keepdim=True)
     return {
-        "iou": overlap.amax(2).mean(1),
-        "ink_inside": ink_seen.gather(2, best).squeeze(2).mean(1),
-        "off_target": other.gather(2, best).squeeze(2).mean(1),
-        "hit_rate": (ink_seen.amax(1) >= TOUCH).float().mean(1),
+        "iou": iou.amax(2).mean(1),
+        "ink_inside": inside.gather(2, best).squeeze(2).mean(1),
+        "off_target": off_target.gather(2, best).squeeze(2).mean(1),
+        "hit_rate": (inside.amax(1) >= HIT).float().mean(1),
     }
 
 
 def axes(outline: Tensor) -> tuple[Tensor, Tensor]:
-    """Outlines (B, K, 2), K four or divisible by 8, as parallelograms: centre (B, 2) and matrix (B, 2, 2).
+    """The centres (B, 2) and matrices (B, 2, 2) of outlines (B, K, 2), where K is 4 or a multiple of 8.
 
-    From the middles of the four sides, straight or bent: the columns are (right - left) / 2 and
-    (bottom - top) / 2, the centre is their mean. Exact for affine outlines.
+    They follow from the middles of the four sides: the columns are (right - left) / 2 and (bottom - top) / 2,
+    and the centre is the mean. This is exact for affine outlines.
     """
     side = outline.shape[1] // 4
     middles = (outline + outline.roll(-1, 1)) / 2 if side == 1 else outline[:, side // 2 :: side]
@@ -165,20 +169,19 @@ def axes(outline: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Residual:
-    """What is left of digits' poses (B, 3, 3) in the V of outlines (B, K, 2), on canvases of (height, width).
+    """The poses of digits in V, for poses (B, 3, 3) and outlines (B, K, 2) on canvases of (height, width).
 
-    With P and L the matrices of :func:`axes`, in pixels, of the digit's 28×28 frame and of the outline, V
-    shows the frame as D = L^-1 P. ``rotation`` is that of the rotation nearest to D (Higham 1986, polar
-    decomposition), atan2(D01 - D10, D00 + D11); ``scale`` is sqrt|det D|, 0.5 where the frame has half V's
-    side. A mirrored V has both too, though to a pure mirror image every rotation is equally near. An outline
-    without area is taken to have ``NOTHING``.
+    Let P and L be the matrices of :func:`axes`, in pixels, of the digit's 28×28 frame and of the outline. V
+    shows the frame as D = L^-1 P. ``rotation`` is that of the rotation nearest to D, atan2(D01 - D10,
+    D00 + D11) (Higham 1986, polar decomposition), and ``scale`` is sqrt|det D|. For a pure mirror image all
+    rotations are equally near. An outline without area counts as one with the area ``NOTHING``.
     """
     frame = geometry.transform(pose, geometry.boundary_points(1, pose.device))
     centre, digit = axes(_pixels(bounded(frame), size))
     middle, view = axes(_pixels(bounded(outline), size))
     (x, y), (right, down) = digit.unbind(2), view.unbind(2)
     digit_area, view_area = _cross(x, y), _cross(right, down)
-    # D times view_area, by Cramer's rule, is (x × down, y × down; right × x, right × y).
+    # By Cramer's rule, view_area D = (x × down, y × down; right × x, right × y).
     sign = torch.where(view_area < 0, -1.0, 1.0)
     sine, cosine = _cross(y, down) - _cross(right, x), _cross(x, down) + _cross(right, y)
     rotation = torch.atan2(sign * sine, sign * cosine).rad2deg()
@@ -187,21 +190,20 @@ def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Resid
 
 
 def input_pose(pose: Tensor, size: tuple[int, int]) -> Residual:
-    """What went in: the :func:`residual_pose` of poses (B, 3, 3) where V is the whole canvas (height, width).
+    """The :func:`residual_pose` of poses (B, 3, 3) if V is the whole canvas (height, width).
 
-    ``rotation`` is the digit's on the canvas, ``scale`` the side of its frame by the canvas's,
-    sqrt(height width), and ``translation`` is from the middle of the canvas.
+    ``scale`` is the side of the digit's frame relative to sqrt(height width).
     """
     canvas = geometry.boundary_points(1, pose.device)
     return residual_pose(canvas.expand(len(pose), -1, -1), pose, size)
 
 
 def spread(residual: Residual) -> dict[str, Tensor]:
-    """How much the poses (N,) of a whole set vary about their means: 0 where every digit is shown alike.
+    """How much the poses of a set of N items vary; 0 if all are the same.
 
-    ``rotation``: standard deviation, in degrees, of the deviations from the circular mean, wrapped to
-    (-180, 180]; uniform in ±a gives a / sqrt(3). ``scale``: standard deviation of log scale. ``translation``:
-    root mean square distance from the mean, in pixels.
+    ``rotation`` is the root mean square deviation from the circular mean, in degrees; a uniform distribution
+    in ±a gives a / sqrt(3). ``scale`` is the standard deviation of log scale. ``translation`` is the root
+    mean square distance from the mean, in pixels.
     """
     angle = residual.rotation.deg2rad()
     mean = torch.atan2(angle.sin().mean(), angle.cos().mean()).rad2deg()
@@ -214,7 +216,7 @@ def spread(residual: Residual) -> dict[str, Tensor]:
 
 
 def _pixels(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """Points (..., 2) in pixels from the middle of canvases of (height, width)."""
+    """Points (..., 2) in pixels from the centre of a canvas of (height, width)."""
     return torch.stack([points[..., 0] * size[1] / 2, points[..., 1] * size[0] / 2], -1)
 
 
@@ -223,15 +225,10 @@ def _cross(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _signed_area(polygon: Tensor) -> Tensor:
-    """Positive where clockwise on the screen, about a corner of its own as that loses less to rounding."""
+    """Areas (B,) of polygons (B, N, 2), positive if clockwise on the screen."""
+    # Relative to a corner, to reduce rounding errors.
     polygon = polygon - polygon[:, :1]
     return _cross(polygon, polygon.roll(-1, 1)).sum(1) / 2
-
-
-def _overlap(outline: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`iou` and :func:`elsewhere`, from one intersection."""
-    both, seen = intersection_area(outline, box), area(outline)
-    return _share(both, seen + area(box) - both), 1 - _share(both, seen)
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
@@ -239,5 +236,5 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def _wrapped(degrees: Tensor) -> Tensor:
-    """The same angles in (-180, 180]."""
+    """Equal angles in (-180, 180]."""
     return degrees - 360 * ((degrees - 180) / 360).ceil()

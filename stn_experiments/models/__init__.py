@@ -1,4 +1,4 @@
-"""Networks and their parts; a ``SpatialTransformer`` works in any other network as well."""
+"""Networks and their parts. ``SpatialTransformer`` works in any other network as well."""
 
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View

@@ -1,6 +1,6 @@
-"""Backbones: networks from images to class scores, as named stages and a linear head, for any canvas size."""
+"""Backbones: image classifiers made of named stages and a linear head, for any canvas size."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 import torch
@@ -13,15 +13,15 @@ from stn_experiments.common.ranges import Range
 from stn_experiments.models.deterministic import AveragePool
 from stn_experiments.models.localisation import LocalisationKind
 
-WIDEST = 4096
-Width = Annotated[int, Range(1, WIDEST)]
+MAX_WIDTH = 4096
+Width = Annotated[int, Range(1, MAX_WIDTH)]
 
 
 class Stage(NamedTuple):
-    """A part of a backbone between whose neighbours an attention may stand.
+    """A part of a backbone; attention may stand in front of it and behind it.
 
-    ``stride`` is how many pixels of the map that it reads lie between two of the one that it gives; ``None``
-    where that covers the whole of the other, however many they are.
+    ``stride`` is the distance of neighbouring output pixels in input pixels; ``None`` if the output covers
+    the whole input whatever their sizes.
     """
 
     layers: nn.Module
@@ -29,27 +29,29 @@ class Stage(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Stages one after the other, flattened into a linear classifier.
+    """Stages in sequence, then a linear classifier of the flattened last map.
 
-    ``shapes`` holds the shape (C, H, W) of what each stage reads, ``gives`` that of what it gives, ``output``
-    that of what the last one gives, and
-    ``reach`` how far, as a factor on x and on y, the one reaches on the other: below 1 for unpadded
-    convolutions.
+    Attributes:
+        input_shapes: shape of each stage's input: (C, H, W) of a map, (N,) of a vector.
+        output_shapes: shape of each stage's output.
+        output_shape: shape of the last stage's output.
+        receptive_scale: extent in (x, y) of each stage's output map relative to its input: below 1 for
+            unpadded convolutions, and (1, 1) for vectors.
 
     Args:
         stages: the stages by name, in order.
         shape: (C, H, W) of the input.
         classes: number of classes.
-        pool: what stands between the last stage and the classifier.
+        pool: a layer between the last stage and the classifier.
 
     Raises:
         UserError: the input is too small for the stages.
     """
 
     localisation: LocalisationKind = "keypoints"
-    """The kind of localisation network that fits in front of it."""
+    """The default kind of localisation network in front of it."""
     width_setting: str | None = None
-    """The setting that holds its widths, if it has one."""
+    """The name of the setting with its widths, if it has one."""
 
     def __init__(
         self,
@@ -61,13 +63,13 @@ class Backbone(nn.Module):
         super().__init__()
         self.stages = nn.Sequential()
         self.pool = pool or nn.Identity()
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.input_shapes: dict[str, tuple[int, ...]] = {}
         self.output_shapes: dict[str, tuple[int, ...]] = {}
-        self.receptive_scale: dict[str, tuple[float, ...]] = {}
+        self.receptive_scale: dict[str, tuple[float, float]] = {}
         features = torch.zeros(1, *shape)
         for name, stage in stages.items():
             self.stages.add_module(name, stage.layers)
-            self.shapes[name] = tuple(features.shape[1:])
+            self.input_shapes[name] = tuple(features.shape[1:])
             try:
                 with torch.no_grad():
                     features = stage.layers.eval()(features)
@@ -75,15 +77,12 @@ class Backbone(nn.Module):
                 if "memory" in str(error):
                     raise
                 raise UserError(
-                    f"{type(self).__name__} cannot read an input as small as {shape[1]}×{shape[2]}"
+                    f"name must be a network that can read {shape[1]}×{shape[2]} pixels, "
+                    f"got {type(self).__name__.lower()}"
                 ) from error
             self.output_shapes[name] = tuple(features.shape[1:])
-            ratios = zip(features.shape[:1:-1], self.shapes[name][:0:-1], strict=False)
-            stride = stage.stride
-            self.receptive_scale[name] = tuple(
-                1.0 if stride is None else stride * after / before for after, before in ratios
-            )
-        self.output = tuple(features.shape[1:])
+            self.receptive_scale[name] = _receptive_scale(stage, self.input_shapes[name], features.shape[1:])
+        self.output_shape = tuple(features.shape[1:])
         self.stages.train()
         self.head: nn.Linear | None = nn.Linear(self.pool(features).numel(), classes)
 
@@ -92,15 +91,15 @@ class Backbone(nn.Module):
         return self.classify(self.stages(images))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Class scores (B, classes) of what the last stage gives."""
+        """Class scores (B, classes) of the last stage's output."""
         if self.head is None:
-            raise TypeError("this backbone gives maps to a reader, and no class scores")
-        # Channels last, as they lie in memory: neither this nor the way back need copy them.
+            raise TypeError("this backbone has no classifier, as an attention head replaces it")
+        # Channels last, as in memory, so neither the forward nor the backward pass copies them.
         return self.head(self.pool(features).movedim(1, -1).flatten(1))
 
 
-class Bare(Backbone):
-    """No stages: a linear classifier of the pixels, or the pixels themselves for a reader."""
+class NoBackbone(Backbone):
+    """No stages: a linear classifier of the pixels, or the pixels themselves for an attention head."""
 
     localisation: LocalisationKind = "fully_connected"
 
@@ -109,7 +108,7 @@ class Bare(Backbone):
 
 
 class FCN(Backbone):
-    """The paper's fully connected network: hidden layers of ``widths`` units with ReLU."""
+    """The paper's fully connected network: two hidden layers of ``widths`` units with ReLU."""
 
     localisation: LocalisationKind = "fully_connected"
     width_setting = "widths"
@@ -143,11 +142,11 @@ class CNN(Backbone):
 
 
 class Compact(Backbone):
-    """A small batch-normalised network that is fast on a CPU: strided 5×5, then 3×3 convolutions.
+    """A small batch-normalised network that is fast on a CPU: a strided 5×5, then 3×3 convolutions.
 
     Args:
         width: channels of the first two convolutions; the last two have twice as many.
-        pool: side of the map that the last convolution reads and gives, averaged to it whatever the canvas.
+        pool: side to which the map is averaged before the last convolution, for every canvas size.
     """
 
     width_setting = "width"
@@ -162,7 +161,7 @@ class Compact(Backbone):
         *layer1, relu = _convolution(width, width, 3)
         stages = {
             "stem": Stage(_normalised(Stem(shape[0], width), width), 2),
-            # The maximum first: it is the same, of a quarter of the values.
+            # ReLU after pooling gives the same result on a quarter of the values.
             "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
             "layer2": Stage(_convolution(width, 2 * width, 3)),
             "layer3": Stage(nn.Sequential(AveragePool(pool), *_convolution(2 * width, 2 * width, 3)), None),
@@ -186,21 +185,27 @@ class ResNet18(Backbone):
 
 
 class Stem(nn.Conv2d):
-    """A 5×5 convolution of stride 2, computed as one of 3×3 and stride 1 on 2×2 pixels at a time.
+    """A 5×5 convolution of stride 2, computed as a 3×3 convolution of stride 1 on blocks of 2×2 pixels.
 
-    It is the same function. On a CPU the way back to the few channels of an image, which a transformer's
-    gradient takes, is twice as fast.
+    The function is the same. On a CPU the backward pass to an image of few channels, which a transformer's
+    gradient needs, is twice as fast.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 5, stride=2, padding=2, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to maps (B, C', H / 2, W / 2), halves rounded up."""
+        """Images (B, C, H, W) to maps (B, C', ⌈H / 2⌉, ⌈W / 2⌉)."""
         height, width = images.shape[-2:]
         images = F.pixel_unshuffle(F.pad(images, (0, width % 2, 0, height % 2)), 2)
         weight = F.pixel_unshuffle(F.pad(self.weight, (0, 1, 0, 1)), 2)
         return F.conv2d(images, weight, padding=1)
+
+
+def _receptive_scale(stage: Stage, before: Sequence[int], after: Sequence[int]) -> tuple[float, float]:
+    if stage.stride is None or len(after) != 3:
+        return 1.0, 1.0
+    return stage.stride * after[2] / before[2], stage.stride * after[1] / before[1]
 
 
 def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:

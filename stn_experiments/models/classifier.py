@@ -1,37 +1,36 @@
-"""The whole network: a backbone, and the attentions in front of it, between its stages and at its end."""
+"""The whole network: a backbone with attention in front of it, between its stages and at its end."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor, nn
 
-from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range, Size
 from stn_experiments.models.backbones import Backbone
-from stn_experiments.models.gates import Gated, Scale2d, seen_through
+from stn_experiments.models.gates import Gated
 from stn_experiments.models.grids import Family
 from stn_experiments.models.localisation import LocalisationKind
-from stn_experiments.models.prediction import AttentionHead, Prediction
+from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
 from stn_experiments.models.sampler import Interpolation, Padding
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
 
-INPUT = "input"
+INPUT, HEAD = "input", "head"
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Which transformers stand where in a network; see ``SpatialTransformer`` for the settings of each.
+    """The transformers of a network and where they stand; see ``SpatialTransformer`` for their settings.
 
     Args:
         family: the family of their transforms.
-        output_size: of V at the input; null is that of U. Inside the network V is always as large as U.
+        output_size: size of V at the input; null: that of U. Inside the network V is as large as U.
         at: ``input``, or the stage of the backbone in front of which one stands, or a list of such places.
-        count: transformers side by side at the input, their V stacked as channels.
-        localisation: ``auto`` is the kind that fits the backbone.
+        count: transformers side by side at the input; their outputs are stacked as channels.
+        localisation: the kind of localisation network; ``auto``: the backbone's default.
     """
 
     family: Family
@@ -49,27 +48,27 @@ class TransformerConfig:
         if not self.places or len(set(self.places)) < len(self.places):
             raise UserError(f"at must name different places, at least one, got {self.at}")
         if self.count > 1 and self.places != [INPUT]:
-            raise UserError(
-                f"count must be 1 unless the transformers stand at the input alone, got {self.count}"
-            )
+            raise UserError(f"count must be 1 unless at is only {INPUT}, got {self.count}")
 
     @property
     def places(self) -> list[str]:
-        """Where they stand."""
+        """Where the transformers stand."""
         return [self.at] if isinstance(self.at, str) else list(self.at)
 
-    def at_input(self, shape: tuple[int, int, int], fitting: LocalisationKind) -> list[SpatialTransformer]:
-        """Those for an input of ``shape`` (C, H, W); ``fitting`` is the kind that fits the backbone."""
+    def build_at_input(
+        self, shape: tuple[int, int, int], default: LocalisationKind
+    ) -> list[SpatialTransformer]:
+        """The transformers at an input of ``shape`` (C, H, W), with the backbone's default localisation."""
         count = self.count if INPUT in self.places else 0
-        return [self._one(shape, fitting, self.output_size) for _ in range(count)]
+        return [self._build(shape, default, self.output_size) for _ in range(count)]
 
-    def inside(self, backbone: Backbone) -> dict[str, list[SpatialTransformer]]:
-        """Those in front of a backbone's stages.
+    def build_inside(self, backbone: Backbone) -> dict[str, list[SpatialTransformer]]:
+        """The transformers by the stage of the backbone in front of which they stand.
 
         Raises:
-            UserError: it has no such stage, or there is no map in front of it.
+            UserError: the backbone has no such stage, or the stage's input is no map.
         """
-        maps = {name: shape for name, shape in backbone.shapes.items() if len(shape) == 3}
+        maps = {name: shape for name, shape in backbone.input_shapes.items() if len(shape) == 3}
         inside = {}
         for place in self.places:
             if place == INPUT:
@@ -77,36 +76,51 @@ class TransformerConfig:
             if place not in maps:
                 raise UserError(f"at must name places among {', '.join([INPUT, *maps])}, got {place}")
             channels, height, width = maps[place]
-            inside[place] = [self._one((channels, height, width), backbone.localisation, None)]
+            inside[place] = [self._build((channels, height, width), backbone.localisation, None)]
         return inside
 
-    def _one(
-        self, shape: tuple[int, int, int], fitting: LocalisationKind, output_size: Size | None
+    def _build(
+        self, shape: tuple[int, int, int], default: LocalisationKind, output_size: Size | None
     ) -> SpatialTransformer:
-        return SpatialTransformer(
-            shape,
-            output_size,
-            self.family,
-            fitting if self.localisation == "auto" else self.localisation,
-            self.width,
-            self.interpolation,
-            self.padding,
-            self.antialias,
-            self.steps,
-        )
+        kind = default if self.localisation == "auto" else self.localisation
+        sampling = (self.interpolation, self.padding, self.antialias)
+        return SpatialTransformer(shape, output_size, self.family, kind, self.width, *sampling, self.steps)
+
+
+class StageOutput(NamedTuple):
+    """The intermediate results at one stage: ``views`` of the transformers or of the attention head that read
+    its input, with points on that map, and the result of the ``gate`` behind it.
+    """
+
+    views: list[View]
+    gate: Gated | None = None
+
+
+class ClassifierOutput(NamedTuple):
+    """Class scores and the intermediate results of a network's attention.
+
+    Args:
+        logits: class scores (B, classes).
+        stages: the results at ``input``, at each stage of the backbone and at ``head``, in this order.
+        policy: the decisions of a stochastic attention head.
+    """
+
+    logits: Tensor
+    stages: dict[str, StageOutput]
+    policy: Policy | None = None
 
 
 class Classifier(nn.Module):
-    """Images in [0, 1] on black to class scores.
+    """Maps images in [0, 1] with a black background to class scores.
 
-    The images reach the transformer as they are: normalising them first would make its zero padding a grey
-    border, which it learns to flee from.
+    Images are not normalised in front of a transformer: its zero padding would become a grey border, and it
+    would learn to avoid that.
 
     Args:
-        backbone: for what the transformers at the input give.
-        transformers: those in front of each place, ``input`` or a stage of the backbone.
-        gates: those behind stages of the backbone.
-        reader: answers from the backbone's last map, in place of the backbone's own linear classifier.
+        backbone: the backbone for the output of the transformers at the input.
+        transformers: the transformers in front of each place, ``input`` or a stage of the backbone.
+        gates: the gates behind stages of the backbone.
+        attention_head: classifies the backbone's last map in place of the backbone's linear classifier.
     """
 
     def __init__(
@@ -114,7 +128,7 @@ class Classifier(nn.Module):
         backbone: Backbone,
         transformers: Mapping[str, Sequence[SpatialTransformer]] | None = None,
         gates: Mapping[str, nn.Module] | None = None,
-        reader: AttentionHead | None = None,
+        attention_head: AttentionHead | None = None,
     ) -> None:
         super().__init__()
         self.transformers = nn.ModuleDict(
@@ -122,46 +136,45 @@ class Classifier(nn.Module):
         )
         self.backbone = backbone
         self.gates = nn.ModuleDict(gates or {})
-        self.reader = reader
-        if reader is not None:
+        self.attention_head = attention_head
+        if attention_head is not None:
             backbone.head = None
-        # oneDNN convolves small maps a quarter faster this way on a CPU, and tensor cores want it too.
+        # On a CPU oneDNN convolves small maps a quarter faster in this format; tensor cores prefer it, too.
         self.to(memory_format=torch.channels_last)
 
     def forward(
         self, images: Tensor, question: Tensor | None = None, generator: Generator | None = None
-    ) -> Prediction:
-        """The prediction for images (B, C, H, W), with their questions (B, T) if it is about those.
+    ) -> ClassifierOutput:
+        """Classify images (B, C, H, W), with questions (B, T) if the data has them.
 
-        ``generator`` decides what an attention draws at random. While training there are no views of gates,
-        which cost time and which no step asks for.
+        ``generator`` is the source of an attention head's random decisions.
         """
-        path = Path()
-        features = self._attend(INPUT, images, path)
-        for name, stage in self.backbone.stages.named_children():
-            features = stage(self._attend(name, features, path))
-            path.narrow(self.backbone.receptive_scale[name])
+        features, views = self._transform(INPUT, images)
+        stages = {INPUT: StageOutput(views)}
+        for name, layers in self.backbone.stages.named_children():
+            features, views = self._transform(name, features)
+            features, gate = layers(features), None
             if name in self.gates:
-                gated = self.gates[name](features)
-                features = gated.output
-                if not self.training:
-                    path.remember(gated)
-        path.settle()
-        if self.reader is None:
-            return Prediction(self.backbone.classify(features), path.views)
-        prediction = self.reader(features, question, generator)
-        for view in prediction.views:
-            path.add(view)
-        return prediction._replace(views=path.views)
+                gate = self.gates[name](features)
+                features = gate.output
+            stages[name] = StageOutput(views, gate)
+        if self.attention_head is None:
+            prediction = Prediction(self.backbone.classify(features), [])
+        else:
+            prediction = self.attention_head(features, question, generator)
+        stages[HEAD] = StageOutput(prediction.views)
+        return ClassifierOutput(prediction.logits, stages, prediction.policy)
 
-    def _attend(self, place: str, features: Tensor, path: "Path") -> Tensor:
+    def _transform(self, place: str, features: Tensor) -> tuple[Tensor, list[View]]:
+        """The stacked outputs and the views of the transformers in front of a place, if there are any."""
         if place not in self.transformers:
-            return features
-        side_by_side = cast(Iterable[SpatialTransformer], self.transformers[place].children())
-        return path.follow(list(side_by_side), features)
+            return features, []
+        transformers = cast(Iterable[SpatialTransformer], self.transformers[place].children())
+        views = [transformer(features) for transformer in transformers]
+        return torch.cat([view.output for view in views], 1), views
 
     def localisation_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the networks that say where to look: none where nothing moves."""
+        """The parameters of all localisation networks."""
         networks = [module.localisation for module in self.modules() if hasattr(module, "localisation")]
         modules = [network for network in networks if isinstance(network, nn.Module)]
         return [parameter for module in modules for parameter in module.parameters()]
@@ -172,60 +185,3 @@ class Classifier(nn.Module):
         ids = {id(parameter) for parameter in localisation}
         groups = [[p for p in self.parameters() if id(p) not in ids], localisation]
         return [{"params": group} for group in groups if group]
-
-
-class Path:
-    """The views on the way through a network, and how points of the map in hand lie on the input."""
-
-    def __init__(self) -> None:
-        self.views: list[View] = []
-        self._back: list[Callable[[Tensor], Tensor]] = []
-        self._gated: list[tuple[Gated, Scale2d]] = []
-        self._reach: Scale2d = (1.0, 1.0)
-        """Of the map in hand on that to which the last step back leads."""
-
-    def follow(self, side_by_side: Sequence[SpatialTransformer], features: Tensor) -> Tensor:
-        """Send features through transformers side by side; from there the first leads back."""
-        self.settle()
-        views = [transformer(features) for transformer in side_by_side]
-        for view in views:
-            self.add(view)
-        family, theta = side_by_side[0].family, views[0].transform.theta
-        self._back.append(lambda points: family.transform(theta, points))
-        return torch.cat([view.output for view in views], 1)
-
-    def narrow(self, receptive_scale: Sequence[float]) -> None:
-        """Go through a stage whose map reaches so far, in x and in y, on the one it reads, if it is a map."""
-        if receptive_scale:
-            self._reach = (self._reach[0] * receptive_scale[0], self._reach[1] * receptive_scale[1])
-
-    def remember(self, gated: Gated) -> None:
-        """Go through a gate, which makes one view with those before it, unless a transformer is between."""
-        self._gated.append((gated, self._reach))
-
-    def settle(self) -> None:
-        """Add the view of the gates passed so far, and from now on lead back points of the map in hand."""
-        if self._gated:
-            self.add(seen_through(self._gated))
-            self._gated = []
-        receptive_scale = self._reach
-        if receptive_scale != (1.0, 1.0):
-            self._back.append(lambda points: points * geometry.constant(receptive_scale, points))
-            self._reach = (1.0, 1.0)
-
-    def add(self, view: View) -> None:
-        """Add a view of the map in hand, whose points are led back to the input."""
-        outline, marks, heat = view.outline, view.marks, view.heat
-        self.views.append(
-            view._replace(
-                outline=None if outline is None else self._lead_back(outline),
-                marks=None if marks is None else self._lead_back(marks),
-                heat=None if heat is None else heat._replace(places=self._lead_back(heat.places)),
-            )
-        )
-
-    def _lead_back(self, points: Tensor) -> Tensor:
-        flat = points.flatten(1, -2)
-        for step in reversed(self._back):
-            flat = step(flat)
-        return flat.view_as(points)

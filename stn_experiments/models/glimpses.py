@@ -1,7 +1,8 @@
 """Hard attention: a recurrent network that looks at one place after another (Mnih et al. 2014).
 
-"Recurrent models of visual attention": it never sees the whole map, but G small glimpses of it, and decides
-after each where to look next. As that decision is random, it learns by REINFORCE, see ``training.reinforce``.
+"Recurrent models of visual attention": the network never sees the whole map, only G small glimpses of it, and
+chooses each place from what it has seen before. The choice is random, so it is trained by REINFORCE, see
+``training.reinforce``.
 """
 
 import math
@@ -17,24 +18,25 @@ from torch.distributions import Normal
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range
 from stn_experiments.models.precision import autocast_disabled, to_float32
-from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
+from stn_experiments.models.prediction import AttentionHead, AttentionHeadConfig, Policy, Prediction
 from stn_experiments.models.retina import Retina
 from stn_experiments.models.view import View
 
 EVALUATION_SEED = 0
-WAY_POINTS = 4
+PATH_SEGMENTS = 4
+"""The path to a glimpse is drawn as dots between so many segments."""
 
 
 @dataclass(frozen=True)
-class GlimpseConfig:
-    """The settings of a :class:`GlimpseReader`.
+class GlimpseConfig(AttentionHeadConfig):
+    """The settings of a :class:`GlimpseHead`.
 
     Args:
-        glimpses: how often it looks, the first time at the centre.
+        glimpses: number of glimpses; the first is at the centre.
         size: side of the finest patch, in pixels of the map.
-        scales: patches about each place, each twice as wide as the one before and as coarse.
-        std: standard deviation of the next place, where the map reaches from -1 to 1.
-        copies: paths in each evaluation, over which the classes' probabilities are averaged.
+        scales: patches at each place, each twice as wide and as coarse as the one before.
+        std: standard deviation of the next place; the map reaches from -1 to 1.
+        copies: paths in evaluation, over which class probabilities are averaged.
         width: units of the hidden state.
     """
 
@@ -45,13 +47,12 @@ class GlimpseConfig:
     copies: Annotated[int, Range(1, 100)] = 4
     width: Annotated[int, Range(2, 4096)] = 256
 
-    def reader(self, shape: tuple[int, ...], classes: int, vocab_size: int) -> AttentionHead:
-        """See :meth:`ReaderKind.reader`."""
+    def build(self, shape: tuple[int, ...], classes: int, vocab_size: int) -> AttentionHead:
         if vocab_size:
-            raise UserError("name must be coattention, which reads the questions of this data")
+            raise UserError("name must be coattention, which reads the questions of this data, got ram")
         if len(shape) != 3:
             raise UserError(
-                "glimpses need a map, which this backbone does not end in: backbone=none gives the pixels"
+                "name must not be ram behind a backbone whose output is no map (backbone=none has one)"
             )
         if self.size > min(shape[1:]):
             raise UserError(
@@ -64,7 +65,7 @@ class GlimpseNetwork(nn.Module):
     """g = ReLU(Linear(ReLU(Linear(patches))) + Linear(ReLU(Linear(place)))), section 3 of the paper.
 
     Args:
-        inputs: values in the patches of one place.
+        inputs: number of values in the patches of one place.
         width: units of g; the hidden layers have half as many.
     """
 
@@ -75,13 +76,13 @@ class GlimpseNetwork(nn.Module):
         self.where = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
     def forward(self, patches: Tensor, place: Tensor) -> Tensor:
-        """Patches (B, ...) about places (B, 2) to g (B, width)."""
+        """Patches (B, ...) at places (B, 2) to g (B, width)."""
         return F.relu(self.what(patches.flatten(1)) + self.where(place))
 
 
-class Walk(NamedTuple):
-    """What G glimpses came to: class scores ``logits`` (B, classes), and of each glimpse the ``places``
-    (B, 2) and the finest ``patches`` (B, C, p, p); of each but the first also what a :class:`Policy` holds.
+class Rollout(NamedTuple):
+    """G glimpses: class scores ``logits`` (B, classes), the ``places`` (B, 2) and finest ``patches``
+    (B, C, p, p) of each, and the policy of the G - 1 choices.
     """
 
     logits: Tensor
@@ -93,17 +94,17 @@ class Walk(NamedTuple):
 class GlimpseHead(AttentionHead):
     """Retina, glimpse network, recurrent core, locator, baseline and classifier of section 3 of the paper.
 
-    Places and hidden states reach the locator and the baseline detached: the locator learns by REINFORCE
-    alone, and nothing but the classifier's loss says what to remember.
+    The locator (``localisation``) and the baseline read detached hidden states, and places are detached. So
+    the locator learns by REINFORCE alone, and the classification loss alone trains the rest.
 
-    With a generator a path is drawn for each image. Without one there are ``copies`` paths, whose noise was
-    drawn once and is the same for every image. So what is said of an image depends on no other image, nor on
-    how many are evaluated at a time. The views are those of the first path.
+    With a generator, each image gets a random path. Without one there are ``copies`` paths whose noise is
+    fixed and the same for every image, so a prediction does not depend on the other images of the batch. The
+    views are those of the first path.
 
     Args:
         shape: (C, H, W) of the map.
         classes: number of classes.
-        settings: the others.
+        settings: the other settings.
     """
 
     noise: Tensor
@@ -114,13 +115,13 @@ class GlimpseHead(AttentionHead):
         self.settings = settings
         self.retina = Retina(shape, settings.size, settings.scales)
         self.glimpse = GlimpseNetwork(shape[0] * settings.scales * settings.size**2, width)
-        self.remember = nn.Linear(width, width)
-        self.perceive = nn.Linear(width, width)
-        # It starts by remembering all that it saw (Le et al. 2015), and so learns much sooner what to see.
-        nn.init.eye_(self.remember.weight)
-        nn.init.zeros_(self.remember.bias)
-        # It starts at the centre. Without the norm a state that grows from glimpse to glimpse would drive the
-        # places into a corner, where the tanh is flat.
+        self.hidden_to_hidden = nn.Linear(width, width)
+        self.glimpse_to_hidden = nn.Linear(width, width)
+        # The identity keeps all that was seen so far, which speeds up learning (Le et al. 2015).
+        nn.init.eye_(self.hidden_to_hidden.weight)
+        nn.init.zeros_(self.hidden_to_hidden.bias)
+        # At the start all places are at the centre. Without the norm, a state that grows from glimpse to
+        # glimpse would push places into a corner, where tanh saturates.
         to_place = nn.Linear(width // 2, 2)
         nn.init.zeros_(to_place.weight)
         nn.init.zeros_(to_place.bias)
@@ -136,54 +137,54 @@ class GlimpseHead(AttentionHead):
     def forward(
         self, features: Tensor, question: Tensor | None = None, generator: Generator | None = None
     ) -> Prediction:
-        """See :class:`Reader`."""
-        if generator is None:
-            return self.evaluate(features)
-        shape = (len(features), self.settings.glimpses - 1, 2)
-        noise = torch.randn(shape, generator=generator, device=features.device)
-        walk = self.walk(self.retina.blurred(to_float32(features)), noise)
-        return Prediction(walk.logits, self.views(walk), walk.policy)
+        blurred = self.retina.blur(to_float32(features))
+        batch = len(features)
+        if generator is not None:
+            shape = (batch, self.settings.glimpses - 1, 2)
+            noise = torch.randn(shape, generator=generator, device=features.device)
+            rollout = self.rollout(blurred, noise)
+            return Prediction(rollout.logits, self._views(rollout), rollout.policy)
+        rollouts = [self.rollout(blurred, noise.expand(batch, -1, -1)) for noise in self.noise]
+        each = torch.stack([to_float32(rollout.logits).log_softmax(1) for rollout in rollouts])
+        return Prediction(each.logsumexp(0) - math.log(len(rollouts)), self._views(rollouts[0]))
 
-    def evaluate(self, features: Tensor) -> Prediction:
-        """The mean of several paths."""
-        blurred = self.retina.blurred(to_float32(features))
-        walks = [self.walk(blurred, noise.expand(len(features), -1, -1)) for noise in self.noise]
-        each = torch.stack([to_float32(walk.logits).log_softmax(1) for walk in walks])
-        return Prediction(each.logsumexp(0) - math.log(len(walks)), self.views(walks[0]))
-
-    def walk(self, blurred: Sequence[Tensor], noise: Tensor) -> Walk:
-        """G glimpses of what :meth:`Retina.blurred` gives, with standard normal noise (B, G - 1, 2)."""
+    def rollout(self, blurred: Sequence[Tensor], noise: Tensor) -> Rollout:
+        """G glimpses of a map from :meth:`Retina.blur`, with standard normal noise (B, G - 1, 2)."""
         place = noise.new_zeros(len(noise), 2)
         hidden = noise.new_zeros(len(noise), self.settings.width)
-        places, patches, decisions = [], [], []
+        places, all_patches, decisions = [], [], []
         for glimpse in range(self.settings.glimpses):
             with autocast_disabled(noise):
                 if glimpse:
-                    place, *decision = self.decide(to_float32(hidden).detach(), noise[:, glimpse - 1])
+                    place, *decision = self._choose(to_float32(hidden).detach(), noise[:, glimpse - 1])
                     decisions.append(decision)
-                seen = self.retina(blurred, place)
-            hidden = F.relu(self.remember(hidden) + self.perceive(self.glimpse(seen, place)))
+                patches = self.retina(blurred, place)
+            hidden = F.relu(
+                self.hidden_to_hidden(hidden) + self.glimpse_to_hidden(self.glimpse(patches, place))
+            )
             places.append(place)
-            patches.append(seen[:, 0])
+            all_patches.append(patches[:, 0])
         log_probability, baseline = (torch.stack(part, 1) for part in zip(*decisions, strict=True))
-        return Walk(self.classify(hidden), places, patches, Policy(log_probability, baseline))
+        return Rollout(self.classify(hidden), places, all_patches, Policy(log_probability, baseline))
 
-    def decide(self, hidden: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The next place (B, 2), its log probability (B,) and the reward expected (B,), of a hidden state.
+    def _choose(self, hidden: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The next place (B, 2), its log probability (B,) and the expected reward (B,).
 
-        A place off the map is moved to its edge after its probability is taken.
+        The probability is that of the place before it is clamped to the map.
         """
         mean = self.localisation(hidden)
-        # With checks, or of a plain number, it would wait for the device.
+        # Validation, or a plain number as std, would make the host wait for the device.
         policy = Normal(mean, torch.full_like(mean, self.settings.std), validate_args=False)
         place = (policy.mean + policy.stddev * noise).detach()
         return place.clamp(-1, 1), policy.log_prob(place).sum(1), self.baseline(hidden)[:, 0]
 
-    def views(self, walk: Walk) -> list[View]:
-        """A view for each glimpse."""
-        share = torch.arange(1, WAY_POINTS, device=walk.logits.device)[:, None] / WAY_POINTS
+    def _views(self, rollout: Rollout) -> list[View]:
+        """One view for each glimpse; the marks of all but the first lie between it and the one before."""
+        steps = torch.arange(1, PATH_SEGMENTS, device=rollout.logits.device)[:, None] / PATH_SEGMENTS
         views: list[View] = []
-        for place, before, patch in zip(walk.places, [None, *walk.places], walk.patches, strict=False):
-            way = None if before is None else torch.lerp(before[:, None], place[:, None], share)
-            views.append(View(patch, self.retina.outline(place), way))
+        for place, before, patch in zip(
+            rollout.places, [None, *rollout.places], rollout.patches, strict=False
+        ):
+            path = None if before is None else torch.lerp(before[:, None], place[:, None], steps)
+            views.append(View(patch, self.retina.outline(place), path))
         return views

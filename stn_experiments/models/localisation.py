@@ -1,4 +1,4 @@
-"""Localisation networks: from U to theta (Jaderberg et al. 2015, section 3.1)."""
+"""Localisation networks: regress theta from U (Jaderberg et al. 2015, section 3.1)."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -15,14 +15,14 @@ Shape = tuple[int, int, int]
 
 
 class Localisation(nn.Module):
-    """Any network whose last linear layer regresses theta, starting at the exact identity.
+    """A network with a final linear layer that regresses theta and starts at the exact identity.
 
-    That layer has zero weights and the identity as its bias, and nothing that saturates stands behind it: the
-    start is exact for every input, and its gradient is not zero.
+    That layer has zero weights, the identity as its bias, and no activation behind it. So theta starts as the
+    identity for every input, and the gradient is not zero.
 
     Args:
-        features: what theta is regressed from.
-        identity: the P parameters of the identity transform.
+        features: the layers before it.
+        identity: theta (P,) of the identity transform.
     """
 
     def __init__(self, features: "Features", identity: Sequence[float]) -> None:
@@ -41,7 +41,7 @@ class Localisation(nn.Module):
 
 
 class Features(nn.Sequential):
-    """A chain of layers from U (B, C, H, W) to ``width`` features (B, ``width``)."""
+    """Layers that map U (B, C, H, W) to features (B, ``width``)."""
 
     def __init__(self, width: int, *layers: nn.Module) -> None:
         super().__init__(*layers)
@@ -49,60 +49,60 @@ class Features(nn.Sequential):
 
 
 def fully_connected(shape: Shape, width: int = 32) -> Features:
-    """The paper's features for ST-FCN: three hidden layers of ``width`` units."""
+    """The paper's layers for ST-FCN: three hidden layers of ``width`` units."""
     inputs = shape[0] * shape[1] * shape[2]
     layers = [_hidden(size, width) for size in (inputs, width, width)]
     return Features(width, nn.Flatten(), *layers)
 
 
 def convolutional(shape: Shape, width: int = 32, filters: int = 20) -> Features:
-    """The paper's features for ST-CNN: two 5×5 convolutions at half size, then ``width`` hidden units.
+    """The paper's layers for ST-CNN: two 5×5 convolutions at half size, then ``width`` hidden units.
 
-    Other than in the paper the convolutions are padded, so that any size of U works.
+    Unlike the paper's, the convolutions are padded, so U may have any size.
     """
     channels, height, wide = shape
-    places = -(-height // 8) * -(-wide // 8)
+    cells = -(-height // 8) * -(-wide // 8)
     return Features(
         width,
         nn.AvgPool2d(2, ceil_mode=True),
         *(nn.Conv2d(channels, filters, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
         *(nn.Conv2d(filters, filters, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
         nn.Flatten(),
-        _hidden(filters * places, width),
+        _hidden(filters * cells, width),
     )
 
 
 def keypoints(
     shape: Shape, width: int = 32, filters: tuple[int, int] = (16, 32), count: int = 16
 ) -> Features:
-    """Where ``count`` learned keypoints are, and how much there is of what: our default.
+    """The positions of ``count`` learned keypoints and the mean of each map: the default.
 
-    The paper's flattened maps make the layer behind them learn every place anew. A softmax over the places of
-    a map gives a keypoint's expected position instead (Levine et al. 2016, "End-to-end training of deep
-    visuomotor policies", section 5.1), which moves along with the digit from the first step.
+    The paper flattens its maps, so the next layer has to learn each position separately. Here a softmax over
+    a map gives the expected position of a keypoint (Levine et al. 2016, "End-to-end training of deep
+    visuomotor policies", section 5.1), which follows the digit from the first training step.
     """
     first, second = filters
-    seen = 2 * count + second
+    descriptors = 2 * count + second
     return Features(
-        seen + width,
+        descriptors + width,
         nn.AvgPool2d(2, ceil_mode=True),
         *(nn.Conv2d(shape[0], first, 5, padding=2, bias=False), nn.BatchNorm2d(first)),
         *(nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)),
         *(nn.Conv2d(first, second, 5, padding=2, bias=False), nn.BatchNorm2d(second), nn.ReLU(inplace=True)),
         PositionsAndMeans(second, count),
-        ConcatSkip(nn.Sequential(nn.Linear(seen, width), nn.Tanh())),
+        ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
     )
 
 
 class PositionsAndMeans(nn.Module):
-    """From maps (B, ``channels``, H, W): ``count`` positions, then each map's mean, in one row."""
+    """From maps (B, ``channels``, H, W) to ``count`` positions and all means (B, 2 count + channels)."""
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
-        self.heat = nn.Conv2d(channels, count, 1, bias=False)  # a softmax is blind to a bias
+        self.heat = nn.Conv2d(channels, count, 1, bias=False)  # a bias would not change the softmax
 
     def forward(self, maps: Tensor) -> Tensor:
-        """See the class."""
+        """Positions as (x, y) pairs, then the means."""
         heat = self.heat(maps)
         with autocast_disabled(maps):
             positions = expected_positions(to_float32(heat))
@@ -110,26 +110,23 @@ class PositionsAndMeans(nn.Module):
 
 
 class ConcatSkip(nn.Module):
-    """What comes in, and beside it what ``module`` makes of it."""
+    """Concatenates the input and the output of ``module``."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, N) to (B, N + M)."""
+        """Features (B, N) to (B, N + M)."""
         return torch.cat([features, self.module(features)], 1)
 
 
 def expected_positions(heat: Tensor) -> Tensor:
-    """Mean position of each map of ``heat`` (B, K, H, W) under the softmax over its places: (B, K, 2).
-
-    Positions are normalised (x, y).
-    """
+    """Expected positions (B, K, 2) under a softmax over each map of ``heat`` (B, K, H, W)."""
     height, width = heat.shape[2:]
-    places = geometry.pixel_centres(height, width, heat.device).to(heat.dtype)
-    # Channels last, as they lie in memory: neither this nor the way back need copy them.
-    return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ places
+    centres = geometry.pixel_centres(height, width, heat.device).to(heat.dtype)
+    # Channels last, as in memory, so neither the forward nor the backward pass copies them.
+    return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ centres
 
 
 def _hidden(inputs: int, outputs: int) -> nn.Sequential:

@@ -1,16 +1,16 @@
-"""Single precision where half of it would not do, within ``torch.autocast``."""
+"""Single precision inside ``torch.autocast``, where half precision is not enough."""
 
 import torch
 from torch import Tensor
 
-HALVES = (torch.bfloat16, torch.float16)
+HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 def to_float32(tensor: Tensor) -> Tensor:
-    """A tensor of half precision in single precision, any other as it is."""
-    return tensor.float() if tensor.dtype in HALVES else tensor
+    """Convert a tensor of half precision to float32; return any other unchanged."""
+    return tensor.float() if tensor.dtype in HALF_TYPES else tensor
 
 
 def autocast_disabled(tensor: Tensor) -> torch.autocast:
-    """Within it, functions on the tensor's device compute in the precision of what they are given."""
+    """A context without autocast on the device of ``tensor``."""
     return torch.autocast(tensor.device.type, enabled=False)

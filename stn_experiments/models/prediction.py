@@ -1,6 +1,7 @@
-"""What a network says of a batch, and what a reader, an attention that answers by itself, is."""
+"""What a network predicts for a batch, and the interface of attention heads."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from torch import Generator, Tensor, nn
 
@@ -8,7 +9,7 @@ from stn_experiments.models.view import View
 
 
 class Policy(NamedTuple):
-    """What a stochastic attention decided in G steps: the log probability (B, G) of where it went, and the
+    """The decisions of a stochastic attention: ``log_probability`` (B, G) of the G places that it chose, and
     ``baseline`` (B, G), the reward that it expected.
     """
 
@@ -17,33 +18,36 @@ class Policy(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Class scores ``logits`` (B, classes), a view for each attention, and what was left to chance."""
+    """Class scores ``logits`` (B, classes), a view for each attention, and the policy of a stochastic one."""
 
     logits: Tensor
     views: list[View]
     policy: Policy | None = None
 
 
-class AttentionHead(nn.Module):
-    """An attention that answers from a map by itself.
+class AttentionHead(nn.Module, ABC):
+    """An attention that classifies a map by itself, in place of a backbone's linear classifier."""
 
-    Its ``forward`` takes a map (B, C, H, W), the questions (B, T) about the images or ``None``, and the
-    generator that decides what is random or ``None``; it gives a :class:`Prediction` whose views have their
-    points on that map.
-    """
+    @abstractmethod
+    def forward(
+        self, features: Tensor, question: Tensor | None = None, generator: Generator | None = None
+    ) -> Prediction:
+        """The prediction for a map (B, C, H, W); the points of its views lie on that map.
 
-    def __call__(self, features: Tensor, question: Tensor | None, generator: Generator | None) -> Prediction:
-        """See the class."""
-        return super().__call__(features, question, generator)
+        Args:
+            features: the map.
+            question: word numbers (B, T) of a question about each image, if the data has questions.
+            generator: source of random decisions; without it the prediction is deterministic.
+        """
 
 
-@runtime_checkable
-class AttentionHeadConfig(Protocol):
-    """The settings of a reader."""
+class AttentionHeadConfig(ABC):
+    """The settings of an attention head."""
 
-    def reader(self, shape: tuple[int, ...], classes: int, vocab_size: int) -> AttentionHead:
-        """A reader of maps of ``shape`` (C, H, W), and of questions with so many words, 0 without questions.
+    @abstractmethod
+    def build(self, shape: tuple[int, ...], classes: int, vocab_size: int) -> AttentionHead:
+        """A head for maps of ``shape`` (C, H, W) and questions of ``vocab_size`` words (0: no questions).
 
         Raises:
-            UserError: it cannot read such maps, or needs questions that are not there.
+            UserError: the head cannot read such maps, or needs questions and the data has none.
         """

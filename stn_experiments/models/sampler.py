@@ -12,16 +12,15 @@ Padding = Literal["zeros", "border", "reflection"]
 
 
 class Sampler(nn.Module):
-    """Reads U at the points of a grid, every channel alike (equations 3 to 7).
+    """Reads U at the points of a grid, with the same grid for every channel (equations 3 to 7).
 
-    Interpolation sees the few pixels of U about a point, however far apart the grid's points are. Where V is
-    smaller than U, most of U would go unread and the gradient would be noise; so each pixel of V can be the
-    mean of ``oversample`` × ``oversample`` samples of a finer grid, as the paper's average pooling behind the
-    transformer does for RTS and TC.
+    Interpolation reads only the few pixels of U next to a point. If V is smaller than U, most of U is skipped
+    and the gradient is noisy. Each pixel of V can therefore be the mean of ``oversample`` × ``oversample``
+    samples of a finer grid, like the paper's average pooling behind the transformer for RTS and TC.
 
     Args:
-        interpolation: ``bilinear`` (equation 5), ``bicubic``, or ``nearest``, whose grid gets no gradient.
-        padding: what is read outside U: black, the nearest edge, or the image reflected at its edges.
+        interpolation: ``bilinear`` (equation 5), ``bicubic``, or ``nearest``, without a gradient for grids.
+        padding: the value outside U: black, the nearest edge, or the image reflected at its edges.
         oversample: samples along each side of a pixel of V.
     """
 
@@ -34,9 +33,9 @@ class Sampler(nn.Module):
         self.oversample = oversample
 
     def forward(self, source: Tensor, grid: Tensor) -> Tensor:
-        """U (B, C, H, W) at ``grid`` (B, s H', s W', 2), where s is ``oversample``: V (B, C, H', W')."""
-        if deterministic.wanted(source) and (self.interpolation, self.padding) == ("bilinear", "zeros"):
-            fine = deterministic.bilinear_sample(source, grid)
+        """V (B, C, H', W') from U (B, C, H, W) and ``grid`` (B, s H', s W', 2), where s is ``oversample``."""
+        if deterministic.is_required(source) and (self.interpolation, self.padding) == ("bilinear", "zeros"):
+            samples = deterministic.bilinear_sample(source, grid)
         else:
-            fine = F.grid_sample(source, grid, self.interpolation, self.padding, align_corners=False)
-        return F.avg_pool2d(fine, self.oversample) if self.oversample > 1 else fine
+            samples = F.grid_sample(source, grid, self.interpolation, self.padding, align_corners=False)
+        return F.avg_pool2d(samples, self.oversample) if self.oversample > 1 else samples

@@ -1,16 +1,14 @@
-"""The view: what one attention did to one batch. Panels, scores and health are made from views alone."""
+"""The view: what one attention did to one batch. Panels and scores are made from views."""
 
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 class Transform(NamedTuple):
-    """What a spatial transformer did: ``theta`` (B, P), and the ``grid`` (B, h, w, 2) where it read the map.
+    """What a spatial transformer did: ``theta`` (B, P) and its sampling ``grid`` (B, s H', s W', 2) on U.
 
-    The points of the grid are normalised (x, y) on that map, U, and s × s samples of each pixel of V.
+    Each pixel of V is the mean of s × s samples.
     """
 
     theta: Tensor
@@ -18,24 +16,26 @@ class Transform(NamedTuple):
 
 
 class Heat(NamedTuple):
-    """The ``weights`` (B, h, w), at least 0, of a map's cells, and the ``places`` (B, h, w, 2) of these."""
+    """Weights (B, h, w) >= 0 of the cells of a map, and the ``places`` (B, h, w, 2) of these cells."""
 
     weights: Tensor
     places: Tensor
 
 
 class View(NamedTuple):
-    """What one attention did to one batch; what it does not have is ``None``.
+    """What one attention did to one batch. Fields that do not apply are ``None``.
 
-    Points are normalised (x, y) on the network's input, see ``geometry``.
+    Points are normalised (x, y), see ``geometry``. In a model's output they lie on the map that the attention
+    reads; ``evaluation.coordinates`` maps them to the network's input.
 
     Args:
-        output: what it gives on (B, C, H', W'): V, a masked map, a glimpse.
-        outline: the edge of what it looks at, a closed line (B, K, 2); without one it has no place in space.
-        marks: points (B, M, 2) that tell more: a spline's control points, the way to a glimpse.
-        heat: how much each place counts.
+        output: the result (B, C, H', W'): V, a weighted map or a glimpse.
+        outline: the boundary of the attended region, a closed line (B, K, 2). Attention without a location
+            has none.
+        marks: further points (B, M, 2): a spline's control points, or the path to a glimpse.
+        heat: the weight of each place.
         gates: the weight in [0, 1] of each channel (B, G).
-        words: the weight of each word of a question (B, T), summing to 1.
+        words: the weight of each word of a question (B, T); they sum to 1.
         transform: what a spatial transformer did.
     """
 
@@ -46,40 +46,3 @@ class View(NamedTuple):
     gates: Tensor | None = None
     words: Tensor | None = None
     transform: Transform | None = None
-
-
-def densest_region(heat: Tensor) -> Tensor:
-    """Outlines (B, 4, 2) of where a heat (B, h, w) is densest, as the map's own normalised (x, y).
-
-    The box about those cells above the middle between the heat's mean and its peak which hang together with
-    the peak, sideways or cornerwise. A heat that is everywhere the same is dense everywhere.
-    """
-    height, width = heat.shape[1:]
-    flat = heat.flatten(1)
-    peak, place = flat.max(1)
-    dense = (flat >= ((peak + flat.mean(1)) / 2)[:, None]).view_as(heat)
-    region = F.one_hot(place, height * width).bool().view_as(heat)
-    for _ in range(height + width):  # far enough for all but a spiral, and without asking the device
-        region = _grown(region) & dense
-    (left, right), (top, bottom) = (_extent(region.any(side)) for side in (1, 2))
-    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return torch.stack([torch.stack(corner, 1) for corner in corners], 1)
-
-
-def _grown(region: Tensor) -> Tensor:
-    """Regions (B, h, w) and their neighbours, sideways and cornerwise; a max_pool2d, but 13 times as fast."""
-    wide = region.clone()
-    wide[:, :, 1:] |= region[:, :, :-1]
-    wide[:, :, :-1] |= region[:, :, 1:]
-    grown = wide.clone()
-    grown[:, 1:] |= wide[:, :-1]
-    grown[:, :-1] |= wide[:, 1:]
-    return grown
-
-
-def _extent(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """From where to where (B,), in [-1, 1], a line (B, N) is true; if nowhere, the whole."""
-    count = inside.shape[1]
-    first = inside.float().argmax(1)
-    last = count - 1 - inside.flip(1).float().argmax(1)
-    return 2 * first / count - 1, 2 * (last + 1) / count - 1

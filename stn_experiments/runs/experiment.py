@@ -142,22 +142,22 @@ def assemble(
     transformers: dict[str, list[SpatialTransformer]] = {}
     if plan is not None:
         with settings_of("stn"):
-            at_input = plan.at_input(data.shape, fitting)
+            at_input = plan.build_at_input(data.shape, fitting)
         transformers[INPUT] = at_input
         for first in at_input[:1]:
             channels, size = channels * len(at_input), list(first.output_size)
     backbone = build(node, "backbone", Backbone, shape=(channels, *size), classes=data.classes)
     if plan is not None:
         with settings_of("stn"):
-            transformers |= plan.inside(backbone)
+            transformers |= plan.build_inside(backbone)
     with settings_of("attention"):
-        gates = attention.behind(backbone) if isinstance(attention, GateConfig) else {}
-        reader = None
+        gates = attention.build(backbone) if isinstance(attention, GateConfig) else {}
+        attention_head = None
         if isinstance(attention, AttentionHeadConfig):
-            reader = attention.reader(backbone.output, data.classes, data.vocab_size)
+            attention_head = attention.build(backbone.output_shape, data.classes, data.vocab_size)
         elif data.vocab_size:
             raise UserError("name must be coattention, which reads the questions of this data")
-    return Classifier(backbone, transformers, gates, reader)
+    return Classifier(backbone, transformers, gates, attention_head)
 
 
 def find_device(name: Device) -> torch.device:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.models.backbones import WIDEST
+from stn_experiments.models.backbones import MAX_WIDTH
 
 TOLERANCE = 0.05
 """Largest relative difference from the number of parameters that is asked for."""
@@ -46,7 +46,7 @@ def scale(node: Node, setting: str, factor: float) -> Node:
     """The node with each width multiplied and rounded, between 1 and the widest that is allowed."""
 
     def scale_one(width: int) -> int:
-        return min(max(round(factor * width), 1), WIDEST)
+        return min(max(round(factor * width), 1), MAX_WIDTH)
 
     widths = node[setting]
     scaled = [scale_one(width) for width in widths] if isinstance(widths, list) else scale_one(widths)

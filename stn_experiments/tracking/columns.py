@@ -8,7 +8,7 @@ SHOWN = ("data", "backbone", "stn", "attention", "seed")
 SETTINGS = (
     *SHOWN,
     *("attention.at", "attention.blind", "attention.copies", "attention.glimpses"),
-    *("attention.kind.kernel", "attention.kind.reduction", "attention.mode", "attention.scales"),
+    *("attention.kernel", "attention.reduction", "attention.mode", "attention.scales"),
     *("attention.size", "attention.std", "attention.width"),
     *("backbone.filters", "backbone.parameters", "backbone.pool", "backbone.width", "backbone.widths"),
     *("data.distortion.angle", "data.distortion.bend", "data.distortion.blur"),

@@ -162,10 +162,10 @@ class Trainer:
         self, images: Tensor, labels: Tensor, question: Tensor | None = None
     ) -> Tensor:
         with self.config.autocast(images.device):
-            prediction = self.model(images, question, self._generator)
-        loss = F.cross_entropy(prediction.logits.float(), labels)
+            output = self.model(images, question, self._generator)
+        loss = F.cross_entropy(output.logits.float(), labels)
         self.optimizer.zero_grad()
-        (loss + policy_loss(prediction, labels)).backward()
+        (loss + policy_loss(output, labels)).backward()
         network, *localisation = (group["params"] for group in self.optimizer.param_groups)
         gradient, localisation_gradient = gradient_norm(network), torch.zeros_like(loss)
         for parameters in localisation:
@@ -173,7 +173,7 @@ class Trainer:
             limit = self.config.localisation_clip or math.inf
             nn.utils.clip_grads_with_norm_(parameters, limit, localisation_gradient)
         self.optimizer.step()
-        error = (prediction.logits.argmax(1) != labels).float().mean()
+        error = (output.logits.argmax(1) != labels).float().mean()
         return torch.stack(StepMetrics(loss.detach(), error, localisation_gradient, gradient))
 
     def epoch_metrics(self) -> dict[str, float]:

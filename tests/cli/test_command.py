@@ -47,7 +47,10 @@ WRONG = [
     ),
     ("data=cluttered data.distortion.clutter_size=80", "data.distortion.clutter_size must be at most 28"),
     ("stn.output_size=400", "stn.output_size must be at most 4 times the input's 28×28, got 400×400"),
-    ("backbone=cnn stn.output_size=10", "backbone.CNN cannot read an input as small as 10×10"),
+    (
+        "backbone=cnn stn.output_size=10",
+        "backbone.name must be a network that can read 10×10 pixels, got cnn",
+    ),
     ("trainer.batch_size=60000", "batch_size must be at most the 55000 training images"),
     ("data=mixed data.distortion.kinds.noisy.canvas=50", "kinds.noisy.canvas must be the same as canvas, 42"),
     ("stn=none +stn.output_size=28", "stn.output_size is not a setting of stn: it has no settings"),
@@ -58,15 +61,15 @@ WRONG = [
     ("stn.at=layer9", "stn.at must name places among input, stem, layer1, layer2, layer3, got layer9"),
     (
         "attention=cbam backbone=fcn",
-        "attention.name must be none for a backbone none of whose stages gives a",
+        "attention.name must not be cbam for a backbone without a stage whose output is a map",
     ),
     (
         "attention=mask backbone=cnn",
         "attention.at must name different stages among conv1, conv2, at least one, ",
     ),
-    ("attention=cbam attention.kind.kernel=4", "attention.kind.kernel must be odd, got 4"),
-    ("attention=se attention.kind.reduction=0", "attention.kind.reduction must be an integer from 1 to 512"),
-    ("stn.count=2 stn.at=[input,layer2]", "stn.count must be 1 unless the transformers stand at the input"),
+    ("attention=cbam attention.kernel=4", "attention.kernel must be odd, got 4"),
+    ("attention=se attention.reduction=0", "attention.reduction must be an integer from 1 to 512"),
+    ("stn.count=2 stn.at=[input,layer2]", "stn.count must be 1 unless at is only input, got 2"),
     ("data=npz", "data.file is missing: give it a value"),
     ("data=npz data.file=nowhere.npz", "data.file nowhere.npz"),
     # not a setting at all

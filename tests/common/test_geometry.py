@@ -32,7 +32,7 @@ def test_similarity_agrees_with_kornia():
     torch.testing.assert_close(geometry.similarity(angle, scale, shift), expected)
 
 
-def test_normalised_carries_pixels_over_on_non_square_images():
+def test_normalised_converts_pixels_on_non_square_images():
     # Ten pixels right and four down of the centre of a 20×40 image: half and 0.4 of the way to its edges.
     shift = geometry.similarity(torch.zeros(1), torch.ones(1), torch.tensor([[10.0, 4.0]]))
     matrix = geometry.normalised(shift, source=(28, 28), target=(20, 40))
@@ -48,11 +48,11 @@ def test_transform_divides_by_the_third_coordinate():
 
 
 @pytest.mark.parametrize("points", [1, 8])
-def test_frame_goes_clockwise_around_the_square(points):
-    frame = geometry.boundary_points(points)
-    assert frame.shape == (4 * points, 2)
-    assert (frame.abs().amax(1) == 1).all()
-    corners = frame[::points]
+def test_boundary_points_go_clockwise_around_the_square(points):
+    boundary = geometry.boundary_points(points)
+    assert boundary.shape == (4 * points, 2)
+    assert (boundary.abs().amax(1) == 1).all()
+    corners = boundary[::points]
     torch.testing.assert_close(corners, torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]))
 
 

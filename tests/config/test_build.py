@@ -65,7 +65,7 @@ def test_a_null_target_builds_nothing():
             r"data\._target_ must name a class or function",
         ),
         (
-            {"_target_": "stn_experiments.storage.run_folder.version"},
+            {"_target_": "stn_experiments.storage.environment.version"},
             r"data\._target_ must name a class or function",
         ),
         ({"_target_": "stn_experiments.nowhere.Thing"}, r"data\._target_ names nothing that exists"),

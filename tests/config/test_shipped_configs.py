@@ -5,6 +5,8 @@ import pytest
 import torch
 import yaml
 
+from stn_experiments.data.distortions import Batch
+from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.runs.experiment import build_experiment
 from tests.conftest import ROOT
 
@@ -34,7 +36,8 @@ def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice
         assert config[group]["name"] == choice
     experiment = build_experiment(config)
     question = torch.ones(2, 5, dtype=torch.long) if experiment.data.vocab_size else None
-    prediction = experiment.model.eval()(torch.rand(2, *experiment.data.shape), question)
+    batch = Batch(torch.rand(2, *experiment.data.shape), torch.zeros(2, dtype=torch.long), None, question)
+    prediction = predict(experiment.model, batch)
     assert prediction.logits.shape == (2, experiment.data.classes)
     attentions = config["attention"].get("glimpses", int(config["attention"]["name"] != "none"))
     assert len(prediction.views) == config["stn"].get("count", 0) + attentions
@@ -66,7 +69,7 @@ def test_the_attentions_that_a_sweep_compares_are_all_there_and_of_about_one_siz
 
 
 def test_a_users_own_file_is_trained_on(compose, tmp_path, digits):
-    from stn_experiments.runs.train import train_run
+    from stn_experiments.runs.train import train
 
     images, labels = digits.images.numpy(), digits.labels.numpy()
     np.savez(
@@ -76,7 +79,7 @@ def test_a_users_own_file_is_trained_on(compose, tmp_path, digits):
         X_test=images,
         Y_test=labels,
     )
-    result = train_run(
+    result = train(
         compose(
             "data=npz",
             f"data.file={tmp_path / 'own.npz'}",

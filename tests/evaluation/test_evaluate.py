@@ -113,7 +113,7 @@ def test_a_mask_on_the_digit_scores_high_and_one_in_a_corner_low(build, batch):
 
     found = []
     for first, last in ((1, 13), (0, 2)):
-        model.gates["stem"].places = Square(first, last)
+        model.gates["stem"].spatial = Square(first, last)
         found.append(evaluate(model, batch))
     on, corner = found
     assert (on["iou_mean"] > 0.5, on["ink_inside"] > 0.9, on["hit_rate"]) == (True, True, 1)

@@ -4,7 +4,7 @@ import torch
 from stn_experiments.evaluation.metrics import outside_share, theta_spread
 
 
-def test_theta_spread_is_zero_where_the_input_is_ignored():
+def test_theta_spread_is_zero_for_constant_theta():
     assert theta_spread(torch.ones(9, 6)) == 0
     theta = torch.stack([torch.zeros(6), torch.full((6,), 2.0)])
     assert theta_spread(theta) == 1

@@ -1,4 +1,4 @@
-"""Co-attention computes the equations of Lu et al. 2016, and looks where the question says."""
+"""Co-attention against the equations of Lu et al. 2016, and its dependence on the question."""
 
 import numpy as np
 import pytest
@@ -20,18 +20,18 @@ def softmax(scores):
 
 
 def by_the_equations(attention, v, q):
-    """One image's places v (d, N) and one question's words q (d, T), as columns: what the paper computes."""
+    """The paper's result for one image's places v (d, N) and one question's words q (d, T), as columns."""
     w = {name: value.detach().numpy() for name, value in attention.named_parameters()}
     if isinstance(attention, Parallel):
         c = np.tanh(q.T @ w["affinity.weight"] @ v)
         h_v = np.tanh(w["image.weight"] @ v + w["question.weight"] @ q @ c)
         h_q = np.tanh(w["question.weight"] @ q + w["image.weight"] @ v @ c.T)
-        a_v, a_q = softmax(w["weigh_image.weight"][0] @ h_v), softmax(w["weigh_question.weight"][0] @ h_q)
+        a_v, a_q = softmax(w["score_image.weight"][0] @ h_v), softmax(w["score_question.weight"][0] @ h_q)
         return v @ a_v, q @ a_q, a_v, a_q
 
     def attend(step, x, g):
         h = np.tanh(w[f"{step}.vectors.weight"] @ x + np.outer(g, np.ones(x.shape[1])))
-        a = softmax(w[f"{step}.weigh.weight"][0] @ h)
+        a = softmax(w[f"{step}.score.weight"][0] @ h)
         return x @ a, a
 
     s, _ = attend("summarise", q, np.zeros(WIDTH))
@@ -41,7 +41,7 @@ def by_the_equations(attention, v, q):
 
 
 @pytest.mark.parametrize("kind", [Parallel, Alternating])
-def test_each_mode_is_that_of_the_paper(kind):
+def test_each_mode_agrees_with_the_paper(kind):
     torch.manual_seed(0)
     attention = kind(WIDTH)
     for weights in attention.parameters():
@@ -49,21 +49,21 @@ def test_each_mode_is_that_of_the_paper(kind):
     image, question = torch.randn(3, PLACES, WIDTH), torch.randn(3, LENGTH, WIDTH) * IS_WORD[..., None]
     attended = attention(image, question, IS_WORD)
     for index, length in enumerate(IS_WORD.sum(1).tolist()):
-        wanted = by_the_equations(attention, image[index].T.numpy(), question[index, :length].T.numpy())
-        for ours, theirs in zip(attended, wanted, strict=True):
+        expected = by_the_equations(attention, image[index].T.numpy(), question[index, :length].T.numpy())
+        for ours, theirs in zip(attended, expected, strict=True):
             ours = ours[index].detach().numpy()
             np.testing.assert_allclose(ours[: len(theirs)], theirs, atol=1e-5)
             assert not ours[len(theirs) :].any(), "padding has no weight"
 
 
-def reader(mode="parallel", blind=None, shape=(6, 3, 4), words=9, classes=4, width=16):
+def build(mode="parallel", blind=None, shape=(6, 3, 4), words=9):
     torch.manual_seed(0)
-    return CoAttentionConfig(mode, width, blind).reader(shape, classes, words)
+    return CoAttentionConfig(mode, 16, blind).build(shape, 4, words)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_more_padding_changes_nothing(mode):
-    model = reader(mode).eval()
+    model = build(mode).eval()
     features, question = torch.randn(2, 6, 3, 4), torch.tensor([[3, 1, 4, 1], [5, 2, 0, 0]])
     short, long = (model(features, F.pad(question, (0, more)), None) for more in (0, 3))
     torch.testing.assert_close(short.logits, long.logits)
@@ -74,13 +74,13 @@ def test_more_padding_changes_nothing(mode):
     torch.testing.assert_close(view.words.sum(1), torch.ones(2))
     torch.testing.assert_close(view.heat.weights.sum((1, 2)), torch.ones(2))
     assert view.output.shape == features.shape
-    assert view.outline.shape == (2, 4, 2)
+    assert build(mode).train()(features, question).views == [], "training makes no views"
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("blind", [None, "image", "question"])
-def test_the_blind_do_not_see(mode, blind):
-    model = reader(mode, blind)
+def test_a_blind_input_has_no_effect(mode, blind):
+    model = build(mode, blind)
     features, question = torch.randn(1, 6, 3, 4), torch.tensor([[3, 1, 4, 1]])
     start = model(features, question, None).logits
     other_image = model(torch.randn(1, 6, 3, 4), question, None).logits
@@ -90,11 +90,11 @@ def test_the_blind_do_not_see(mode, blind):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_it_looks_where_the_question_says(mode):
-    """Trained to say what lies beside a name, on one image it looks at another place for another name."""
+def test_it_learns_to_attend_to_the_place_in_question(mode):
+    """Trained to read the value beside a name, it attends to the place of the name in the question."""
     generator = torch.Generator().manual_seed(0)
     names, values = torch.eye(6).repeat(64, 1, 1), torch.eye(4)
-    model = reader(mode, shape=(10, 2, 3), words=7)
+    model = build(mode, shape=(10, 2, 3), words=7)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
 
     def draw():
@@ -117,21 +117,21 @@ def test_it_looks_where_the_question_says(mode):
         assert (heat.argmax(1) == (where == name).int().argmax(1)).float().mean() > 0.95
 
 
-def test_what_it_cannot_read_is_refused(compose):
-    with pytest.raises(UserError, match=r"^attention\.name must not be coattention for data that ask no"):
+def test_data_or_maps_that_it_cannot_read_are_refused(compose):
+    with pytest.raises(
+        UserError, match=r"^attention\.name must not be coattention for data without questions"
+    ):
         build_experiment(compose("attention=coattention"))
     with pytest.raises(UserError, match=r"^attention\.name must be coattention, which reads the questions"):
         build_experiment(compose("data=question"))
     with pytest.raises(UserError, match=r"^attention\.name must not be coattention behind a backbone"):
         build_experiment(compose("data=question", "attention=coattention", "backbone=fcn"))
     with pytest.raises(TypeError, match="question"):
-        reader()(torch.zeros(1, 6, 3, 4), None, None)
+        build()(torch.zeros(1, 6, 3, 4), None, None)
 
 
-def test_a_transformer_may_stand_in_front(compose):
+def test_a_transformer_may_stand_in_front_of_it(compose):
     experiment = build_experiment(compose("experiment=coattention", "stn=affine", "trainer.device=cpu"))
-    prediction = experiment.model.eval()(torch.rand(2, 1, 60, 60), torch.tensor([[3, 4], [5, 0]]))
-    transformed, attended = prediction.views
-    assert transformed.transform is not None
-    assert attended.words is not None
-    assert attended.heat.places.abs().max() > 0
+    stages = experiment.model.eval()(torch.rand(2, 1, 60, 60), torch.tensor([[3, 4], [5, 0]])).stages
+    assert stages["input"].views[0].transform is not None
+    assert stages["head"].views[0].words is not None

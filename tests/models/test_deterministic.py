@@ -8,24 +8,24 @@ from stn_experiments.models.sampler import Sampler
 
 
 @pytest.fixture
-def wanted(monkeypatch):
-    """As on CUDA with deterministic algorithms: what only the long way shows, shown on a CPU."""
-    monkeypatch.setattr(deterministic, "wanted", lambda tensor: True)
+def required(monkeypatch):
+    """Use the deterministic versions on a CPU."""
+    monkeypatch.setattr(deterministic, "is_required", lambda tensor: True)
 
 
-def test_the_long_way_is_for_cuda_and_only_where_it_is_asked_for():
-    here = torch.zeros(1)
-    assert not deterministic.wanted(here)
+def test_deterministic_versions_are_not_used_on_a_cpu():
+    tensor = torch.zeros(1)
+    assert not deterministic.is_required(tensor)
     torch.use_deterministic_algorithms(True)
     try:
-        assert not deterministic.wanted(here)
+        assert not deterministic.is_required(tensor)
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("size", [(7, 11), (12, 5)])
 @pytest.mark.parametrize("reach", [0.9, 1.3, 20.0])
-def test_bilinear_sampling_by_indexing_is_grid_sample(generator, size, reach):
+def test_bilinear_sampling_by_indexing_agrees_with_grid_sample(generator, size, reach):
     source = torch.rand(3, 2, *size, generator=generator, dtype=torch.double).requires_grad_()
     grid = (
         (torch.rand(3, 6, 9, 2, generator=generator, dtype=torch.double) * 2 - 1) * reach
@@ -45,17 +45,15 @@ def test_points_that_are_not_finite_read_black():
     assert bilinear_sample(torch.ones(1, 1, 3, 3), grid).abs().max() == 0
 
 
-def test_the_sampler_takes_it_where_it_can(wanted, generator):
+def test_the_sampler_uses_it_for_bilinear_and_zeros(required, generator):
     source, grid = torch.rand(2, 3, 8, 6, generator=generator), torch.rand(2, 8, 8, 2, generator=generator)
     plain = F.avg_pool2d(F.grid_sample(source, grid, align_corners=False), 2)
     torch.testing.assert_close(Sampler(oversample=2)(source, grid), plain)
     bordered = F.grid_sample(source, grid * 2, "bicubic", "border", align_corners=False)
-    assert Sampler("bicubic", "border")(source, grid * 2).equal(
-        bordered
-    )  # which torch refuses on CUDA itself
+    assert Sampler("bicubic", "border")(source, grid * 2).equal(bordered)
 
 
 @pytest.mark.parametrize(("size", "side"), [((7, 7), 4), ((15, 9), 4), ((4, 6), 1), ((3, 3), 3)])
-def test_average_pooling_by_products_is_adaptive_pooling(wanted, generator, size, side):
+def test_average_pooling_by_products_agrees_with_adaptive_pooling(required, generator, size, side):
     maps = torch.rand(2, 5, *size, generator=generator)
     torch.testing.assert_close(AveragePool(side)(maps), F.adaptive_avg_pool2d(maps, side))

@@ -118,7 +118,7 @@ def test_scaling_to_its_own_size_changes_nothing(compose, backbone):
         ("backbone=fcn backbone.parameters=9000 backbone.widths=[0,8]", "backbone.widths must be a list"),
         (
             "backbone=cnn backbone.parameters=400000 stn.output_size=10",
-            "backbone.CNN cannot read an input as small as 10×10",
+            "backbone.name must be a network that can read 10×10 pixels, got cnn",
         ),
         ("backbone=fcn backbone.parameters=9000 stn.at=layer9", "stn.at must name places among input"),
     ],

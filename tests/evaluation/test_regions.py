@@ -1,4 +1,4 @@
-"""Where a heat is densest, against scipy's labels."""
+"""Densest regions against scipy's labels."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from stn_experiments.models.view import densest_region
+from stn_experiments.evaluation.regions import densest_region
 
 
 def by_scipy(heat):
-    """The box about what hangs together with the peak, as (left, top, right, bottom) in cells."""
+    """The box around the component with the peak, as (left, top, right, bottom) in cells."""
     heat = heat.double().numpy()
     labels, _ = ndimage.label(heat >= (heat.max() + heat.mean()) / 2, np.ones((3, 3)))
     rows, columns = np.nonzero(labels == labels.flat[heat.argmax()])
@@ -25,21 +25,21 @@ def in_cells(outline, height, width):
 
 @pytest.mark.parametrize("blur", [1, 3, 5])
 @pytest.mark.parametrize("size", [(4, 4), (7, 7), (9, 14), (30, 30), (1, 8)])
-def test_the_densest_region_is_scipys(size, blur, generator):
+def test_the_densest_region_agrees_with_scipy(size, blur, generator):
     heats = torch.rand(50, 1, *size, generator=generator)
     heats = F.avg_pool2d(heats, blur, 1, blur // 2, count_include_pad=False)[:, 0]
     for heat, outline in zip(heats, densest_region(heats), strict=True):
         assert in_cells(outline, *size) == pytest.approx(by_scipy(heat), abs=1e-4)
 
 
-def test_an_outline_goes_round_from_its_top_left():
+def test_the_outline_goes_clockwise_from_the_top_left():
     heat = torch.zeros(1, 4, 8)
     heat[0, 1:3, 5:7] = 1.0
     expected = torch.tensor([[[0.25, -0.5], [0.75, -0.5], [0.75, 0.5], [0.25, 0.5]]])
     torch.testing.assert_close(densest_region(heat), expected)
 
 
-def test_what_hangs_together_by_corners_is_one_and_what_does_not_is_left_out():
+def test_diagonal_neighbours_are_connected_and_others_are_left_out():
     heat = torch.zeros(2, 6, 6)
     heat[:, 0, 0], heat[:, 1, 1], heat[:, 2, 2] = 0.8, 1.0, 0.8
     heat[0, 5, 5] = 0.9  # apart, and less hot
@@ -51,6 +51,6 @@ def test_what_hangs_together_by_corners_is_one_and_what_does_not_is_left_out():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e-30, torch.nan])
-def test_a_heat_that_is_everywhere_the_same_is_dense_everywhere(value):
+def test_the_region_of_a_constant_heat_is_the_whole_map(value):
     outline = densest_region(torch.full((2, 7, 13), value))
     assert outline.tolist() == [[[-1, -1], [1, -1], [1, 1], [-1, 1]]] * 2

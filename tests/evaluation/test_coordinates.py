@@ -1,0 +1,242 @@
+"""How views of inner maps and gates lie on the network's input."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stn_experiments.common import geometry
+from stn_experiments.evaluation.coordinates import combine_gates, to_input_frame
+from stn_experiments.evaluation.regions import densest_region
+from stn_experiments.models.backbones import CNN, Compact
+from stn_experiments.models.classifier import Classifier, TransformerConfig
+from stn_experiments.models.coattention import CoAttentionConfig
+from stn_experiments.models.gates import CBAMConfig, Gated, MaskConfig, SEConfig
+from stn_experiments.models.glimpses import GlimpseConfig
+from stn_experiments.models.grids import Affine, ThinPlateSpline
+
+HALF = [0.5, 0.0, 0.0, 0.0, 0.5, 0.0]
+FULL = (1.0, 1.0)
+
+
+def build(gates=None, backbone=Compact, shape=(1, 28, 28), stn=None, head=None):
+    torch.manual_seed(0)
+    at_input = stn.build_at_input(shape, "keypoints") if stn else []
+    size = at_input[0].output_size if at_input else shape[1:]
+    network = backbone((shape[0] * max(len(at_input), 1), *size), 10)
+    transformers = {"input": at_input, **(stn.build_inside(network) if stn else {})}
+    head = head and head.build(network.output_shape, 10, 9 * isinstance(head, CoAttentionConfig))
+    return Classifier(network, transformers, gates.build(network) if gates else {}, head).eval()
+
+
+def views_of(model, images, question=None):
+    return to_input_frame(model(images, question), model).views
+
+
+def set_theta(transformer, theta):
+    with torch.no_grad():
+        transformer.localisation.theta.weight.zero_()
+        transformer.localisation.theta.bias.copy_(torch.tensor(theta))
+
+
+def light(model, name, square):
+    """Make the gate behind a stage pass a square (top, bottom, left, right) of the cells of its map."""
+    top, bottom, left, right = square
+
+    class Lit(torch.nn.Module):
+        def forward(self, features):
+            mask = torch.full((len(features), *features.shape[2:]), 0.1)
+            mask[:, top:bottom, left:right] = 1.0
+            return Gated(features * mask[:, None], None, mask)
+
+    model.gates[name] = Lit()
+
+
+def corners_of(square, height, width):
+    """The corners (1, 4, 2) of a square of a map's cells, as normalised points of the map."""
+    top, bottom, left, right = square
+    x, y = torch.tensor([left, right]) * 2 / width - 1, torch.tensor([top, bottom]) * 2 / height - 1
+    return torch.stack([x[[0, 1, 1, 0]], y[[0, 0, 1, 1]]], 1)[None]
+
+
+def source_of(values, images, axis):
+    """The first and the last (exclusive) row or column of an image that values depend on."""
+    (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=True)
+    used = (gradient[0, 0].abs().sum(axis) > 0).nonzero()
+    return used.min().item(), used.max().item() + 1
+
+
+# Gates
+
+
+def test_channel_attention_has_no_location(generator):
+    (view,) = views_of(build(SEConfig()), torch.rand(2, 1, 28, 28, generator=generator))
+    assert (view.outline, view.heat, view.transform) == (None, None, None)
+    assert view.gates.shape == (2, 32 + 32 + 64 + 64)
+    assert view.output.shape == (2, 64, 4, 4)
+
+
+def test_consecutive_masks_are_multiplied():
+    """Each cell of the first mask is multiplied by the cell of the second mask that covers it."""
+    first, second = torch.rand(2, 4, 6), torch.tensor([[[0.5, 1.0], [0.25, 0.0]]] * 2)
+    gates = [Gated(torch.zeros(2, 3, 4, 6), None, first), Gated(torch.zeros(2, 3, 2, 2), None, second)]
+    view = combine_gates([(gate, FULL) for gate in gates])
+    x, y = view.heat.places[0].unbind(-1)
+    torch.testing.assert_close(x[0], torch.tensor([-5, -3, -1, 1, 3, 5]) / 6)
+    torch.testing.assert_close(y[:, 0], torch.tensor([-0.75, -0.25, 0.25, 0.75]))
+    for row, column, factor in [(0, 0, 0.5), (0, 5, 1.0), (3, 0, 0.25), (3, 5, 0.0)]:
+        torch.testing.assert_close(view.heat.weights[:, row, column], first[:, row, column] * factor)
+    torch.testing.assert_close(view.outline, densest_region(view.heat.weights))
+
+
+def test_a_mask_of_a_smaller_map_is_multiplied_where_that_map_lies():
+    """The second map covers the middle half of the first."""
+    first, second = torch.ones(1, 8, 8), torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+    empty = torch.zeros(1, 1, 1, 1)
+    view = combine_gates([(Gated(empty, None, first), FULL), (Gated(empty, None, second), (0.5, 0.5))])
+    heat = view.heat.weights[0]
+    assert heat[:3, :3].unique().tolist() == pytest.approx([0.1])
+    assert heat[5:, 5:].unique().tolist() == pytest.approx([0.4])
+    middle = F.interpolate(second[None], size=(4, 4), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(heat[2:6, 2:6], middle[0, 0])
+
+
+def test_a_mask_behind_channel_attention_lies_on_its_own_map():
+    """The second map covers a part of the first, whose gate has no mask."""
+    maps, mask = torch.zeros(1, 1, 2, 2), torch.tensor([[[0.1, 0.1], [0.1, 0.9]]])
+    view = combine_gates([(Gated(maps, torch.ones(1, 1)), FULL), (Gated(maps, None, mask), (0.5, 0.25))])
+    assert view.heat.places[0, 1, 1].tolist() == [0.25, 0.125]
+    assert view.outline[0].tolist() == [[0, 0], [0.5, 0], [0.5, 0.25], [0, 0.25]]
+
+
+@pytest.mark.parametrize(("backbone", "name", "pixel"), [(Compact, "layer1", 4), (CNN, "conv1", 2)])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 45, 62)])
+def test_a_mask_is_centred_on_the_pixels_that_its_cells_depend_on(backbone, name, pixel, shape, generator):
+    model = build(MaskConfig(at=name), backbone, shape)
+    light(model, name, (1, 3, 3, 6))
+    images = torch.rand(1, *shape, generator=generator).requires_grad_()
+    (view,) = views_of(model, images)
+    features = images
+    for stage, layers in model.backbone.stages.named_children():
+        features = layers(features)
+        if stage == name:
+            break
+    for axis, cells in ((0, 3), (1, 2)):
+        first, end = source_of(features[..., 1:3, 3:6], images, axis)
+        low, high = (
+            (point + 1) / 2 * shape[2 - axis] for point in view.outline.detach()[0, :, axis].aminmax()
+        )
+        assert abs(low + high - first - end) / 2 < 2
+        assert high - low == pytest.approx(cells * pixel, rel=1e-4)
+
+
+@pytest.mark.parametrize("output_size", [None, (20, 30)])
+def test_a_mask_behind_a_transformer_lies_where_the_transformer_read(output_size, generator):
+    model = build(MaskConfig(at="stem"), shape=(1, 40, 60), stn=TransformerConfig(Affine(), output_size))
+    theta = [0.5, 0.2, 0.1, -0.3, 0.4, -0.2]
+    set_theta(model.transformers["input"][0], theta)
+    height, width = (side // 2 for side in output_size or (40, 60))
+    square = (2, 6, 3, 11)
+    light(model, "stem", square)
+    first, view = views_of(model, torch.rand(2, 1, 40, 60, generator=generator))
+    matrix = torch.tensor([[theta[:3], theta[3:], [0, 0, 1]]])
+    expected = geometry.transform(matrix, corners_of(square, height, width))
+    torch.testing.assert_close(view.outline, expected.expand(2, -1, -1))
+    places = view.heat.places[:, 2:6, 3:11].flatten(1, 2).mean(1)
+    torch.testing.assert_close(places, expected.mean(1).expand(2, -1))
+    grid = F.avg_pool2d(first.transform.grid.movedim(-1, 1), first.transform.grid.shape[1] // height)
+    torch.testing.assert_close(view.heat.places, grid.movedim(1, -1), atol=1e-5, rtol=0)
+
+
+def test_a_mask_behind_a_spline_lies_where_the_spline_read(generator):
+    model = build(MaskConfig(at="stem"), stn=TransformerConfig(ThinPlateSpline(4)))
+    (transformer,) = model.transformers["input"]
+    torch.nn.init.normal_(transformer.localisation.theta.weight, std=0.2, generator=generator)
+    first, view = views_of(model, torch.rand(2, 1, 28, 28, generator=generator))
+    grid = F.avg_pool2d(first.transform.grid.movedim(-1, 1), 2).movedim(1, -1)
+    # The mean of four points is not exactly the image of their centre under a spline.
+    torch.testing.assert_close(view.heat.places, grid, atol=0.02, rtol=0)
+
+
+def test_gates_in_front_of_and_behind_an_inner_transformer_are_two_views(generator):
+    model = build(CBAMConfig(), shape=(1, 30, 46), stn=TransformerConfig(Affine(), at="layer2"))
+    set_theta(model.transformers["layer2"][0], [0.5, 0.0, 0.2, 0.0, 0.5, -0.1])
+    for name, side in (("stem", 5), ("layer1", 2), ("layer2", 1), ("layer3", 1)):
+        light(model, name, (0, side, 0, side))
+    before, view, behind = views_of(model, torch.rand(2, 1, 30, 46, generator=generator))
+    assert view.transform is not None
+    assert before.heat.weights.shape[1:] == model.backbone.input_shapes["layer1"][1:]
+    assert behind.heat.weights.shape[1:] == model.backbone.input_shapes["layer3"][1:]
+    # The stem has 15×23 cells of two pixels each; layer1 has 7×11, which cover 14×22 of those.
+    torch.testing.assert_close(before.heat.places[0, 0, 0], torch.tensor([1 / 23 - 1, 1 / 15 - 1]))
+    x = (1 / 11 - 1) * 0.5 + 0.2
+    y = (1 / 7 - 1) * 0.5 - 0.1
+    torch.testing.assert_close(behind.heat.places[0, 0, 0], torch.tensor([x * 22 / 23, y * 14 / 15]))
+    assert before.gates is None, "the gates of this test have no channel weights"
+
+
+# Transformers
+
+
+def test_transformers_side_by_side_have_their_own_outlines():
+    model = build(SEConfig(), stn=TransformerConfig(Affine(), count=2))
+    thetas = torch.tensor([[0.5, 0.0, 0.2, 0.0, 0.5, -0.1], [0.4, 0.0, -0.3, 0.0, 0.4, 0.0]])
+    for transformer, theta in zip(model.transformers["input"], thetas.tolist(), strict=True):
+        set_theta(transformer, theta)
+    *views, _ = views_of(model, torch.rand(1, 1, 28, 28))
+    for view, theta in zip(views, thetas, strict=True):
+        torch.testing.assert_close(view.outline[0, 0], theta[[2, 5]] - theta[[0, 4]])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "at", "extent"), [(CNN, "conv2", 26 * 2), (Compact, "layer2", 60), (Compact, "layer3", 60)]
+)
+def test_an_inner_outline_is_centred_on_the_pixels_that_it_depends_on(backbone, at, extent):
+    model = build(None, backbone, (1, 60, 60), TransformerConfig(Affine(), 28, at=at))
+    (transformer,) = model.transformers[at]
+    set_theta(transformer, HALF)
+    sources = []
+    transformer.register_forward_pre_hook(lambda _, given: sources.extend(given))
+    images = torch.rand(1, 1, 60, 60, requires_grad=True)
+    (view,) = views_of(model, images)
+    height, width = sources[0].shape[2:]
+    middle = sources[0][..., height // 4 : height - height // 4, width // 4 : width - width // 4]
+    first, end = source_of(middle, images, 0)
+    assert abs((first + end) / 2 - 30) < 2
+    left, right = view.outline.detach()[0, :, 0].aminmax()
+    seen = ((right - left) / 2 * 60).item()
+    assert seen <= end - first  # the receptive field is wider than the outline
+    assert seen == pytest.approx(extent * 0.5, rel=0.01)
+
+
+def test_an_inner_outline_goes_back_through_the_transformer_at_the_input():
+    model = build(None, shape=(1, 60, 60), stn=TransformerConfig(Affine(), None, at=["input", "layer2"]))
+    set_theta(model.transformers["input"][0], [0.5, 0, 0.2, 0, 0.5, -0.1])
+    set_theta(model.transformers["layer2"][0], [0.5, 0, 0.1, 0, 0.5, 0])
+    _, view = views_of(model, torch.rand(1, 1, 60, 60))
+    matrix = torch.tensor([[[0.25, 0, 0.25], [0, 0.25, -0.1], [0, 0, 1]]])
+    torch.testing.assert_close(view.outline, geometry.transform(matrix, geometry.boundary_points(1)))
+
+
+# Attention heads
+
+
+def test_views_of_an_attention_head_go_back_through_stages_and_transformers():
+    """Co-attention has heat, whose densest region becomes its outline; glimpses have outlines and marks."""
+    images, question = torch.rand(2, 1, 60, 60), torch.tensor([[3, 4], [5, 0]])
+    for head in (CoAttentionConfig(width=8), GlimpseConfig(glimpses=2, size=3, scales=1, width=8)):
+        model = build(backbone=CNN, shape=(1, 60, 60), stn=TransformerConfig(Affine()), head=head)
+        set_theta(model.transformers["input"][0], HALF)
+        asked = question if isinstance(head, CoAttentionConfig) else None
+        (raw, *_), (transformed, view, *_) = (
+            model(images, asked).stages["head"].views,
+            views_of(model, images, asked),
+        )
+        assert transformed.transform is not None
+        scale = (
+            0.5 * (52 / 60) * (40 / 52)
+        )  # conv1 reads 60 pixels and covers 52; conv2 reads 26 and covers 20
+        outline = densest_region(raw.heat.weights) if raw.heat else raw.outline
+        torch.testing.assert_close(view.outline, outline * scale)
+        if raw.heat:
+            torch.testing.assert_close(view.heat.places, raw.heat.places * scale)
+            assert view.words.equal(raw.words)

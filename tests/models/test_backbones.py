@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18, Stem
+
+
+@pytest.mark.parametrize("size", [(28, 28), (42, 42), (31, 77), (100, 100)])
+@pytest.mark.parametrize("backbone", [FCN, CNN, Compact])
+def test_backbones_read_any_canvas(backbone, size):
+    assert backbone((2, *size), 7)(torch.rand(3, 2, *size)).shape == (3, 7)
+
+
+def test_resnet18_has_torchvisions_layers_and_a_small_stem():
+    model = ResNet18((1, 28, 28), 10).eval()
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(11.2e6, rel=0.01)
+    assert [shape[1:] for shape in model.input_shapes.values()] == [
+        (28, 28),
+        (14, 14),
+        (14, 14),
+        (7, 7),
+        (4, 4),
+    ]
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_the_papers_networks_have_the_papers_layers():
+    cnn = CNN((1, 28, 28), 10)
+    assert [tuple(p.shape) for p in cnn.parameters() if p.ndim == 4] == [(32, 1, 9, 9), (64, 32, 7, 7)]
+    assert cnn.head.in_features == 64 * 2 * 2
+    assert CNN((1, 60, 60), 10, filters=(3, 5)).head.in_features == 5 * 10 * 10
+    fcn = FCN((1, 28, 28), 10, widths=(20, 30))
+    assert [tuple(p.shape) for p in fcn.parameters() if p.ndim == 2] == [(20, 784), (30, 20), (10, 30)]
+
+
+def test_compact_has_the_same_parameters_for_every_canvas():
+    counts = {sum(p.numel() for p in Compact((1, side, side), 10).parameters()) for side in (28, 60, 100)}
+    assert len(counts) == 1
+    assert counts.pop() < 100_000
+    wide = Compact((1, 28, 28), 10, width=8, pool=2)
+    assert wide.head.in_features == 16 * 4
+
+
+def test_an_input_too_small_is_refused():
+    with pytest.raises(UserError, match=r"^name must be a network that can read 12×40 pixels, got cnn"):
+        CNN((1, 12, 40), 10)
+
+
+def test_building_leaves_batch_normalisation_untouched():
+    backbone = Compact((1, 28, 28), 10)
+    assert backbone.training
+    assert all(m.num_batches_tracked == 0 for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("size", [(28, 28), (27, 40), (42, 33)])
+def test_the_stem_is_a_strided_convolution(size):
+    torch.manual_seed(0)
+    stem = Stem(3, 8).double()
+    plain = torch.nn.Conv2d(3, 8, 5, stride=2, padding=2, bias=False).double()
+    plain.load_state_dict(stem.state_dict())
+    images, same = (torch.rand(2, 3, *size).double() for _ in range(2))
+    same.copy_(images)
+    ours, theirs = stem(images.requires_grad_()), plain(same.requires_grad_())
+    torch.testing.assert_close(ours, theirs)
+    weight = torch.rand_like(ours)
+    (ours * weight).sum().backward()
+    (theirs * weight).sum().backward()
+    torch.testing.assert_close(images.grad, same.grad)
+    torch.testing.assert_close(stem.weight.grad, plain.weight.grad)

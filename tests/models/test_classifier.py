@@ -1,0 +1,142 @@
+import pytest
+import torch
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.models import SpatialTransformer
+from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18
+from stn_experiments.models.classifier import Classifier, TransformerConfig
+from stn_experiments.models.grids import Affine
+
+
+def classifier(shape=(1, 42, 50), backbone=Compact):
+    torch.manual_seed(0)
+    transformer = SpatialTransformer(shape, 28, localisation=backbone.localisation)
+    return Classifier(backbone((shape[0], 28, 28), 10), {"input": [transformer]})
+
+
+def classifier_with_inner(kind, at, shape=(1, 28, 28), **settings):
+    torch.manual_seed(0)
+    config, backbone = TransformerConfig(Affine(), 28, at=at, **settings), kind(shape, 10)
+    return Classifier(
+        backbone, {"input": config.build_at_input(shape, "keypoints"), **config.build_inside(backbone)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "at"), [(ResNet18, "layer2"), (Compact, ["input", "layer1"]), (CNN, "conv2")]
+)
+def test_transformers_stand_in_front_of_any_stage_and_start_as_the_identity(backbone, at, generator):
+    model = classifier_with_inner(backbone, at).eval()
+    images = torch.rand(2, 1, 28, 28, generator=generator)
+    output = model(images)
+    places = at if isinstance(at, list) else [at]
+    assert [place for place, stage in output.stages.items() if stage.views] == places
+    torch.testing.assert_close(output.logits, model.backbone(images), atol=1e-4, rtol=1e-4)
+    (view,) = output.stages[places[-1]].views
+    assert view.output.shape[1:] == model.backbone.input_shapes[places[-1]]
+    assert view.output.shape[1] > 1
+    assert len(model.parameter_groups()) == 2
+
+
+def test_parallel_transformers_stack_their_outputs():
+    shape = (2, 42, 42)
+    config = TransformerConfig(Affine(), 28, count=2)
+    both = config.build_at_input(shape, "keypoints")
+    model = Classifier(Compact((4, 28, 28), 19), {"input": both}).eval()
+    one, other = model(torch.rand(3, *shape)).stages["input"].views
+    assert one.output.shape == other.output.shape == (3, 2, 28, 28)
+    assert both[0].localisation is not both[1].localisation
+
+
+def test_auto_is_the_default_localisation_network_of_the_backbone():
+    def layers(default, **settings):
+        (one,) = TransformerConfig(Affine(), 28, **settings).build_at_input((1, 28, 28), default)
+        return [type(layer).__name__ for layer in one.localisation.modules()]
+
+    assert "PositionsAndMeans" in layers("keypoints")
+    assert "Conv2d" not in layers("fully_connected")
+    assert "Conv2d" not in layers("keypoints", localisation="fully_connected")
+    assert "PositionsAndMeans" not in layers("keypoints", localisation="convolutional")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings", "message"),
+    [
+        (
+            Compact,
+            {"at": "layer9"},
+            "at must name places among input, stem, layer1, layer2, layer3, got layer9",
+        ),
+        (FCN, {"at": "hidden2"}, "at must name places among input, hidden1, got hidden2"),
+        (Compact, {"at": []}, "at must name different places, at least one"),
+        (Compact, {"at": ["input", "input"]}, "at must name different places"),
+        (Compact, {"at": ["input", "layer1"], "count": 2}, "count must be 1 unless at is only input, got 2"),
+    ],
+)
+def test_impossible_places_are_refused(backbone, settings, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        classifier_with_inner(backbone, **settings)
+
+
+def test_a_classifier_exports_to_onnx_with_the_same_logits(tmp_path, generator):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = classifier((1, 42, 42)).eval()
+    torch.nn.init.normal_(
+        model.transformers["input"][0].localisation.theta.weight, std=0.05, generator=generator
+    )
+    images = torch.rand(3, 1, 42, 42, generator=generator)
+    expected = model(images).logits
+    torch.onnx.export(
+        Logits(model).eval(), (images,), str(tmp_path / "model.onnx"), dynamo=True, verbose=False
+    )
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
+
+
+class Logits(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images).logits
+
+
+def test_the_output_holds_the_view_that_its_logits_come_from(generator):
+    model, images = classifier().eval(), torch.rand(4, 1, 42, 50, generator=generator)
+    output = model(images)
+    (view,) = output.stages["input"].views
+    torch.testing.assert_close(output.logits, model.backbone(view.output))
+
+
+def test_without_a_transformer_there_is_no_view():
+    model = Classifier(Compact((1, 28, 28), 10))
+    stages = model(torch.rand(2, 1, 28, 28)).stages
+    assert list(stages) == ["input", "stem", "layer1", "layer2", "layer3", "head"]
+    assert not any(stage.views or stage.gate for stage in stages.values())
+    assert model.localisation_parameters() == []
+    assert len(model.parameter_groups()) == 1
+
+
+def test_the_localisation_network_is_a_parameter_group_of_its_own():
+    model = classifier()
+    network, localisation = ({id(p) for p in group["params"]} for group in model.parameter_groups())
+    assert localisation == {id(p) for p in model.transformers["input"][0].localisation.parameters()}
+    assert network == {id(p) for p in model.backbone.parameters()}
+    assert not network & localisation
+
+
+@pytest.mark.parametrize("backbone", [FCN, CNN, Compact])
+def test_every_parameter_learns(backbone):
+    model = classifier((1, 28, 28), backbone)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(16, 1, 28, 28, generator=generator), torch.arange(16) % 10
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images).logits, labels).backward()
+        optimizer.step()
+    unchanged = [name for name, parameter in model.named_parameters() if parameter.equal(before[name])]
+    assert unchanged == []

@@ -1,0 +1,163 @@
+"""Grid generators against kornia, scipy and arithmetic, on images that are not square."""
+
+import contextlib
+
+import kornia
+import numpy as np
+import pytest
+import torch
+from scipy.interpolate import RBFInterpolator
+from torch.autograd import gradcheck
+
+from stn_experiments.common import geometry
+from stn_experiments.models.grids import (
+    Affine,
+    Attention,
+    GridGenerator,
+    Projective,
+    Similarity,
+    ThinPlateSpline,
+    Translation,
+)
+from stn_experiments.models.sampler import Sampler
+
+MATRICES = [Translation, Attention, Similarity, Affine, Projective]
+FAMILIES = [*MATRICES, ThinPlateSpline]
+PRECISIONS = [(torch.float, 1e-4), (torch.double, 1e-10)]
+
+
+def thetas(family, count, generator, spread=0.15):
+    identity = torch.tensor(family.identity, dtype=torch.get_default_dtype())
+    return identity + spread * torch.randn(count, len(identity), generator=generator)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def by_hand(family, theta):
+    """The matrix of a family as its docstring states it, entry by entry."""
+    t = theta.tolist()
+    rows = {
+        Translation: lambda: [[1, 0, t[0]], [0, 1, t[1]], [0, 0, 1]],
+        Attention: lambda: [[t[0], 0, t[1]], [0, t[0], t[2]], [0, 0, 1]],
+        Similarity: lambda: [[t[0], t[1], t[2]], [-t[1], t[0], t[3]], [0, 0, 1]],
+        Affine: lambda: [t[:3], t[3:], [0, 0, 1]],
+        Projective: lambda: [t[:3], t[3:6], [*t[6:], 1]],
+    }[family]()
+    return torch.tensor(rows, dtype=theta.dtype)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("size", [(28, 28), (20, 34)])
+@pytest.mark.parametrize("family", MATRICES)
+def test_matrix_grids_agree_with_kornia(generator, dtype, tolerance, size, family):
+    with default_dtype(dtype):
+        theta = thetas(family, 5, generator, 0.1)
+        grid = GridGenerator(family(), size)(theta)
+        matrices = torch.stack([by_hand(family, one) for one in theta])
+        expected = kornia.geometry.transform_points(matrices, geometry.pixel_centres(*size).expand(5, -1, -1))
+    assert grid.dtype == dtype
+    assert (grid - expected.view(5, *size, 2)).abs().max() < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("control_points", [3, 4, 6])
+def test_spline_grids_agree_with_scipy(generator, dtype, tolerance, control_points):
+    with default_dtype(dtype):
+        family = ThinPlateSpline(control_points)
+        theta = thetas(family, 3, generator)
+        grid = GridGenerator(family, (20, 34))(theta)
+        points = geometry.pixel_centres(20, 34).double().numpy()
+    control = np.stack(np.meshgrid(*[np.linspace(-1, 1, control_points)] * 2), -1).reshape(-1, 2)
+    for ours, moved in zip(grid, theta, strict=True):
+        spline = RBFInterpolator(
+            control, moved.view(-1, 2).double().numpy(), kernel="thin_plate_spline", degree=1
+        )
+        assert np.abs(ours.reshape(-1, 2).double().numpy() - spline(points)).max() < tolerance
+
+
+def test_a_translation_window_crops_exact_pixels(generator):
+    """Also for a composition of two translations."""
+    images = torch.rand(2, 1, 60, 60, generator=generator)
+    family = Translation(window=28 / 60)
+    grids = GridGenerator(family, (28, 28))
+    right, down = torch.tensor([[5.0, 0]] * 2), torch.tensor([[0, 7.0]] * 2)  # in pixels of V, and of U too
+    first, second = right * 2 / 60, down * 2 / 28
+    for theta, (x, y) in [(first, (5, 0)), (family.compose(first, second), (5, 7))]:
+        output = Sampler()(images, grids(theta))
+        torch.testing.assert_close(output, images[:, :, 16 + y : 44 + y, 16 + x : 44 + x], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", MATRICES)
+def test_theta_and_matrix_are_inverse_and_transforms_compose(family, generator):
+    family = family()
+    one, other = thetas(family, 4, generator), thetas(family, 4, generator)
+    torch.testing.assert_close(family.theta(family.matrix(one)), one)
+    points = geometry.boundary_points(3) * 0.5
+    twice = family.transform(one, family.transform(other, points))
+    torch.testing.assert_close(
+        family.transform(family.compose(one, other), points), twice, atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_horizon_inside_the_image_gives_a_finite_grid():
+    theta = torch.tensor([[1.0, 0, 0, 0, 1, 0, 3, 0], [1, 0, 0, 0, 1, 0, -1, 0]], requires_grad=True)
+    grid = GridGenerator(Projective(), (7, 9))(theta)
+    assert grid.abs().max() < 11
+    grid.sum().backward()
+    assert theta.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_identity_reproduces_the_image(family, generator):
+    source = torch.rand(2, 3, 20, 34, generator=generator)
+    grids = GridGenerator(family(), (20, 34))
+    theta = torch.tensor(grids.family.identity).expand(2, -1)
+    torch.testing.assert_close(Sampler()(source, grids(theta)), source, atol=1e-5, rtol=0)
+
+
+def test_a_known_translation_moves_the_image(generator):
+    """On 20×40, tx = 0.1 is 2 pixels and ty = 0.1 is 1. Theta maps V to U, so ink moves the other way."""
+    source = torch.rand(1, 1, 20, 40, generator=generator)
+    theta = torch.tensor([[1, 0, 0.1, 0, 1, 0.1]])
+    output = Sampler()(source, GridGenerator(Affine(), (20, 40))(theta))
+    torch.testing.assert_close(output[..., :-1, :-2], source[..., 1:, 2:], atol=1e-5, rtol=0)
+    assert output[..., -1, :].abs().max() < 1e-5  # what is outside is background
+
+
+def test_a_transform_and_its_inverse_restore_the_image():
+    row = torch.linspace(0, 1, 40).expand(1, 1, 30, 40)
+    source = torch.cat([row, row.flip(-1) * torch.linspace(0, 1, 30)[:, None]], 1)
+    there = torch.tensor([[1.1, 0.3, 0.05, -0.2, 0.9, 0.1]])
+    matrix = torch.cat([there.view(2, 3), torch.tensor([[0.0, 0, 1]])])
+    back = matrix.inverse()[:2].reshape(1, 6)
+    grids, sampler = GridGenerator(Affine(), (30, 40)), Sampler(padding="border")
+    twice = sampler(sampler(source, grids(there)), grids(back))
+    inner = (..., slice(10, 20), slice(14, 26))
+    torch.testing.assert_close(twice[inner], source[inner], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_grid_and_sampler(family, interpolation, generator):
+    with default_dtype(torch.double):
+        theta = (thetas(family(), 2, generator) * 0.8).requires_grad_()
+        source = torch.rand(2, 2, 5, 7, generator=generator, requires_grad=True)
+        grids, sampler = GridGenerator(family(), (4, 3)), Sampler(interpolation)
+        assert gradcheck(lambda u, t: sampler(u, grids(t)), (source, theta))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_outline_follows_the_corners_of_the_grid(family, generator):
+    fine = GridGenerator(family(), (200, 300))
+    theta = thetas(fine.family, 3, generator)
+    grid, outline = fine(theta), fine.outline(theta)
+    corners = grid[:, [0, 0, -1, -1], [0, -1, -1, 0]]
+    assert (outline[:, :: outline.shape[1] // 4] - corners).abs().max() < 0.04

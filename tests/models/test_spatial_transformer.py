@@ -1,0 +1,162 @@
+"""The spatial transformer as a whole: where it starts, how it learns, and its use in other projects."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.models import SpatialTransformer, grids
+from stn_experiments.models.grids import GridGenerator, ThinPlateSpline
+from stn_experiments.models.localisation import FEATURES
+from stn_experiments.models.sampler import Sampler
+
+KINDS = list(FEATURES)
+MATRICES = [grids.Translation, grids.Attention, grids.Similarity, grids.Affine, grids.Projective]
+
+
+def transformer(shape=(1, 28, 45), output_size=(20, 34), **settings):
+    torch.manual_seed(0)
+    return SpatialTransformer(shape, output_size, **settings)
+
+
+def test_one_import_brings_neither_hydra_nor_tensorboard_nor_mnist():
+    code = """
+import sys
+from stn_experiments.models import SpatialTransformer
+foreign = {"hydra", "omegaconf", "tensorboard", "torch.utils.tensorboard", "torchvision"} & set(sys.modules)
+rooms = {name.split(".")[1] for name in sys.modules if name.startswith("stn_experiments.")}
+print(sorted(foreign), sorted(rooms))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] ['common', 'models']"
+
+
+@pytest.mark.parametrize("size", [(28, 28), (60, 60), (30, 45)])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", [*MATRICES, ThinPlateSpline])
+def test_it_starts_as_the_exact_identity(family, kind, size, generator):
+    model = transformer((2, *size), size, family=family(), localisation=kind)
+    source = torch.rand(4, 2, *size, generator=generator)
+    view = model(source)
+    assert view.transform.theta.equal(torch.tensor(model.family.identity).expand(4, -1))
+    torch.testing.assert_close(view.output, source, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_starts_with_a_gradient_and_learns_to_depend_on_its_input(kind, generator):
+    model = transformer((1, 28, 28), (28, 28), localisation=kind)
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    source = torch.rand(8, 1, 28, 28, generator=generator)
+    for step in range(2):
+        optimizer.zero_grad()
+        (model(source).output * source.flip(0)).mean().backward()
+        gradients = {
+            name: parameter.grad.abs().max() for name, parameter in model.localisation.named_parameters()
+        }
+        assert gradients["theta.weight"] > 1e-6
+        assert gradients["theta.bias"] > 1e-6
+        if step == 1:  # the earlier layers learn once the last one has moved
+            assert all(gradient > 0 for gradient in gradients.values())
+        optimizer.step()
+    assert model(source).transform.theta.std(0).max() > 0
+
+
+@pytest.mark.parametrize("family", MATRICES)
+def test_each_step_refines_the_last_and_reads_the_original(family, generator):
+    model = transformer(family=family(), steps=3).eval()
+    torch.nn.init.normal_(model.localisation.theta.weight, std=0.05, generator=generator)
+    source = torch.rand(3, 1, 28, 45, generator=generator)
+    theta = model.localisation(source)
+    for _ in range(2):
+        seen = Sampler()(source, GridGenerator(family(), (28, 45))(theta))
+        theta = model.family.compose(theta, model.localisation(seen))
+    view = model(source)
+    torch.testing.assert_close(view.transform.theta, theta)
+    torch.testing.assert_close(view.output, Sampler()(source, GridGenerator(family(), (20, 34))(theta)))
+
+
+def test_the_view_holds_the_transform_and_its_result(generator):
+    source = torch.rand(3, 1, 28, 45, generator=generator)
+    model = transformer()
+    torch.nn.init.normal_(model.localisation.theta.weight, std=0.1, generator=generator)
+    view = model(source)
+    assert view.transform.grid.shape == (3, 20, 34, 2)
+    assert view.output.shape == (3, 1, 20, 34)
+    expected = F.grid_sample(source, view.transform.grid, align_corners=False)
+    torch.testing.assert_close(view.output, expected)
+    torch.testing.assert_close(view.outline, model.grid_generator.outline(view.transform.theta))
+
+
+def test_antialiasing_averages_the_pixels_that_a_small_output_would_skip(generator):
+    source = torch.rand(1, 1, 60, 84, generator=generator)
+    model = transformer((1, 60, 84), (20, 28))
+    assert model.sampler.oversample == 3
+    expected = F.avg_pool2d(source, 3)
+    torch.testing.assert_close(model(source).output, expected, atol=1e-5, rtol=0)
+    plain = transformer((1, 60, 84), (20, 28), antialias=False)(source)
+    assert plain.transform.grid.shape == (1, 20, 28, 2)
+    torch.testing.assert_close(plain.output, source[..., 1::3, 1::3], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("canvas", "oversample"), [(28, 1), (20, 1), (42, 2), (60, 2), (100, 4)])
+def test_oversampling_matches_the_identity(canvas, oversample):
+    model = transformer((1, canvas, canvas), (28, 28))
+    assert model.sampler.oversample == oversample
+    assert model.output_size == (28, 28)
+    assert model(torch.rand(1, 1, canvas, canvas)).output.shape == (1, 1, 28, 28)
+
+
+def test_theta_and_grid_keep_single_precision_under_autocast():
+    model = transformer((1, 40, 60), (20, 30))
+    torch.nn.init.normal_(model.localisation.theta.weight, std=0.1)
+    images = torch.rand(4, 1, 40, 60)
+    whole = model.eval()(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(images)
+    assert all(part.dtype == torch.float32 for part in (half.output, half.outline, *half.transform))
+    assert 0 < (whole.transform.theta - half.transform.theta).abs().max() < 0.05
+    # The grid is computed from theta exactly; an error of 1/256 would be a quarter of a pixel.
+    assert torch.equal(model.grid_generator(half.transform.theta), half.transform.grid)
+
+
+def test_it_works_in_other_networks_and_exports(generator):
+    """As in the README, inside a network on many channels."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), transformer((8, 30, 40), (15, 20)))
+    images = torch.rand(2, 3, 30, 40, generator=generator)
+    view = network.eval()(images)
+    assert view.output.shape == (2, 8, 15, 20)
+    exported = torch.export.export(network, (images,)).module()
+    torch.testing.assert_close(exported(images).output, view.output)
+
+
+@pytest.mark.parametrize("settings", [{}, {"family": ThinPlateSpline()}, {"steps": 2}], ids=str)
+def test_it_compiles_into_one_graph_with_the_same_output_and_gradient(generator, settings):
+    model = transformer((3, 20, 30), (10, 15), **settings).eval()
+    torch.nn.init.normal_(model.localisation.theta.weight, std=0.1)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")  # needs no C++ compiler
+    images = torch.rand(4, 3, 20, 30, generator=generator)
+    results = []
+    for run in (model, compiled):
+        source = images.clone().requires_grad_()
+        view = run(source)
+        view.output.square().sum().backward()
+        results.append((view.output, source.grad))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"family": ThinPlateSpline(), "steps": 2},
+            "steps must be 1 for ThinPlateSpline, whose transforms do not",
+        ),
+        ({"output_size": (28, 181)}, "output_size must be at most 4 times the input's 28×45, got 28×181"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        transformer(**settings)
