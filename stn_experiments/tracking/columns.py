@@ -1,58 +1,71 @@
-"""What TensorBoard is told to show: columns of its HParams page, charts of its Custom Scalars page."""
+"""The columns of TensorBoard's HParams page and the charts of its Custom Scalars page."""
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from stn_experiments.config.tree import decisive, flatten
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GROUPS = ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer")
+
 SHOWN = ("data", "backbone", "stn", "attention", "seed")
-"""Settings that are shown before anybody ticks a box; TensorBoard's page takes five."""
-
-SETTINGS = (
-    *SHOWN,
-    *("attention.at", "attention.blind", "attention.copies", "attention.glimpses"),
-    *("attention.kernel", "attention.reduction", "attention.mode", "attention.scales"),
-    *("attention.size", "attention.std", "attention.width"),
-    *("backbone.filters", "backbone.parameters", "backbone.pool", "backbone.width", "backbone.widths"),
-    *("data.distortion.angle", "data.distortion.bend", "data.distortion.blur"),
-    *("data.distortion.blur_angle", "data.distortion.canvas", "data.distortion.clutter"),
-    *("data.distortion.clutter_size", "data.distortion.contrast", "data.distortion.corners"),
-    *("data.distortion.digits", "data.distortion.side"),
-    *("data.distortion.noise", "data.distortion.place", "data.distortion.scale"),
-    *("data.distortion.shear", "data.file", "data.online", "data.image_size", "data.seed"),
-    *("data.training", "data.valid_size", "trainer.epochs", "optimizer.lr", "optimizer.momentum"),
-    *("optimizer.weight_decay", "scheduler.end", "scheduler.factor", "scheduler.start"),
-    *("scheduler.steps", "scheduler.warmup", "stn.antialias", "stn.at", "stn.count"),
-    *("stn.family.control_points", "stn.family.window", "stn.interpolation", "stn.localisation"),
-    *("stn.output_size", "stn.padding", "stn.steps", "stn.width", "trainer.batch_size"),
-    *("trainer.deterministic", "trainer.images_per_epoch", "trainer.localisation_clip"),
-    *("trainer.localisation_lr", "trainer.precision", "trainer.cuda_graph"),
-)
-"""Settings that have a column.
-
-TensorBoard shows the columns that the first run declares and no others, so every run declares them all: what
-only later runs have would never appear.
-"""
+"""Settings that are visible before any box is ticked; TensorBoard's page has room for five."""
 
 METRICS = (
     *("final/test_error", "final/val_error", "attention/iou_mean", "attention/ink_inside"),
     *("pose/residual_rotation_deg", "speed/images_per_second"),
 )
-"""Tags that have a column beside them."""
+"""Tags that have a column."""
 
 CHARTS = {
     "overview": {
         "validation error, %": ["error/val"],
-        "is attention on the digit? IoU": ["attention/iou_mean"],
-        "is the digit in its box? share of the ink": ["attention/ink_inside"],
-        "does it come out upright? degrees of rotation left": ["pose/residual_rotation_deg"],
-        "does the transformer move? spread of theta": ["transformer/theta_spread"],
+        "does attention find the digit? IoU": ["attention/iou_mean"],
+        "is the digit inside the box? fraction of its ink": ["attention/ink_inside"],
+        "is the output upright? residual rotation, degrees": ["pose/residual_rotation_deg"],
+        "does the transformer react to its input? spread of theta": ["transformer/theta_spread"],
         "does it learn? gradient of the localisation network": ["transformer/localisation_gradient"],
-        "has it left the image? share of its grid outside": ["transformer/outside_share"],
+        "has it left the image? fraction of its grid outside": ["transformer/outside_share"],
     }
 }
-"""Charts on one page: their tags."""
+"""Pages of charts, each with the tags in it."""
 
 
-def layout() -> dict[str, dict[str, list[Any]]]:
-    """``CHARTS`` as ``SummaryWriter.add_custom_scalars`` takes them."""
+def setting_columns(config: Mapping[str, Any]) -> list[str]:
+    """The settings that have a column: those of a run, and of all choices of the groups in ``configs``.
+
+    TensorBoard shows only the columns that the first run declares. So each run declares all of them, or the
+    settings of later runs would never appear. The settings of the single distortions in a mixture, more than
+    three levels deep, have none.
+    """
+    names = {*flatten(decisive(config))}
+    for group in GROUPS:
+        for file in (CONFIGS / group).glob("*.yaml"):
+            names |= {*flatten(decisive({group: _read(file)}))}
+    return [*SHOWN, *sorted(name for name in names - {*SHOWN} if name.count(".") < 3)]
+
+
+def charts() -> dict[str, dict[str, list[Any]]]:
+    """``CHARTS`` in the form of ``SummaryWriter.add_custom_scalars``."""
     return {
         page: {title: ["Multiline", tags] for title, tags in some.items()} for page, some in CHARTS.items()
     }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The settings in a YAML file, and in those that it includes by ``- /file@_here_``."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    settings: dict[str, Any] = {}
+    for name in _included(content.pop("defaults", [])):
+        settings |= _read(CONFIGS / f"{name[1:]}.yaml" if name[0] == "/" else file.with_name(f"{name}.yaml"))
+    return settings | content
+
+
+def _included(defaults: list[Any]) -> Iterator[str]:
+    """The names of included files: ``/mnist`` is in the folder of configs, ``default`` beside the file."""
+    for entry in defaults:
+        if isinstance(entry, str) and entry != "_self_":
+            yield entry.removesuffix("@_here_")

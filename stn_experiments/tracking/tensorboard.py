@@ -1,4 +1,4 @@
-"""A run's TensorBoard file: scalars, the panel, and the hyper-parameters beside the final metrics."""
+"""A run's TensorBoard file: scalars, panels, and the settings beside the final metrics."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -11,10 +11,15 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from stn_experiments.tracking.columns import METRICS, SETTINGS, SHOWN, layout
+from stn_experiments.config.tree import decisive, flatten
+from stn_experiments.tracking.columns import METRICS, SHOWN, charts, setting_columns
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 TAGS = {
     "train_loss": "loss/train",
@@ -36,14 +41,11 @@ TAGS = {
     "val_residual_scale": "pose/residual_scale",
     "val_residual_translation_px": "pose/residual_translation_px",
 }
-
-logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
+"""The tags of an epoch's metrics."""
 
 
-def harmless(method: Callable[P, None]) -> Callable[P, None]:
-    """A method of ``TensorBoard`` that in trouble says so, once for all of them, and then does nothing."""
+def never_fails(method: Callable[P, None]) -> Callable[P, None]:
+    """A method of ``TensorBoard`` whose first error is a warning, after which all methods do nothing."""
 
     @wraps(method)
     def tried(*arguments: P.args, **named: P.kwargs) -> None:
@@ -52,7 +54,7 @@ def harmless(method: Callable[P, None]) -> Callable[P, None]:
             return
         try:
             method(*arguments, **named)
-        except Exception as error:  # of the disk, the file or the writer's thread: a picture is worth no run
+        except Exception as error:  # of the disk, the file or the writer's thread
             board.broken = True
             logger.warning("warning: TensorBoard cannot be written (%s); the run goes on without it", error)
 
@@ -60,13 +62,12 @@ def harmless(method: Callable[P, None]) -> Callable[P, None]:
 
 
 class TensorBoard:
-    """Writes to ``folder``; from ``first_step`` on, what an interrupted run left there is hidden.
-
-    It is for looking only, so trouble with it never ends a run.
+    """Writes to a run's folder. An error never ends the run.
 
     Args:
-        folder: the run's folder, which is the run's name in TensorBoard.
-        first_step: the first epoch that will be written.
+        folder: the run's folder, whose name is the run's name in TensorBoard.
+        first_step: the first epoch that will be written. TensorBoard hides what an interrupted process has
+            written from this epoch on.
     """
 
     broken = False
@@ -74,11 +75,11 @@ class TensorBoard:
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         self._open(folder, first_step)
 
-    @harmless
+    @never_fails
     def _open(self, folder: Path, first_step: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=first_step)
 
-    @harmless
+    @never_fails
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write each value under its tag."""
         for tag, value in values.items():
@@ -86,59 +87,49 @@ class TensorBoard:
         self._writer.flush()
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Write an epoch's metrics."""
+        """Write the metrics of an epoch."""
         values = {tag: metrics[name] for name, tag in TAGS.items() if name in metrics}
         values["speed/images_per_second"] = metrics["images"] / metrics["seconds"]
         self.scalars(values, metrics["epoch"])
 
-    @harmless
+    @never_fails
     def panel(self, image: Image.Image, step: int) -> None:
-        """Write the panel under its one tag, so that the step slider plays the learning."""
+        """Write the panel; all steps have the same tag, so the step slider shows the learning."""
         self._writer.add_image("panel", np.asarray(image), step, dataformats="HWC")
         self._writer.flush()
 
-    @harmless
-    def hyperparameters(self, settings: Mapping[str, Any]) -> None:
-        """Declare the run's settings, nested as in the config, and what is to be shown of it and how."""
-        # SummaryWriter.add_hparams would open a second run, and declare the columns of this one alone.
-        _, start, end = hparams(flatten(settings), dict.fromkeys(METRICS, 0.0))
-        for summary in (columns(), start, end):
-            self._writer._get_file_writer().add_summary(summary)
-        self._writer.add_custom_scalars(layout())
+    @never_fails
+    def hyperparameters(self, config: Mapping[str, Any]) -> None:
+        """Declare the settings of a run, the columns of the HParams page, and the charts."""
+        # SummaryWriter.add_hparams would create a second run, and declare only this run's columns.
+        settings = {name: as_hparam(value) for name, value in flatten(decisive(config)).items()}
+        _, start, end = hparams(settings, dict.fromkeys(METRICS, 0.0))
+        writer = cast(FileWriter, self._writer.file_writer)
+        for summary in (columns(setting_columns(config)), start, end):
+            writer.add_summary(summary)
+        self._writer.add_custom_scalars(charts())
 
     def final(self, test_error: float, val_error: float, step: int) -> None:
-        """Write the final metrics, errors in percent, in the columns that the settings stand beside."""
+        """Write the final errors, in percent."""
         self.scalars({"final/test_error": test_error, "final/val_error": val_error}, step)
 
-    @harmless
+    @never_fails
     def close(self) -> None:
         """Write what is pending."""
         self._writer.close()
 
 
-def columns() -> Summary:
+def columns(settings: list[str]) -> Summary:
     """The columns of the HParams page, as TensorBoard reads them."""
-    summary = hparams_config_pb([HParam(name) for name in SETTINGS], [Metric(tag) for tag in METRICS])
+    summary = hparams_config_pb([HParam(name) for name in settings], [Metric(tag) for tag in METRICS])
     plugin = summary.value[0].metadata.plugin_data
     content = HParamsPluginData.FromString(plugin.content)
     for setting in content.experiment.hparam_infos:
-        setting.differs = setting.name in SHOWN  # which are sorted to the front, and ticked if they are few
+        setting.differs = setting.name in SHOWN  # these are sorted to the front, and visible at the start
     plugin.content = content.SerializeToString()
     return summary
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested settings as ``a.b: value``, a group's choice as ``a``, without what no result depends on.
-
-    What is no plain value becomes a text: None would hide the run.
-    """
-    flat: dict[str, bool | int | float | str] = {}
-    for key, value in settings.items():
-        if key in ("run", "search") and not prefix:
-            continue
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif key != "_target_":
-            name = (prefix + key).removesuffix(".name")
-            flat[name] = value if isinstance(value, (bool, int, float, str)) else str(value)
-    return flat
+def as_hparam(value: Any) -> bool | int | float | str:
+    """A value that TensorBoard can show; ``None`` and lists become text, or it would hide the run."""
+    return value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,7 +1,6 @@
 import errno
 import logging
 import os
-import re
 import threading
 import time
 
@@ -12,9 +11,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import record_writer
 
-from stn_experiments.runs.train import TAGS
-from stn_experiments.tracking import columns
-from stn_experiments.tracking.tensorboard import TensorBoard, flatten
+from stn_experiments.config.tree import decisive, flatten
+from stn_experiments.tracking.columns import METRICS, SHOWN, setting_columns
+from stn_experiments.tracking.tensorboard import TAGS, TensorBoard, as_hparam
 from tests.conftest import ROOT
 
 
@@ -38,7 +37,7 @@ def test_what_is_written_can_be_read(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []  # all in the same run
 
 
-def test_a_resumed_run_hides_what_it_does_again(tmp_path):
+def test_a_resumed_run_hides_the_epochs_that_it_repeats(tmp_path):
     first = TensorBoard(tmp_path)
     for step, value in enumerate((10.0, 11.0, 12.0)):
         first.scalars({"error/val": value}, step)
@@ -49,23 +48,17 @@ def test_a_resumed_run_hides_what_it_does_again(tmp_path):
     assert [e.value for e in read(tmp_path).Scalars("error/val")] == [10.0, 11.0, 22.0]
 
 
-def test_settings_are_flat_plain_and_without_the_runs_place():
-    nested = {
-        "seed": 1,
-        "run": {"root": "outputs"},
-        "data": {"_target_": "x", "name": "rts", "root": None, "distortion": {"scale": [0.7, 1.2]}},
-    }
-    assert flatten(nested) == {
-        "seed": 1,
-        "data": "rts",
-        "data.root": "None",
-        "data.distortion.scale": "[0.7, 1.2]",
-    }
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1, 1), (0.5, 0.5), (True, True), ("x", "x"), (None, "None"), ([1, 2], "[1, 2]")]
+)
+def test_values_that_tensorboard_cannot_show_become_text(value, shown):
+    assert as_hparam(value) == shown
+    assert type(as_hparam(value)) is type(shown)
 
 
 @pytest.fixture
 def later(monkeypatch):
-    """Files are read in the order of their names, which begin with the second that they were made in."""
+    """Files are read in the order of their names, which begin with the second of their creation."""
     now = time.time
     return lambda seconds: monkeypatch.setattr(time, "time", lambda: now() + seconds)
 
@@ -83,7 +76,7 @@ def test_wherever_a_file_is_cut_short_each_step_is_shown_once(tmp_path, later):
     (whole,) = (tmp_path / "whole").iterdir()
     content = whole.read_bytes()
     later(10)
-    for length in (*range(0, len(content), 11), len(content) - 1):
+    for length in sorted({*range(0, len(content), len(content) // 40), len(content) - 1}):
         folder = tmp_path / str(length)
         folder.mkdir()
         (folder / whole.name).write_bytes(content[:length])
@@ -92,7 +85,7 @@ def test_wherever_a_file_is_cut_short_each_step_is_shown_once(tmp_path, later):
         assert shown in [[*[(0, 10), (1, 11)][:count], (2, 22), (3, 23)] for count in range(3)]
 
 
-def test_a_run_that_begins_again_hides_all_that_was_there(tmp_path, later):
+def test_a_run_that_starts_again_hides_everything_before(tmp_path, later):
     write(tmp_path, 0, range(3), 10)
     later(10)
     write(tmp_path, 0, range(2), 20)
@@ -102,7 +95,7 @@ def test_a_run_that_begins_again_hides_all_that_was_there(tmp_path, later):
 @pytest.mark.parametrize(
     "method", ["_open", "scalars", "panel", "hyperparameters", "final", "close", "the thread"]
 )
-def test_after_its_first_trouble_it_is_silent(tmp_path, monkeypatch, caplog, method):
+def test_the_first_error_is_a_warning_and_then_it_is_silent(tmp_path, monkeypatch, caplog, method):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -114,7 +107,7 @@ def test_after_its_first_trouble_it_is_silent(tmp_path, monkeypatch, caplog, met
         monkeypatch.setattr(threading, "excepthook", lambda failure: None)  # a command has its own
         monkeypatch.setattr(record_writer.RecordWriter, "write", refuse)
     elif method != "_open":
-        names = {"scalars": "add_scalar", "panel": "add_image", "hyperparameters": "_get_file_writer"}
+        names = {"scalars": "add_scalar", "panel": "add_image", "hyperparameters": "add_custom_scalars"}
         monkeypatch.setattr(f"{place}.SummaryWriter.{names.get(method, 'flush')}", refuse)
     board.hyperparameters({"seed": 0})
     board.panel(Image.new("RGB", (3, 2)), 0)
@@ -132,19 +125,15 @@ def test_after_its_first_trouble_it_is_silent(tmp_path, monkeypatch, caplog, met
 
 
 def test_every_setting_of_every_shipped_config_has_a_column(compose):
-    # Without those that change no result, and those of the single distortions that a mixture is made of.
-    silent = re.compile(
-        r"data\.root|trainer\.device|optimizer\.fused|data\.(distortion\.(each|kinds)|training)\..*"
-    )
-    found = set()
-    for group in ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer", "experiment"):
+    declared = set(setting_columns({"seed": 0}))
+    for group in ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer"):
         for path in (ROOT / "configs" / group).glob("*.yaml"):
             config = compose(f"{group}={path.stem}", *["data.file=x"] * (path.stem == "npz"))
-            found |= {name for name in flatten(config) if not silent.fullmatch(name)}
-    assert found == set(columns.SETTINGS)
+            found = {name for name in flatten(decisive(config)) if name.count(".") < 3}
+            assert found <= declared, path
 
 
-def test_what_only_a_later_run_has_is_shown_too(tmp_path):
+def test_settings_that_only_a_later_run_has_are_shown_too(tmp_path):
     runs = {"first": {"stn": {"name": "none"}}, "later": {"stn": {"name": "affine", "steps": 2}}}
     for name, settings in runs.items():
         board = TensorBoard(tmp_path / name)
@@ -153,11 +142,11 @@ def test_what_only_a_later_run_has_is_shown_too(tmp_path):
     content = read(tmp_path / "first").SummaryMetadata("_hparams_/experiment").plugin_data.content
     experiment = HParamsPluginData.FromString(content).experiment
     assert "stn.steps" in [setting.name for setting in experiment.hparam_infos]
-    assert [s.name for s in experiment.hparam_infos if s.differs] == list(columns.SHOWN)
-    assert [metric.name.tag for metric in experiment.metric_infos] == list(columns.METRICS)
+    assert [s.name for s in experiment.hparam_infos if s.differs] == list(SHOWN)
+    assert [metric.name.tag for metric in experiment.metric_infos] == list(METRICS)
 
 
-def test_the_pages_charts_and_columns_are_of_tags_that_are_written(tmp_path):
+def test_charts_and_columns_use_tags_that_are_written(tmp_path):
     board = TensorBoard(tmp_path)
     board.hyperparameters({"seed": 0})
     board.close()
@@ -166,4 +155,4 @@ def test_the_pages_charts_and_columns_are_of_tags_that_are_written(tmp_path):
     shown = [tag for chart in charts for tag in chart.multiline.tag]
     written = {*TAGS.values(), "speed/images_per_second", "final/test_error", "final/val_error"}
     assert len(shown) == 7
-    assert {*shown, *columns.METRICS} <= written
+    assert {*shown, *METRICS} <= written
