@@ -218,7 +218,7 @@ def train(
         while progress.epoch <= epochs:
             try:
                 metrics = train_epoch(training, splits.train, experiment.trainer, after_step)
-                with signals.at_once():
+                with signals.immediate():
                     valid = evaluate(training.model, splits.valid)
                 if not math.isfinite(valid["loss"]):  # of the last steps the loss may still have been
                     raise TrainingFailed(
@@ -236,7 +236,7 @@ def train(
             except Stopped:
                 save(training, history, run)
                 print(f"stopped after step {progress.step:,}; the same command goes on from there")
-                signals.hand_on()
+                signals.forward_signal()
                 print("it goes on at once: here the signal is no order to end")
 
 
