@@ -171,11 +171,11 @@ def sweep_status(folder: Path) -> SweepStatus:
     total = plan.get("runs", 0)
     runs = [read_json(run_file(folder, number)) for number in range(total)]
     count = Counter(run.get("state") for run in runs)
-    ended = [run for run in runs if "ended" in run]
-    trained = [run for run in ended if run["ended"] - run.get("began", run["ended"]) > FAST]
+    trained = [run for run in runs if run.keys() >= {"began", "ended"} and run["ended"] - run["began"] > FAST]
     left = None
-    if trained and total > len(ended):
+    remaining = total - count["done"] - count["failed"]
+    if trained and remaining:
         spent = max(run["ended"] for run in trained) - min(run["began"] for run in trained)
-        left = spent / len(trained) * (total - len(ended))
+        left = spent / len(trained) * remaining
     name = plan.get("sweep", folder.name)
     return SweepStatus(name, total, count["done"], count["running"], count["failed"], left)
