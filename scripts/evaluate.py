@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     paths = [Path(word) for word in arguments.words if "=" not in word]
     if not paths:
-        raise UserError("the folder of a run is required; scripts/train.py prints it")
+        raise UserError("the folder of a run is needed; scripts/train.py prints it")
 
     from stn_experiments.report.collect import find  # imported here, because --help needs no torch
     from stn_experiments.runs.other_data import split_choices

@@ -46,12 +46,11 @@ class SweepStatus(NamedTuple):
 
     def __str__(self) -> str:
         waiting = self.total - self.done - self.running - self.failed
-        parts = [f"{self.done} of {self.total} runs done"]
-        parts += [f"{self.running} running"] * bool(self.running) + [f"{waiting} to come"] * bool(waiting)
-        parts += [f"{self.failed} failed"] * bool(self.failed)
+        counts = {"running": self.running, "to come": waiting, "failed": self.failed}
+        parts = [f"{count} {state}" for state, count in counts.items() if count]
         if self.seconds_left is not None:
             parts.append(f"about {time_text(self.seconds_left)} left")
-        return ", ".join(parts)
+        return ", ".join([f"{self.done} of {self.total} runs done", *parts])
 
 
 class SweepProgress(Callback):
@@ -85,19 +84,24 @@ class SweepProgress(Callback):
         folder = Path(config.hydra.sweep.dir) / digest({"sweep": words})
         plan = {"sweep": " ".join(words), "runs": self._runs, "began": time.time()}
         try:
-            try:
-                self._stack.enter_context(run_lock(folder))
-                for old in folder.glob("run-*.json"):
-                    old.unlink()
-            except RunLocked:  # the same sweep runs in another terminal, which prints the progress
-                self._prints = False
-                folder = Path(self._stack.enter_context(TemporaryDirectory(dir=folder)))
+            folder = self._lock(folder)
             write_atomically(folder / "plan.json", to_json(plan))
         except (OSError, UserError) as error:
             exit_with_failures([Failure("", str(error), UserError.exit_code)])
         self._folder = folder
         if is_submitit(config):
             self._stack.enter_context(continue_after_lost_jobs(partial(record_lost_job, folder)))
+
+    def _lock(self, folder: Path) -> Path:
+        """Lock and clear the folder; return a temporary one if another terminal runs the same sweep."""
+        try:
+            self._stack.enter_context(run_lock(folder))
+        except RunLocked:
+            self._prints = False
+            return Path(self._stack.enter_context(TemporaryDirectory(dir=folder)))
+        for old in folder.glob("run-*.json"):
+            old.unlink()
+        return folder
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Print which run begins."""
