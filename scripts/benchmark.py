@@ -1,15 +1,12 @@
 """How fast is it, beside what else there is: python scripts/benchmark.py [QUESTION ...] [overrides]."""
 
-import argparse
 import math
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-
-from stn_experiments.cli.command import plain, run_command
+from stn_experiments.cli.command import ArgumentParser, run_command
 from stn_experiments.common.errors import UserError
+from stn_experiments.config.compose import compose
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUESTIONS = ("data", "training", "transformer", "time_to_error", "growth")
@@ -17,7 +14,7 @@ QUESTIONS = ("data", "training", "transformer", "time_to_error", "growth")
 
 def main() -> None:
     """Measure, print each table as it is ready, and write them all."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "words",
         nargs="*",
@@ -54,15 +51,9 @@ def main() -> None:
     repeats, seconds = (1, 0.01) if arguments.quick else (arguments.repeats, arguments.seconds)
     epochs = 1 if arguments.quick else arguments.epochs
     workers = cores() if arguments.workers is None else arguments.workers
-    bench = Bench(composed, overrides, repeats, seconds, epochs, workers, arguments.quick)
+    bench = Bench(partial(compose, CONFIGS), overrides, repeats, seconds, epochs, workers, arguments.quick)
     run(bench, questions, arguments.output)
     print(f"tables      {arguments.output / 'benchmark.md'}, {arguments.output / 'benchmark.json'}")
-
-
-def composed(overrides: Sequence[str]) -> dict[str, Any]:
-    """The config that overrides make."""
-    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        return plain(compose("train", list(overrides)))
 
 
 if __name__ == "__main__":

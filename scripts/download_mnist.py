@@ -1,21 +1,19 @@
 """Fetch the four MNIST files ahead of time: python scripts/download_mnist.py [FOLDER]."""
 
-import argparse
 import logging
 from pathlib import Path
 
-from stn_experiments.cli.command import run_command
+from stn_experiments.cli.command import ArgumentParser, run_command
 from stn_experiments.data.idx import FILES
 from stn_experiments.data.mnist import default_cache, fetch_into
 
-DESCRIPTION = """Fetch the four MNIST files into the cache, where training finds them by itself, or into
-FOLDER, which training then reads with data.root=FOLDER or STN_DATA_DIR=FOLDER. Files that are there and sound
-are left alone; damaged ones are replaced."""
+DESCRIPTION = """Fetch the four MNIST files into the cache, where training finds them, or into FOLDER, which
+training reads with data.root=FOLDER or STN_DATA_DIR=FOLDER. Valid files are kept, damaged ones replaced."""
 
 
 def main() -> None:
-    """Fetch, and say where the files are."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION)
+    """Fetch the files and print their paths."""
+    parser = ArgumentParser(description=DESCRIPTION)
     parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help="default: the cache")
     folder = parser.parse_args().folder or default_cache()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,38 +1,37 @@
-"""Report over many runs: python scripts/report.py outputs [MORE ...] [--output FOLDER]."""
+"""Report on runs: python scripts/report.py outputs [MORE ...] [--output FOLDER]."""
 
-import argparse
 import math
 from pathlib import Path
 
-from stn_experiments.cli.command import run_command
+from stn_experiments.cli.command import ArgumentParser, run_command
 from stn_experiments.common.errors import UserError
 
-EVERY = "5"  # seconds
+INTERVAL = "5"  # seconds
 
 
 def main() -> None:
-    """Write a report and say where it lies, or watch runs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="runs, or folders that hold them")
+    """Write a report and print where it is, or watch runs."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="runs, or folders of runs")
     parser.add_argument("--output", type=Path, help="the folder to write to, by default FOLDER/report")
     parser.add_argument(
         "--watch",
         nargs="?",
-        const=EVERY,
+        const=INTERVAL,
         metavar="SECONDS",
-        help=f"write nothing, but tell how far the runs are, every {EVERY} seconds, until all are finished",
+        help=f"write nothing, but print the progress of the runs every {INTERVAL} seconds until all end",
     )
     arguments = parser.parse_args()
     folders, seconds = arguments.folders, arguments.watch
     if seconds is not None and not is_number(seconds):  # it is the first folder
-        folders, seconds = [seconds, *folders], EVERY
+        folders, seconds = [seconds, *folders], INTERVAL
     if not folders:
         raise UserError("at least one folder with runs is needed, as in: python scripts/report.py outputs")
     paths = [Path(folder) for folder in folders]
     if seconds is not None:
         if not 0 < float(seconds) < math.inf:
             raise UserError(f"--watch must be a number of seconds above 0, got {seconds}")
-        from stn_experiments.report.watch import watch  # torch loads slowly, --help needs none
+        from stn_experiments.report.watch import watch  # imported here, because --help needs no torch
 
         watch(paths, float(seconds))
         return

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
-from stn_experiments.cli.command import plain
+from stn_experiments.config.compose import compose as compose_config
 from stn_experiments.data import datasets
 from stn_experiments.data.mnist import Digits, Mnist
 
@@ -74,11 +72,7 @@ def run_script():
 def compose():
     """The config that a command line of scripts/train.py makes, as plain values."""
 
-    def make(*overrides):
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            return plain(hydra_compose("train", list(overrides)))
-
-    return make
+    return lambda *overrides: compose_config(ROOT / "configs", overrides)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How a run is asked to stop, and stops without losing anything."""
+"""How a run stops at a signal without losing anything."""
 
 import signal
 import threading
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-OBEYED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Ctrl-C; what a machine sends when it shuts down; what a cluster sends before it takes a node back."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Ctrl-C; a machine that shuts down; a cluster that is about to take a node back."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the program to stop; ``exit_code`` is 128 and the signal's number, as in a shell.
+    """A signal stopped the program; ``exit_code`` is 128 plus the signal's number, as in a shell.
 
-    Like ``KeyboardInterrupt`` no ``Exception``, so that a sweep does not take it for the failure of one run.
+    It is no ``Exception``, so a sweep does not treat it as the failure of one run.
     """
 
     def __init__(self, number: int) -> None:
@@ -22,62 +22,62 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Within its ``with``, a signal of ``OBEYED`` is kept until :meth:`check` raises it as ``Stopped``.
+    """Within its ``with``, the ``STOP_SIGNALS`` are collected until :meth:`check` raises ``Stopped``.
 
-    What is to be saved is then saved, and :meth:`forward_signal` gives the signal to who obeyed it before. A second
-    Ctrl-C raises ``KeyboardInterrupt`` wherever the program is. Outside the main thread, which alone gets
-    signals, all is left as it was.
+    The program then saves its state and calls :meth:`forward_signal`. A second Ctrl-C raises
+    ``KeyboardInterrupt`` immediately. Outside the main thread, where Python allows no signal handlers,
+    nothing changes.
     """
 
     def __init__(self) -> None:
-        self._asked: list[signal.Signals] = []  # those that have come and were not handed on
-        self._at_once = False
+        self._received: list[signal.Signals] = []  # and not forwarded yet
+        self._immediate = False
 
     def __enter__(self) -> "StopSignals":
-        here = threading.current_thread() is threading.main_thread()
-        self._before = {number: signal.signal(number, self._ask) for number in OBEYED} if here else {}
+        is_main = threading.current_thread() is threading.main_thread()
+        self._previous = {n: signal.signal(n, self._handle) for n in STOP_SIGNALS} if is_main else {}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and number in self._asked[-1:]:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and number in self._received[-1:]:
             raise KeyboardInterrupt
-        self._asked.append(signal.Signals(number))
-        if self._at_once:
+        self._received.append(signal.Signals(number))
+        if self._immediate:
             raise Stopped(number)
 
     @property
     def pending(self) -> bool:
-        """Whether a signal has come."""
-        return bool(self._asked)
+        """Whether a signal has been received and not forwarded yet."""
+        return bool(self._received)
 
     def check(self) -> None:
-        """Raise ``Stopped`` if a signal has come."""
-        if self._asked:
-            raise Stopped(self._asked[-1])
+        """Raise ``Stopped`` if a signal has been received."""
+        if self._received:
+            raise Stopped(self._received[-1])
 
     def forward_signal(self) -> None:
-        """Give each signal that has come to its handler from before; where it had none, raise ``Stopped``.
+        """Call the previous handler of each received signal; raise ``Stopped`` if there was no handler.
 
-        Such a handler is that of a cluster's job, which on SIGUSR2 has the job queued again and ends, but
-        makes nothing of SIGTERM. If this returns, the program is to go on.
+        In a cluster's job the previous handler of SIGUSR2 puts the job back into the queue and exits; that of
+        SIGTERM does nothing. If this method returns, the program should continue.
         """
-        while self._asked:
-            number = self._asked.pop(0)
-            handler = self._before[number]
+        while self._received:
+            number = self._received.pop(0)
+            handler = self._previous[number]
             if not callable(handler) or handler is signal.default_int_handler:
                 raise Stopped(number)
             handler(number, None)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within, raise ``Stopped`` as soon as a signal comes: for what may take long and changes nothing."""
-        self._at_once = True
+    def immediate(self) -> Iterator[None]:
+        """Within, raise ``Stopped`` as soon as a signal arrives: for long work that changes no state."""
+        self._immediate = True
         try:
             self.check()
             yield
         finally:
-            self._at_once = False
+            self._immediate = False

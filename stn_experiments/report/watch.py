@@ -10,7 +10,7 @@ from typing import get_args
 
 from stn_experiments.common.durations import time_text
 from stn_experiments.report.collect import Record, State, collect, number
-from stn_experiments.sweeps.progress import Status, alive
+from stn_experiments.sweeps.progress import SweepStatus, active_sweeps
 
 CLEAR = "\x1b[2J\x1b[H"
 
@@ -25,7 +25,7 @@ def watch(folders: Sequence[Path], seconds: float) -> None:
         while True:
             records, skipped = collect(folders)
             roots = {folder.resolve() for folder in [*folders, *(run.folder.parent for run in records)]}
-            sweeps = [sweep for root in sorted(roots) for sweep in alive(root)]
+            sweeps = [sweep for root in sorted(roots) for sweep in active_sweeps(root)]
             print((CLEAR if sys.stdout.isatty() else "") + status(records, sweeps, skipped), flush=True)
             if not sweeps and all(run.state in ("finished", "failed") for run in records):
                 return
@@ -34,7 +34,7 @@ def watch(folders: Sequence[Path], seconds: float) -> None:
         print()
 
 
-def status(records: Sequence[Record], sweeps: Sequence[Status] = (), skipped: Sequence[str] = ()) -> str:
+def status(records: Sequence[Record], sweeps: Sequence[SweepStatus] = (), skipped: Sequence[str] = ()) -> str:
     """A line for each sweep that is on, one for all runs, and one for each that is not finished."""
     count = Counter(run.state for run in records)
     lines = [f"sweep {sweep.name}\n  {sweep}" for sweep in sweeps]

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -95,14 +95,14 @@ class TrainingRun:
             pass
         return self.finish()
 
-    def epochs(self) -> Iterator[dict[str, Any]]:
+    def epochs(self) -> Generator[dict[str, Any], None, None]:
         """Train epoch by epoch from the newest checkpoint on, and yield the metrics of each new epoch."""
         self._restore()
         with StopSignals() as signals:
             while self.trainer.epoch <= self.experiment.trainer.epochs:
                 try:
                     self._train_epoch(signals)
-                    with signals.at_once():
+                    with signals.immediate():
                         valid = evaluate(self.trainer.model, self.splits.valid)
                     yield self._end_epoch(valid)
                     signals.check()  # otherwise a signal in the last epoch would be lost

@@ -91,7 +91,10 @@ def _take_over(lease: SoftFileLease, folder: Path) -> None:
             cancel_check=lambda: _modified(folder) not in (modified, 0.0),
         )
     except Timeout:
-        raise _refusal(lease, folder) from None
+        if holder is not None or _modified(folder) != modified:
+            raise _refusal(lease, folder) from None
+        lease.force_break()  # the file is empty: its process was killed before it wrote its name
+        lease.acquire(timeout=0)
     print(f"{folder} is taken over: {name} had no heartbeat")
 
 

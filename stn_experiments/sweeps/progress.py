@@ -1,33 +1,41 @@
-"""How far a sweep is: what each of its runs came to, told as they end, and kept for a second terminal."""
+"""The progress of a sweep: printed as its runs begin and end, and kept in files for a second terminal.
 
+The folder ``run.root/.sweeps/DIGEST`` holds ``plan.json`` and one ``run-0000.json`` per run. Every process
+and host of the sweep writes there; at the end the command reads there which runs failed.
+"""
+
+import math
 import sys
 import time
 from collections import Counter
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from stn_experiments.cli.command import Failure, exit_with_failures
+from stn_experiments.cli.workarounds import continue_after_lost_jobs
 from stn_experiments.common.durations import time_text
-from stn_experiments.common.errors import UserError
+from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import digest, read_json, to_json, write_atomically
 from stn_experiments.storage.lock import is_locked, run_lock
+from stn_experiments.sweeps.slurm import failure_of, is_submitit
 
 FOLDER = ".sweeps"
-"""In the folder that runs go to: a folder for each sweep, which the report does not look into."""
-FAST = 5.0  # seconds: a run that takes no longer was finished before, and tells nothing of the others
+"""The folder of all sweeps, in the folder of the runs; the report skips it."""
+FAST = 5.0  # seconds; a shorter run was finished before and does not count in the estimate of the time left
 
 
-class Status(NamedTuple):
-    """How many runs of a sweep are in which state, and about how many seconds it will take; None: unknown."""
+class SweepStatus(NamedTuple):
+    """How many runs of a sweep are in which state, and about how many seconds are left (or ``None``)."""
 
     name: str
     total: int
@@ -38,95 +46,140 @@ class Status(NamedTuple):
 
     def __str__(self) -> str:
         waiting = self.total - self.done - self.running - self.failed
-        parts = [f"{self.done} of {self.total} runs done"]
-        parts += [f"{self.running} running"] * bool(self.running) + [f"{waiting} to come"] * bool(waiting)
-        parts += [f"{self.failed} failed"] * bool(self.failed)
+        counts = {"running": self.running, "to come": waiting, "failed": self.failed}
+        parts = [f"{count} {state}" for state, count in counts.items() if count]
         if self.seconds_left is not None:
             parts.append(f"about {time_text(self.seconds_left)} left")
-        return ", ".join(parts)
+        return ", ".join([f"{self.done} of {self.total} runs done", *parts])
 
 
-class Progress(Callback):
-    """What Hydra tells when a sweep or one of its runs begins or ends, in whatever process that is."""
+class SweepProgress(Callback):
+    """A Hydra callback that records the runs of a sweep, prints its progress and reports its failures.
+
+    Hydra copies it into the process of each run.
+    """
 
     def __init__(self) -> None:
-        self._folder: Path | None = None
+        self._folder: Path | None = None  # None: no sweep
+        self._runs = 0
         self._swept: list[str] = []
+        self._prints = True
+        self._stack = ExitStack()
 
     def __getstate__(self) -> dict[str, Any]:
-        # The lock stays with the process that began the sweep.
-        return {"_folder": self._folder, "_swept": self._swept}
+        return {**vars(self), "_stack": None}  # the lock stays with the process that started the sweep
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Note how many runs there will be."""
+        """Lock the sweep's folder and write its plan."""
         words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         words += list(config.hydra.overrides.task)
-        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(words)
-        self._swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        final = {override.get_key_element(): override for override in parser.parse_overrides(words)}
+        sweeps = {key: override for key, override in final.items() if override.is_sweep_override()}
         try:
-            batches = BasicSweeper.split_arguments(overrides, None)
-        except HydraException:  # the sweeper will say so itself
+            self._runs = math.prod(len(list(override.sweep_iterator())) for override in sweeps.values())
+        except HydraException:  # the sweeper refuses it with a better message
             return
+        self._swept = list(sweeps)
         folder = Path(config.hydra.sweep.dir) / digest({"sweep": words})
-        self._lock: AbstractContextManager[None] = run_lock(folder)
+        plan = {"sweep": " ".join(words), "runs": self._runs, "began": time.time()}
         try:
-            self._lock.__enter__()
-        except UserError:  # the same sweep runs in another terminal, or the runs will say what is wrong
-            return
+            folder = self._lock(folder)
+            write_atomically(folder / "plan.json", to_json(plan))
+        except (OSError, UserError) as error:
+            exit_with_failures([Failure("", str(error), UserError.exit_code)])
+        self._folder = folder
+        if is_submitit(config):
+            self._stack.enter_context(continue_after_lost_jobs(partial(record_lost_job, folder)))
+
+    def _lock(self, folder: Path) -> Path:
+        """Lock and clear the folder; return a temporary one if another terminal runs the same sweep."""
+        try:
+            self._stack.enter_context(run_lock(folder))
+        except RunLocked:
+            self._prints = False
+            return Path(self._stack.enter_context(TemporaryDirectory(dir=folder)))
         for old in folder.glob("run-*.json"):
             old.unlink()
-        plan = {"sweep": " ".join(words), "runs": len(batches[0]), "began": time.time()}
-        write_atomically(folder / "plan.json", to_json(plan))
-        self._folder = folder
+        return folder
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Say which run of how many this is."""
-        if self._folder and config.hydra.mode == RunMode.MULTIRUN:
-            self._note(config, "running", began=time.time())
-            words = [word for word in config.hydra.overrides.task if word.partition("=")[0] in self._swept]
-            print(
-                f"\nrun {config.hydra.job.num + 1}: {' '.join(words)}\n  {status(self._folder)}", flush=True
-            )
+        """Print which run begins."""
+        if self._folder:
+            number = config.hydra.job.num
+            record(self._folder, number, state="running", began=time.time())
+            if self._prints:
+                words = [
+                    word for word in config.hydra.overrides.task if word.partition("=")[0] in self._swept
+                ]
+                print(f"\nrun {number + 1}: {' '.join(words)}\n  {sweep_status(self._folder)}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Note what it came to."""
-        sys.stdout.flush()  # of a worker, which would keep it until long after the sweep's last line
-        if self._folder and config.hydra.mode == RunMode.MULTIRUN:
-            failed = job_return._return_value is not None
-            self._note(config, "failed" if failed else "done", ended=time.time())
+        """Record the result of a run."""
+        sys.stdout.flush()  # a worker would print it long after the sweep's last line
+        is_done = job_return.status == JobStatus.COMPLETED
+        failure = job_return.return_value if is_done else None  # of any other job it would raise
+        values: dict[str, Any] = {"state": "done" if is_done else "failed", "ended": time.time()}
+        if isinstance(failure, Failure):
+            values |= {"state": "failed", "failure": failure._asdict()}
+            if not self._folder:  # nobody would report it later
+                exit_with_failures([failure])
+        if self._folder:
+            record(self._folder, config.hydra.job.num, **values)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Say what all came to."""
-        if self._folder:
-            for file in self._folder.glob("run-*.json"):
-                if read_json(file).get("state") == "running":  # it was killed, as a cluster's job can be
-                    write_atomically(file, to_json({**read_json(file), "state": "failed"}))
-            print(f"\n{status(self._folder)}", flush=True)
-            self._lock.__exit__(None, None, None)
+        """Print the last status, then exit with the failures of the runs, if there are any."""
+        if not self._folder:
+            return
+        failures = {}
+        for number in range(self._runs):
+            run = read_json(run_file(self._folder, number))
+            if run.get("state") != "done":
+                lost = Failure(f"run {number + 1}", "ended without a result", TrainingFailed.exit_code)
+                failures[number] = Failure(**run["failure"]) if "failure" in run else lost
+        with suppress(OSError):  # Hydra would ignore it, and with it the failures
+            for number in failures:
+                record(self._folder, number, state="failed")
+            if self._prints:
+                print(f"\n{sweep_status(self._folder)}", flush=True)
+        self._stack.close()
+        exit_with_failures(failures.values())
 
-    def _note(self, config: DictConfig, state: str, **times: float) -> None:
-        assert self._folder
-        file = self._folder / f"run-{config.hydra.job.num:04d}.json"
-        write_atomically(file, to_json({**read_json(file), "state": state, **times}))
+
+def record(folder: Path, number: int, **values: Any) -> None:
+    """Change some values in the file of a sweep's run."""
+    file = run_file(folder, number)
+    write_atomically(file, to_json({**read_json(file), **values}))
 
 
-def alive(root: Path) -> list[Status]:
-    """The sweeps whose runs go to ``root`` and that a process is busy with."""
+def record_lost_job(folder: Path, job: Any, message: str) -> None:
+    """Record the failure of a ``submitit.Job`` without a result."""
+    number = job.submission().args[2]  # Hydra's launcher submits the overrides, a key and the run's number
+    record(folder, number, state="failed", ended=time.time(), failure=failure_of(job, message)._asdict())
+
+
+def run_file(folder: Path, number: int) -> Path:
+    """The file that holds the state of a sweep's run."""
+    return folder / f"run-{number:04d}.json"
+
+
+def active_sweeps(root: Path) -> list[SweepStatus]:
+    """The sweeps that a process is running, of those whose runs go to ``root``."""
     plans = sorted((root / FOLDER).glob("*/plan.json"))
-    return [status(plan.parent) for plan in plans if is_locked(plan.parent)]
+    return [sweep_status(plan.parent) for plan in plans if is_locked(plan.parent)]
 
 
-def status(folder: Path) -> Status:
-    """How far a sweep is, by the files in its folder."""
+def sweep_status(folder: Path) -> SweepStatus:
+    """The status of a sweep, read from the files in its folder."""
     plan = read_json(folder / "plan.json")
-    runs = [read_json(file) for file in folder.glob("run-*.json")]
-    count = Counter(run.get("state") for run in runs)
-    ended = [run for run in runs if "ended" in run]
-    trained = [run for run in ended if run["ended"] - run["began"] > FAST]
     total = plan.get("runs", 0)
+    runs = [read_json(run_file(folder, number)) for number in range(total)]
+    count = Counter(run.get("state") for run in runs)
+    trained = [run for run in runs if run.keys() >= {"began", "ended"} and run["ended"] - run["began"] > FAST]
     left = None
-    if trained and total > len(ended):
+    remaining = total - count["done"] - count["failed"]
+    if trained and remaining:
         spent = max(run["ended"] for run in trained) - min(run["began"] for run in trained)
-        left = spent / len(trained) * (total - len(ended))
+        left = spent / len(trained) * remaining
     name = plan.get("sweep", folder.name)
-    return Status(name, total, count["done"], count["running"], count["failed"], left)
+    return SweepStatus(name, total, count["done"], count["running"], count["failed"], left)

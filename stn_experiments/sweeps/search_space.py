@@ -1,4 +1,4 @@
-"""What a search is told to look for: settings, and the values that they can have."""
+"""The settings of a search, and the values that it may try."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Count, Range
 
-RANGES = {"integer": (int,), "log": (int, float), "uniform": (int, float)}
-"""What the ends of each kind of range can be."""
+NUMBERS = {"integer": (int,), "log": (int, float), "uniform": (int, float)}
+"""The types of both ends of each kind of range."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class SearchConfig:
     """What is searched, and how long.
 
     Args:
-        trials: how many runs, failed and pruned ones among them; those of earlier starts count.
-        space: for each setting its values, as ``log: [0.01, 10]``, ``uniform: [0, 1]``,
-            ``integer: [8, 64]`` or ``choice: [16, 32]``.
-        prune: from the fourth run on, one that after some epoch is not among the best so many percent that
-            there were after as many is given up; null: none is.
+        trials: number of runs, including failed and pruned ones and those of earlier commands.
+        space: the values of each setting: ``log: [0.01, 10]``, ``uniform: [0, 1]``, ``integer: [8, 64]`` or
+            ``choice: [16, 32]``.
+        prune: stop a run after an epoch, from the fourth run on, if it is not among this best percentage of
+            all runs after as many epochs; null stops none.
     """
 
     trials: Count
@@ -36,16 +36,16 @@ class SearchConfig:
 
 
 def check_values(name: str, values: Any) -> None:
-    """See whether ``values`` say what a setting can be.
+    """Check the values of a setting.
 
     Raises:
-        UserError: they do not.
+        UserError: they are not of one of the four kinds.
     """
     known = isinstance(values, Mapping) and len(values) == 1
     ((kind, ends),) = values.items() if known else (("", None),)
-    if kind in RANGES and isinstance(ends, list) and len(ends) == 2:
+    if kind in NUMBERS and isinstance(ends, list) and len(ends) == 2:
         low, high = ends
-        are_numbers = all(type(end) in RANGES[kind] and isfinite(end) for end in ends)
+        are_numbers = all(type(end) in NUMBERS[kind] and isfinite(end) for end in ends)
         if are_numbers and low < high and (kind != "log" or low > 0):
             return
     if not (kind == "choice" and isinstance(ends, list) and ends):
@@ -55,13 +55,13 @@ def check_values(name: str, values: Any) -> None:
         )
 
 
-def check_own(name: str, values: Mapping[str, Any], own: Any) -> None:
-    """See whether the config's own value is one that is searched, as it is the first to be tried.
+def check_own_value(name: str, values: Mapping[str, Any], own: Any) -> None:
+    """Check that the config's own value, which is tried first, is among those of the search.
 
     Raises:
         UserError: it is not.
     """
     ((kind, ends),) = values.items()
-    is_one = own in ends if kind == "choice" else type(own) in RANGES[kind] and ends[0] <= own <= ends[1]
+    is_one = own in ends if kind == "choice" else type(own) in NUMBERS[kind] and ends[0] <= own <= ends[1]
     if not is_one:
         raise UserError(f"search.space.{name} must hold the config's own value, which is tried first: {own}")

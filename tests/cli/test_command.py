@@ -1,10 +1,17 @@
-"""Command lines, right and wrong, as a user types them."""
+"""What commands print and how they exit: line by line, right and wrong command lines."""
 
+import argparse
 import sys
+import threading
 
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+
+from stn_experiments.cli.command import ArgumentParser, Failure, attempt, exit_with_failures, run_command
+from stn_experiments.common.errors import DataUnavailable, RunLocked, TrainingFailed, UserError
+
+TRAIN = "stn_experiments.runs.train.train"
 
 WRONG = [
     # unknown
@@ -12,10 +19,7 @@ WRONG = [
     ("+foo=1", "foo is not a setting: there are seed, data, backbone"),
     ("trainer.foo=1", "trainer.foo is not a setting"),
     ("+trainer.foo=1", "trainer.foo is not a setting of trainer: it has epochs, batch_size"),
-    (
-        "+data.distortion.angel=3",
-        "data.distortion.angel is not a setting of data.distortion: it has canvas, angle",
-    ),
+    ("+data.distortion.angel=3", "angel is not a setting of data.distortion: it has canvas, angle"),
     ("data=mnits", "Could not find 'data/mnits' Available options in 'data': addition affnist"),
     ("model=cnn", "model"),
     ("~optimizer", "optimizer is missing from the config"),
@@ -24,10 +28,7 @@ WRONG = [
     ("seed=1.5", "seed must be an integer"),
     ("trainer.epochs=null", "trainer.epochs must be an integer at least 1, got None"),
     ("data.online=maybe", "data.online must be true or false, got 'maybe'"),
-    (
-        "data.distortion.canvas=[28]",
-        "data.distortion.canvas must be an integer from 1 to 1024 or a list of 2",
-    ),
+    ("data.distortion.canvas=[28]", "canvas must be an integer from 1 to 1024 or a list of 2"),
     ("optimizer.lr=fast", "optimizer.lr must be a number"),
     ("data=rotated data.distortion=7", "data.distortion must be"),
     # out of range
@@ -41,10 +42,7 @@ WRONG = [
     ("scheduler.warmup=2", "scheduler.warmup must be a number from 0 to 1, got 2"),
     ("data.valid_size=60000", "data.valid_size must be an integer from 1 to 50000"),
     # cannot work together
-    (
-        "data.distortion.canvas=20",
-        "data.distortion.canvas must be at least the digit's own 28 pixels, got 20",
-    ),
+    ("data.distortion.canvas=20", "canvas must be at least the digit's own 28 pixels, got 20"),
     ("data=cluttered data.distortion.clutter_size=80", "data.distortion.clutter_size must be at most 28"),
     ("stn.output_size=400", "stn.output_size must be at most 4 times the input's 28×28, got 400×400"),
     (
@@ -54,10 +52,7 @@ WRONG = [
     ("trainer.batch_size=60000", "batch_size must be at most the 55000 training images"),
     ("data=mixed data.distortion.kinds.noisy.canvas=50", "kinds.noisy.canvas must be the same as canvas, 42"),
     ("stn=none +stn.output_size=28", "stn.output_size is not a setting of stn: it has no settings"),
-    (
-        "stn=tps stn.steps=2",
-        "stn.steps must be 1 for ThinPlateSpline, whose transforms do not compose, got 2",
-    ),
+    ("stn=tps stn.steps=2", "stn.steps must be 1 for ThinPlateSpline, whose transforms do not compose"),
     ("stn.at=layer9", "stn.at must name places among input, stem, layer1, layer2, layer3, got layer9"),
     (
         "attention=cbam backbone=fcn",
@@ -65,7 +60,7 @@ WRONG = [
     ),
     (
         "attention=mask backbone=cnn",
-        "attention.at must name different stages among conv1, conv2, at least one, ",
+        "attention.at must name different stages among conv1, conv2, at least one",
     ),
     ("attention=cbam attention.kernel=4", "attention.kernel must be odd, got 4"),
     ("attention=se attention.reduction=0", "attention.reduction must be an integer from 1 to 512"),
@@ -74,14 +69,82 @@ WRONG = [
     ("data=npz data.file=nowhere.npz", "data.file nowhere.npz"),
     # not a setting at all
     ("data.root=/does/not/exist", "data.root: /does/not/exist is no readable folder"),
-    (
-        "backbone._target_=os.system",
-        "backbone._target_ must name something in stn_experiments. or torch.optim.",
-    ),
+    ("backbone._target_=os.system", "_target_ must name something in stn_experiments. or torch.optim."),
     ("--foo", "unrecognized arguments: --foo"),
     ("seed", "seed"),
     ("seed=[1", "no viable alternative at input '[1'"),
 ]
+
+
+# The functions of cli.command
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError, 2), (DataUnavailable, 3), (TrainingFailed, 4), (RunLocked, 5)]
+)
+def test_an_error_of_the_user_is_one_line_and_an_exit_code(capsys, error, code):
+    def main():
+        raise error("two\nlines")
+
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    assert left.value.code == code
+    assert capsys.readouterr() == ("", "error: two lines\n")
+
+
+def test_a_defect_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 / 0)
+
+
+def test_several_failures_are_a_line_each_and_the_code_of_the_first(capsys):
+    def fail():
+        raise RunLocked("busy")
+
+    failures = [Failure("seed=1", "too\nhot", 4), attempt(fail, "seed=2"), attempt(fail, "")]
+    with pytest.raises(SystemExit) as left:
+        exit_with_failures(failures)
+    assert left.value.code == 4
+    assert capsys.readouterr().err == "error: seed=1: too hot\nerror: seed=2: busy\nerror: busy\n"
+    assert attempt(lambda: None, "seed=3") is None
+    exit_with_failures([])
+
+
+def test_the_error_of_a_thread_is_a_warning_unless_the_thread_stores_it(capsys, monkeypatch):
+    def fail():
+        raise OSError("no disk")
+
+    class Storing(threading.Thread):
+        def run(self):
+            try:
+                fail()
+            except OSError as error:
+                self.exception = error
+                raise
+
+    def main():
+        for thread in (threading.Thread(target=fail, name="writer"), Storing()):
+            thread.start()
+            thread.join()
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    run_command(main)
+    assert capsys.readouterr().err == "warning: writer: OSError: no disk\n"
+
+
+def test_the_patch_of_hydras_parser_ends_with_the_command(command):
+    before = argparse.ArgumentParser.error
+    assert command("train.py", "--foo")[0] == 2
+    assert argparse.ArgumentParser.error is before
+
+
+def test_our_parser_prints_no_usage(capsys):
+    with pytest.raises(UserError, match="unrecognized arguments: --foo; --help lists the options"):
+        ArgumentParser().parse_args(["--foo"])
+    assert capsys.readouterr() == ("", "")
+
+
+# scripts/train.py and scripts/evaluate.py
 
 
 @pytest.mark.parametrize(("line", "words"), WRONG, ids=[line for line, _ in WRONG])
@@ -103,7 +166,7 @@ def test_a_wrong_command_line_is_one_clear_line(command, tmp_path, line, words):
         (["nowhere", "--device", "tpu"], 2, "invalid choice: 'tpu'"),
     ],
 )
-def test_evaluate_says_what_is_wrong(command, tmp_path, line, code, words):
+def test_evaluate_rejects_a_wrong_command_line(command, tmp_path, line, code, words):
     got, _, err = command("evaluate.py", *line)
     assert got == code
     assert err.startswith("error: ")
@@ -112,7 +175,7 @@ def test_evaluate_says_what_is_wrong(command, tmp_path, line, code, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_digits_to_be_had_has_an_exit_code_of_its_own(command, monkeypatch, tmp_path):
+def test_missing_mnist_has_its_own_exit_code(command, monkeypatch, tmp_path):
     from stn_experiments.data import mnist
 
     def unreachable(work):
@@ -131,11 +194,11 @@ def test_ctrl_c_is_one_line(command, monkeypatch):
     def interrupted(settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stn_experiments.runs.train.train_run", interrupted)
+    monkeypatch.setattr(TRAIN, interrupted)
     assert command("train.py") == (130, "", "interrupted\n")
 
 
-def test_training_prints_a_line_per_epoch_and_where_to_look(command, few_digits, tmp_path):
+def test_training_prints_a_line_per_epoch_and_the_paths(command, few_digits, tmp_path):
     code, out, _ = command("train.py", *few_digits, "trainer=quick")
     assert code == 0
     lines = out.splitlines()
@@ -147,20 +210,19 @@ def test_training_prints_a_line_per_epoch_and_where_to_look(command, few_digits,
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
-def test_a_sweep_trains_each_combination_and_outlives_a_failure(command, few_digits, tmp_path):
-    code, out, err = command("train.py", "-m", *few_digits, "trainer=quick", "stn=none,affine", "seed=0,-1,1")
+def test_a_sweep_continues_after_failures_and_reports_them(command, few_digits, tmp_path):
+    few = (*few_digits, "trainer=quick", "trainer.epochs=1")
+    code, out, err = command("train.py", "-m", *few, "stn=none,affine", "seed=0,-1")
     assert code == 2
-    few = " ".join(few_digits)
     assert err.splitlines() == [
-        f"error: {few} trainer=quick stn={stn} seed=-1: seed must be an integer from 0 to 2147483647, got -1"
+        f"error: {' '.join(few)} stn={stn} seed=-1: seed must be an integer from 0 to 2147483647, got -1"
         for stn in ("none", "affine")
     ]
-    assert out.count("test error") == 4
-    results = list((tmp_path / "outputs").glob("*/result.json"))
-    assert len(results) == 4
+    assert out.count("test error") == 2
+    assert len(list((tmp_path / "outputs").glob("*/result.json"))) == 2
 
 
-def test_evaluate_reads_other_data_on_the_runs_own_canvas(command, few_digits, tmp_path):
+def test_evaluate_uses_the_canvas_of_the_run_for_other_data(command, few_digits, tmp_path):
     command("train.py", *few_digits, "trainer=quick")
     (run,) = (tmp_path / "outputs").glob("rotated-*")
     code, out, _ = command("evaluate.py", run, "data=cluttered", "data.valid_size=40")
@@ -176,6 +238,10 @@ def test_evaluate_reads_other_data_on_the_runs_own_canvas(command, few_digits, t
         code, out, err = command("evaluate.py", run, override)
         assert code == (0 if "on rotated" in words else 2)
         assert words in out + err
+    code, out, err = command("evaluate.py", "nowhere", run)
+    assert code == 2
+    assert "on rotated" in out
+    assert err == "error: nowhere: nowhere is no run: config.yaml cannot be read\n"
     (run / "checkpoints" / "best.pt").write_bytes(b"")
     code, _, err = command("evaluate.py", run)
     assert code == 2
@@ -196,7 +262,7 @@ def test_a_launcher_that_is_not_installed_is_one_line(command, monkeypatch, laun
     assert (code, out, err) == (2, "", f"error: {line}\n")
 
 
-def test_where_there_is_no_slurm_a_sweep_for_it_is_one_line(command, monkeypatch):
+def test_a_sweep_without_slurm_is_one_line(command, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     code, out, err = command("train.py", "-m", "hydra/launcher=slurm", "seed=0,1")
     assert (code, out) == (2, "")

@@ -453,7 +453,7 @@ def test_script_exit_codes(cache, tmp_path, monkeypatch, script, capsys):
     assert script(tmp_path / "file") == 2
     assert capsys.readouterr().err.startswith("error: cannot write to")
     assert script("--where") == 2
-    assert capsys.readouterr().err == "error: unrecognized arguments: --where; --help tells what there is\n"
+    assert capsys.readouterr().err == "error: unrecognized arguments: --where; --help lists the options\n"
 
 
 @pytest.mark.slow

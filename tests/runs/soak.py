@@ -30,11 +30,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 from torch.nn.functional import interpolate, pad
 
-from stn_experiments.cli.command import plain
 from stn_experiments.cli.signals import Stopped
+from stn_experiments.config.compose import compose
 from stn_experiments.data import datasets
 from stn_experiments.data.mnist import Digits, Mnist
 from stn_experiments.runs import train as train_module
@@ -398,8 +397,7 @@ def wait_until(condition):
 
 def make_config(*settings):
     """The config of a small run with these settings."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return plain(compose("train", [*SMALL, *settings]))
+    return compose(ROOT / "configs", [*SMALL, *settings])
 
 
 def folder_of(config):

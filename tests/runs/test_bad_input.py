@@ -195,7 +195,7 @@ TARGETS = [
     *("os.system", "subprocess.Popen", "builtins.eval", "torch.load", "pathlib.Path", "shutil.rmtree"),
     *("stn_experiments.data.mnist.load_mnist", "stn_experiments.data.sources.subprocess.run"),
     *(
-        "stn_experiments.cli.command.leave",
+        "stn_experiments.cli.command.exit_with_failures",
         "stn_experiments.storage.run_folder.commit",
         "stn_experiments.common.errors.UserError",
     ),

@@ -207,6 +207,15 @@ def test_a_holder_on_another_host_that_ends_is_followed(folder, fast, monkeypatc
         assert f"pid={os.getpid()}\n" in path.read_text()
 
 
+def test_an_empty_file_is_replaced(folder, fast):
+    """As of a process that was killed between the creation of the file and its first write."""
+    folder.mkdir(parents=True)
+    (folder / "lock").touch()
+    with run_lock(folder):
+        assert f"pid={os.getpid()}\n" in (folder / "lock").read_text()
+    assert not folder.exists()
+
+
 def test_a_damaged_file_is_replaced(folder, fast, monkeypatch):
     monkeypatch.setattr(lock, "LEASE", 5.0)  # filelock waits for two seconds
     folder.mkdir(parents=True)

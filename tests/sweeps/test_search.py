@@ -1,4 +1,4 @@
-"""A search over settings: what it tries, that it goes on where it was stopped, and what it says."""
+"""A search over settings: what it tries, how it continues after an interruption, and what it prints."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -16,9 +16,11 @@ pytest.importorskip("optuna")
 import optuna
 
 from stn_experiments.common.errors import TrainingFailed, UserError
+from stn_experiments.config.tree import value_at
 from stn_experiments.storage.lock import run_lock
+from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.sweeps import search as module
-from stn_experiments.sweeps.search import folder_of, search, value_at
+from stn_experiments.sweeps.search import search
 from tests.conftest import ROOT
 from tests.runs.soak import TOO_LONG, npz_settings, wait_until
 
@@ -32,31 +34,43 @@ def error_of(config):
     return 1 + 10 * abs(math.log10(config["trainer"]["localisation_lr"] / BEST))
 
 
+class FakeRun:
+    """A run of two epochs that trains nothing."""
+
+    def __init__(self, config):
+        self.config, self.folder, self.history = config, RunFolder.of(config), []
+
+    def epochs(self):
+        for epoch in (1, 2):
+            self.history.append({"epoch": epoch, "val_error": error_of(self.config) + 1 / epoch})
+            yield self.history[-1]
+
+    def finish(self):
+        return {"val_error": error_of(self.config)}
+
+
 @pytest.fixture
 def runs(monkeypatch):
-    """Runs that train nothing: what each was asked for, and what is done in place of the next ones."""
+    """The configs of all runs, which train nothing; ``then`` has what happens instead in the next ones."""
 
     class Runs(list):
         then = ()
 
     runs = Runs()
 
-    def train(config, after_epoch):
-        folder = folder_of(config).folder
-        with run_lock(folder):
-            runs.append(config)
-            (folder / "config.yaml").write_text("{}")
-            (folder / "failure.json").unlink(missing_ok=True)
+    @contextmanager
+    def open_run(experiment):
+        run = FakeRun(experiment.config)
+        with run_lock(run.folder.folder):
+            runs.append(experiment.config)
+            (run.folder.folder / "config.yaml").write_text("{}")
+            run.folder.failure_file.unlink(missing_ok=True)
             act = runs.then[len(runs) - 1] if len(runs) <= len(runs.then) else None
             if act is not None:
                 act()
-            history = []
-            for epoch in (1, 2):
-                history.append({"epoch": epoch, "val_error": error_of(config) + 1 / epoch})
-                after_epoch(history)
-            return {"val_error": error_of(config)}
+            yield run
 
-    monkeypatch.setattr(module, "train_run", train)
+    monkeypatch.setattr(module, "open_run", open_run)
     return runs
 
 
@@ -84,7 +98,9 @@ def trials(config):
     """The trials that count, as they stand in the file: values, state and error."""
     (study,) = optuna.get_all_study_names(storage := f"sqlite:///{config['run']['root']}/search.db")
     study = optuna.load_study(study_name=study, storage=storage)
-    return [(trial.params, trial.state.name, trial.value) for trial in module.ended(study)]
+    counted = ("COMPLETE", "PRUNED")
+    ended = [trial for trial in study.trials if trial.state.name in counted or "failed" in trial.user_attrs]
+    return [(trial.params, trial.state.name, trial.value) for trial in ended]
 
 
 def raising(error):
@@ -97,7 +113,7 @@ def raising(error):
 # What is tried
 
 
-def test_a_search_begins_with_the_configs_own_values_and_finds_better_ones(runs, make, capsys):
+def test_a_search_starts_with_the_configs_own_values_and_finds_better_ones(runs, make, capsys):
     config = make(f"{LR}=0.001", trials=10)
     text = search(config)
     assert len(runs) == 10
@@ -110,18 +126,18 @@ def test_a_search_begins_with_the_configs_own_values_and_finds_better_ones(runs,
     assert lines[1] == "validation error, best first:"
     errors = [float(line.split()[0]) for line in lines[2:12]]
     assert errors == sorted(errors)
-    assert lines[12] == "0 given up, 0 failed"
+    assert lines[12] == "0 pruned, 0 failed"
     value = f"{LR}={best['trainer']['localisation_lr']:.4g}"
     beaten = f"{error_of(runs[0]):.2f} % with {LR}=0.001"
     assert lines[13] == f"best        {value}: {error_of(best):.2f} %, {beaten}"
-    assert lines[14] == f"run         {folder_of(best).folder}"
+    assert lines[14] == f"run         {RunFolder.of(best).folder}"
     told = capsys.readouterr().out
     assert [line for line in told.splitlines() if line.startswith("trial ")] == [
         f"trial {number} of 10: {LR}={value:.4g}" for number, value in enumerate(tried(runs), 1)
     ]
 
 
-def test_only_the_searched_settings_differ_and_the_runs_are_as_if_typed(runs, make):
+def test_only_the_searched_settings_differ(runs, make):
     search(make("seed=3", trials=3))
     for config in runs:
         typed = make("seed=3", f"{LR}={config['trainer']['localisation_lr']!r}")
@@ -214,7 +230,7 @@ def test_several_settings_are_searched_together(runs, make):
         ({"foo": 1}, "search.foo is not a setting of search"),
     ],
 )
-def test_a_search_that_cannot_be_is_one_clear_line(runs, make, tmp_path, plan, words):
+def test_a_search_that_cannot_work_is_one_clear_line(runs, make, tmp_path, plan, words):
     config = make()
     config["search"] |= plan
     with pytest.raises(UserError) as raised:
@@ -238,20 +254,20 @@ def test_a_search_that_cannot_be_is_one_clear_line(runs, make, tmp_path, plan, w
         ("search.trails=3", "search.trails is not a setting"),
     ],
 )
-def test_the_command_says_it_in_one_line(command, tmp_path, line, words):
+def test_the_command_reports_it_in_one_line(command, tmp_path, line, words):
     code, out, err = command("train.py", "sweep=search", line)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"error: {words}")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_value_that_cannot_be_ends_the_search_with_the_line_of_a_run(runs, make):
+def test_a_value_that_cannot_work_ends_the_search_with_the_line_of_a_run(runs, make):
     runs.then = [None, raising(UserError("backbone.width must be an integer from 1 to 4096, got 9999"))]
     with pytest.raises(UserError, match="got 9999"):
         search(make())
 
 
-def test_without_optuna_it_says_how_to_get_it(runs, make, monkeypatch, tmp_path):
+def test_without_optuna_the_line_tells_how_to_install_it(runs, make, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"^a search needs Optuna: pip install -e '\.\[search\]'$"):
         search(make())
@@ -286,7 +302,7 @@ def test_a_root_that_is_no_folder_is_one_line(runs, make, tmp_path):
 @pytest.mark.parametrize(
     ("how", "at"), [("Ctrl-C", 1), ("Ctrl-C", 6), ("a kill", 2), ("a kill", 6)], ids=lambda value: str(value)
 )
-def test_a_search_that_is_stopped_goes_on_as_if_it_had_not_been(runs, make, how, at):
+def test_an_interrupted_search_continues_as_if_it_had_not_been(runs, make, how, at):
     search(make(root="whole"))
     whole = tried(runs)
     runs.clear()
@@ -294,8 +310,11 @@ def test_a_search_that_is_stopped_goes_on_as_if_it_had_not_been(runs, make, how,
     config = make()
     with pytest.raises(KeyboardInterrupt):
         search(config)
-    if how == "a kill":  # which leaves the lock file of the run, although nobody holds it
-        (folder_of(runs[-1]).folder / "lock").write_text("")
+    if how == "a kill":  # which leaves the lock of the run
+        if not (pid := os.fork()):
+            run_lock(RunFolder.of(runs[-1]).folder).__enter__()
+            os._exit(0)
+        os.waitpid(pid, 0)
     first = tried(runs)
     assert first == whole[:at]
     runs.clear()
@@ -307,7 +326,7 @@ def test_a_search_that_is_stopped_goes_on_as_if_it_had_not_been(runs, make, how,
     assert len(lines[2:-3]) == 6
 
 
-def test_stopped_in_each_trial_it_still_comes_to_the_same(runs, make):
+def test_interrupted_in_each_trial_it_still_tries_the_same(runs, make):
     search(make(root="whole", trials=3))
     whole = tried(runs)
     config = make(trials=3)
@@ -323,7 +342,7 @@ def test_stopped_in_each_trial_it_still_comes_to_the_same(runs, make):
     assert trials(config) == trials(make(root="whole"))
 
 
-def test_more_trials_go_on_and_as_many_are_not_run_again(runs, make):
+def test_more_trials_continue_a_search(runs, make):
     search(make(root="whole", trials=7))
     whole = tried(runs)
     runs.clear()
@@ -360,7 +379,7 @@ def test_a_second_terminal_shares_the_work(runs, make):
 # Runs without a result
 
 
-def test_failed_and_given_up_runs_count_are_noted_and_told(runs, make, capsys):
+def test_failed_and_pruned_runs_count_and_are_reported(runs, make, capsys):
     # Of those that there are once pruning begins only the best quarter may go on.
     runs.then = [None, raising(TrainingFailed("training stopped: too hot"))]
     config = make(f"{LR}={BEST}", trials=8, prune=25)
@@ -368,19 +387,17 @@ def test_failed_and_given_up_runs_count_are_noted_and_told(runs, make, capsys):
     states = [state for _, state, _ in trials(config)]
     assert len(runs) == len(states) == 8
     assert states[1] == "FAIL"
-    given_up = states.count("PRUNED")
-    assert given_up
-    assert text.splitlines()[-3] == f"{given_up} given up, 1 failed"
+    pruned = states.count("PRUNED")
+    assert pruned
+    assert text.splitlines()[-3] == f"{pruned} pruned, 1 failed"
     assert f"best        {LR}={BEST}: 1.00 %, 1.00 % with {LR}={BEST}" in text
     for run, state in zip(runs, states, strict=True):
-        file = folder_of(run).failure_file
-        assert file.exists() == (state == "PRUNED")  # train_run itself notes why it failed
+        file = RunFolder.of(run).failure_file
+        assert file.exists() == (state == "PRUNED")  # a real run marks its failure itself
         if state == "PRUNED":
             failure = json.loads(file.read_text())
             assert failure["status"] == "pruned"
-            assert re.fullmatch(
-                r"given up after epoch 1, with a validation error of [\d.]+ %", failure["why"]
-            )
+            assert re.fullmatch(r"pruned after epoch 1, with a validation error of [\d.]+ %", failure["why"])
             assert f"{failure['why']}\n" in (told := capsys.readouterr().out) or told == ""
     again = search(config)
     assert again == text
@@ -389,7 +406,7 @@ def test_failed_and_given_up_runs_count_are_noted_and_told(runs, make, capsys):
 
 def test_where_all_fail_the_search_fails(runs, make, capsys):
     runs.then = [raising(TrainingFailed("training stopped: too hot"))] * 3
-    with pytest.raises(TrainingFailed, match=r"^the search found nothing: 0 runs were given up, 3 failed$"):
+    with pytest.raises(TrainingFailed, match=r"^the search found nothing: 0 runs were pruned, 3 failed$"):
         search(make(trials=3))
     assert len(runs) == 3
     assert capsys.readouterr().out.count("training stopped: too hot\n") == 3
@@ -398,25 +415,26 @@ def test_where_all_fail_the_search_fails(runs, make, capsys):
     assert len(runs) == 3
 
 
-def test_a_run_that_goes_on_tells_all_its_epochs_once(runs, make, monkeypatch):
-    told = []
-    monkeypatch.setattr(optuna.Trial, "report", lambda self, value, step: told.append((value, step)))
+def test_a_resumed_run_reports_all_its_epochs_once(runs, make, monkeypatch):
+    reported = []
+    monkeypatch.setattr(optuna.Trial, "report", lambda self, value, step: reported.append((value, step)))
 
-    def train(config, after_epoch):
-        history = [{"epoch": epoch, "val_error": 10.0 - epoch} for epoch in (1, 2)]
-        after_epoch(history)
-        after_epoch([*history, {"epoch": 3, "val_error": 5.0}])
-        return {"val_error": 5.0}
+    def resume(run):
+        run.history = [{"epoch": epoch, "val_error": 10.0 - epoch} for epoch in (1, 2)]
+        for epoch in (3, 4):
+            run.history.append({"epoch": epoch, "val_error": 10.0 - epoch})
+            yield run.history[-1]
 
-    monkeypatch.setattr(module, "train_run", train)
+    monkeypatch.setattr(FakeRun, "epochs", resume)
     search(make(trials=1))
-    assert told == [(9.0, 1), (8.0, 2), (5.0, 3)]
+    assert reported == [(9.0, 1), (8.0, 2), (7.0, 3), (6.0, 4)]
 
 
 # The command
 
 
-def test_a_true_search_that_is_killed_goes_on(tmp_path):
+@pytest.mark.slow
+def test_a_real_search_that_is_killed_continues(tmp_path):
     words = [*npz_settings(tmp_path), "trainer.epochs=1", f"run.root={tmp_path / 'outputs'}"]
     words += ["optimizer=adamw", "optimizer.lr=0.01", "trainer.batch_size=20", "search.trials=3", "seed=1"]
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "sweep=search", *words]
@@ -446,12 +464,12 @@ def test_a_true_search_that_is_killed_goes_on(tmp_path):
     assert again.returncode == 0, err
     assert re.findall(r"(?m)^trial (\d) of 3: (.*)$", out)[0] == ("2", second)
     assert len(re.findall(r"(?m)^trial ", out)) == 2
-    assert "goes on after step " in out or "is finished already" in out
+    assert "resumes after step " in out or "is finished already" in out
     results = {file.parent.name: file.stat().st_mtime_ns for file in tmp_path.glob("outputs/*/result.json")}
     assert len(results) == 3
     assert {name: results[name] for name in done} == done
     lines = out.splitlines()
-    assert lines[-3] == "0 given up, 0 failed"
+    assert lines[-3] == "0 pruned, 0 failed"
     assert first == f"{LR}=0.001"
     assert f"% with {first}" in lines[-2]
     assert (tmp_path / "outputs" / lines[-1].split()[-1].rpartition("/")[2] / "result.json").exists()

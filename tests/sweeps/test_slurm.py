@@ -1,166 +1,83 @@
-"""A sweep on a real SLURM, of which jobs are preempted and cancelled."""
+"""Jobs of a cluster that end without a result. ``test_real_slurm.py`` tests the rest with a real SLURM."""
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from functools import partial
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 
-from stn_experiments.runs.train import train_run
-from tests.conftest import ROOT
-from tests.runs.soak import SMALL, TOO_LONG, blobs, outcome, wait_until
-from tests.sweeps.slurm import NoCluster, ask, cluster, install
+pytest.importorskip("submitit")
 
-STEPS = 800  # of each run, in two seconds or more: long enough to be stopped amid them
-LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
+from submitit import Job
+from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
 
+from stn_experiments.cli.workarounds import continue_after_lost_jobs
+from stn_experiments.sweeps.progress import record_lost_job
 
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    """The environment in which commands reach a SLURM of this module's own."""
-    with ExitStack() as stack:
-        try:
-            install()
-            env = stack.enter_context(cluster(tmp_path_factory.mktemp("slurm")))
-        except NoCluster as why:
-            pytest.skip(f"no SLURM can be had here: {why}")
-        yield env
+TRACE = """Job (task=0) failed during processing with trace:
+----------------------
+Traceback (most recent call last):
+  File "submission.py", line 1, in process_job
+ModuleNotFoundError: No module named 'stn_experiments'
 
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    """Those of small runs on digits from a file."""
-    images, labels = blobs(8080)
-    arrays = {f"{name}_{split}": array[part].numpy() for name, array in (("x", images), ("y", labels))
-              for split, part in (("train", slice(8040)), ("test", slice(8040, 8080)))}  # fmt: skip
-    file = tmp_path_factory.mktemp("images") / "digits.npz"
-    np.savez(file, **arrays)
-    own = ("trainer.epochs=2", "run.checkpoint_steps=50", "stn=none", "data.valid_size=40")
-    return [*SMALL, *own, "data=npz", f"data.file={file}"]
+----------------------
+You can check full logs with 'job.stderr(0)' and 'job.stdout(0)'or at paths:
+"""
 
 
 @pytest.fixture
-def start(slurm, settings):
-    """Start a sweep of ``scripts/train.py`` in a process of its own, which ends with the test."""
-    started = []
-
-    def sweep(*more):
-        command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *settings, *LAUNCHER, *more]
-        env = {**slurm, "OMP_NUM_THREADS": "2"}  # which is not to be the jobs'
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(command, cwd=ROOT, env=env, text=True, **pipes))
-        return started[-1]
-
-    yield sweep
-    for process in started:
-        process.kill()
-        with process:  # closes its pipes
-            pass
+def job(tmp_path):
+    submission = DelayedSubmission(print, ["seed=1", "stn=none"], "hydra.sweep.dir", 3)
+    paths = SimpleNamespace(stdout=tmp_path / "log.out")
+    return SimpleNamespace(job_id="7_0", state="OUT_OF_MEMORY", paths=paths, submission=lambda: submission)
 
 
-def stop_amid_training(root, seed):
-    """Stop the process of a run that has saved some of its steps: the run's folder, and the process."""
-    pattern = f"*-seed{seed}-*/checkpoints/last.pt"
-    wait_until(lambda: list(root.glob(pattern)))
-    (checkpoint,) = root.glob(pattern)
-    folder = checkpoint.parent.parent
-    pid = json.loads((folder / "lock").read_text())["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    return folder, pid
+@pytest.fixture
+def results(monkeypatch, tmp_path, job):
+    """The results of a job that ends as described, as Hydra's launcher gets them in a sweep."""
+
+    def get(outcome):
+        def wait(job):
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(Job, "results", wait)
+        with continue_after_lost_jobs(partial(record_lost_job, tmp_path)):
+            returned = Job.results(job)
+        assert Job.results is wait
+        return returned
+
+    return get
 
 
-@contextmanager
-def one_thread():
-    """Have torch compute with one thread, as in the jobs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+@pytest.mark.parametrize(
+    ("error", "has_log", "message"),
+    [
+        (
+            UncompletedJobError("Job 7_0 has not produced any output"),
+            False,
+            "its job 7_0 ended as OUT_OF_MEMORY",
+        ),
+        (
+            FailedJobError(TRACE),
+            True,
+            "its job 7_0 failed: ModuleNotFoundError: No module named 'stn_experiments'; see {}/log.out",
+        ),
+    ],
+)
+def test_a_lost_job_is_the_failure_of_its_run(results, job, tmp_path, error, has_log, message):
+    if has_log:
+        job.paths.stdout.touch()
+    (returned,) = results(error)
+    assert returned.return_value is None  # the sweep goes on
+    record = json.loads((tmp_path / "run-0003.json").read_text())
+    failure = {"job": "seed=1 stn=none", "message": message.format(tmp_path), "exit_code": 4}
+    assert (record["state"], record["failure"]) == ("failed", failure)
 
 
-def has_been_sent(pid, number):
-    """Whether a signal waits for a stopped process."""
-    (mask,) = re.findall(r"ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
-    return bool(int(mask, 16) >> (number - 1) & 1)
-
-
-def show(slurm, when):
-    """Print SLURM's queue, and give the state of each job."""
-    rows = ask(slurm, "squeue", "--array", "--states=all", "--sort=i", "--format=%8i %10T %6M %R")
-    print(f"\n{when}\n{rows}", end="")
-    return dict(row.split()[:2] for row in rows.splitlines()[1:])
-
-
-def log(root, job):
-    """What a job has printed, its restarts included."""
-    return (root / ".submitit" / job / f"{job}_0_log.out").read_text()
-
-
-def results(root):
-    """When each run was finished."""
-    return {path.parent: path.stat().st_mtime_ns for path in root.glob("*/result.json")}
-
-
-def steps(words, text):
-    """The numbers of steps that a log names after some words."""
-    return [int(number.replace(",", "")) for number in re.findall(rf"{words} after step ([\d,]+)", text)]
-
-
-def test_preempted_runs_go_on_and_cancelled_ones_are_made_when_the_sweep_is_typed_again(
-    slurm, start, settings, compose, tmp_path
-):
-    root, whole = tmp_path / "runs", tmp_path / "whole"
-    grid = ("scheduler=constant,onecycle", "seed=0,1", f"run.root={root}")
-    sweep = start(*grid)
-    (cancelled, first), (preempted, second) = (stop_amid_training(root, seed) for seed in (0, 1))
-    queue = show(slurm, "two jobs run, stopped for a moment, and two wait")
-    assert list(queue.values()) == ["RUNNING", "RUNNING", "PENDING", "PENDING"]
-    jobs = list(queue)
-
-    # What SLURM sends to a job whose node it wants back. The second of them has the job requeued.
-    for name in ("SIGTERM", "SIGUSR2"):
-        # To the job's step: SLURM 22.05 refuses to signal a job of an array of which others wait.
-        ask(slurm, "scancel", f"--signal={name[3:]}", f"{jobs[1]}.0")
-        wait_until(lambda number=signal.Signals[name]: has_been_sent(second, number))
-    os.kill(second, signal.SIGCONT)
-    # And to one that is cancelled: SIGTERM, which changes nothing, and after a while SIGKILL.
-    ask(slurm, "scancel", jobs[0])
-    wait_until(lambda: "goes on at once" in log(root, jobs[0]) or not Path(f"/proc/{first}").exists())
-    os.kill(first, signal.SIGSTOP)  # or it could be done before it is killed
-    show(slurm, "the first is cancelled, the second preempted")
-
-    with one_thread():
-        for seed in (0, 1):
-            train_run(compose(*settings, "scheduler=constant", f"seed={seed}", f"run.root={whole}"))
-    _, errors = sweep.communicate(timeout=TOO_LONG)
-    show(slurm, "the sweep has ended")
-    print(errors, end="")
-    told = f"its job {jobs[0]} ended as CANCELLED; see {root}/.submitit/{jobs[0]}/{jobs[0]}_0_log.out"
-    assert re.fullmatch(rf"error: .* scheduler=constant seed=0 .*: {re.escape(told)}\n", errors)
-    assert sweep.returncode == 4
-    done = results(root)
-    assert len(done) == 3
-    assert cancelled not in done
-    (saved,) = set(steps("stopped", log(root, jobs[1])))
-    assert 0 < saved < STEPS
-    assert steps("goes on", log(root, jobs[1])) == [saved]
-    assert outcome(preempted) == outcome(whole / preempted.name)
-
-    again = start(*grid)
-    _, errors = again.communicate(timeout=TOO_LONG)
-    assert (again.returncode, errors) == (0, "")
-    jobs += sorted(show(slurm, "the sweep was typed again").keys() - set(jobs))
-    assert {path: when for path, when in results(root).items() if path != cancelled} == done
-    logs = [log(root, job) for job in jobs[4:]]
-    assert ["is finished already" in text for text in logs] == [False, True, True, True]
-    assert steps("goes on", logs[0])[0] >= steps("stopped", log(root, jobs[0]))[-1] > 0
-    assert outcome(cancelled) == outcome(whole / cancelled.name)
+def test_other_results_and_errors_pass(results, tmp_path):
+    assert results(["a result"]) == ["a result"]
+    with pytest.raises(ZeroDivisionError):
+        results(ZeroDivisionError())
+    assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,8 @@
-"""A real SLURM on this machine, in a folder of its own: controller, node and munge, of Debian's packages.
+"""A real SLURM on this machine, in a temporary folder: controller, node and munge.
 
-    python tests/sweeps/slurm.py sinfo
+    python tests/sweeps/slurm_cluster.py sinfo
 
-runs a command in it. It needs root and, where the packages are missing, apt-get.
+runs a command in it, as root. ``.ci/install-slurm`` installs the programs.
 """
 
 import os
@@ -18,13 +18,12 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-PACKAGES = ("slurm-wlm", "munge")
 PROGRAMS = ("sbatch", "slurmctld", "slurmd", "munged")
 SYSTEM = "/usr/sbin:/usr/bin:/sbin:/bin"
-PATIENCE = 60  # seconds, for what takes one or two
+TIMEOUT = 60  # seconds
 
-# cred_expire: how long a job that is requeued waits. KillWait: how long one that is cancelled may go on.
-# config_overrides: the node has two CPUs, however many there are.
+# cred_expire is the delay of a requeued job, KillWait that between SIGTERM and SIGKILL of a cancelled one.
+# config_overrides lets the node have two CPUs on every machine.
 CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -57,7 +56,7 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory={megabytes} State=UNKNOWN
 PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
-# Stands for the database of jobs that a real cluster has, which submitit asks how a job ended.
+# Replaces the accounting database, which submitit asks for the state of a job.
 SACCT = """#!/bin/sh
 echo "JobID|State|NodeList"
 squeue --noheader --array --states=all --format="%i|%T|%N"
@@ -65,41 +64,20 @@ squeue --noheader --array --states=all --format="%i|%T|%N"
 
 
 class NoCluster(Exception):
-    """There can be no SLURM here; the message says why."""
-
-
-def install():
-    """Have Debian's packages, installed if need be.
-
-    Raises:
-        NoCluster: they cannot be had.
-    """
-    if os.geteuid() != 0:
-        raise NoCluster("a SLURM of one's own needs root")
-    if all(shutil.which(program, path=SYSTEM) for program in PROGRAMS):
-        return
-    if not shutil.which("apt-get"):
-        raise NoCluster("SLURM is not installed, and there is no apt-get")
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        try:
-            done = subprocess.run(
-                ["apt-get", "-qq", *command], capture_output=True, text=True, timeout=300, env=env
-            )
-        except subprocess.TimeoutExpired:
-            raise NoCluster(f"apt-get {command[0]} takes too long") from None
-        if done.returncode:
-            last = " ".join(done.stderr.split("\n")[-2:]).strip()
-            raise NoCluster(f"SLURM is not installed, and apt-get {command[0]} fails: {last}")
+    """No SLURM can run here; the message says why."""
 
 
 @contextmanager
 def cluster(folder):
-    """A SLURM with one node, this machine: the environment in which its commands reach it.
+    """Run a SLURM with one node, this machine; yield the environment for its commands.
 
     Raises:
-        NoCluster: it does not come up.
+        NoCluster: it is not installed or does not start.
     """
+    if os.geteuid() != 0:
+        raise NoCluster("SLURM needs root")
+    if not all(shutil.which(program, path=SYSTEM) for program in PROGRAMS):
+        raise NoCluster("SLURM is not installed; .ci/install-slurm installs it")
     folder.chmod(0o755)
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir()
@@ -131,7 +109,7 @@ def cluster(folder):
 
 @contextmanager
 def running(command, env, folder):
-    """A daemon, in the foreground of a session of its own, until the end."""
+    """Run a daemon within the ``with``."""
     program = shutil.which(command[0], path=env["PATH"])
     with (folder / f"{command[0]}.out").open("w") as out:
         process = subprocess.Popen([program, *command[1:]], env=env, stdout=out, stderr=out)
@@ -140,19 +118,19 @@ def running(command, env, folder):
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def ask(env, *command):
-    """What a command of SLURM prints; nothing if it fails."""
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE).stdout
+    """The output of a SLURM command; empty if it fails."""
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT).stdout
 
 
 def free_ports(count):
-    """Ports that nobody listens at."""
+    """Unused ports."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -160,20 +138,23 @@ def free_ports(count):
         return [one.getsockname()[1] for one in sockets]
 
 
-def wait_until(condition, otherwise):
-    """Wait until something is so."""
-    end = time.monotonic() + PATIENCE
+def wait_until(condition, problem):
+    """Wait until a condition holds.
+
+    Raises:
+        NoCluster: it does not, with ``problem``.
+    """
+    end = time.monotonic() + TIMEOUT
     while not condition():
         if time.monotonic() > end:
-            raise NoCluster(otherwise)
+            raise NoCluster(problem)
         time.sleep(0.05)
 
 
 if __name__ == "__main__":
     try:
-        install()
         with tempfile.TemporaryDirectory() as temporary, cluster(Path(temporary)) as environment:
             code = subprocess.run(sys.argv[1:], env=environment).returncode
-    except NoCluster as why:
-        sys.exit(f"error: {why}")
+    except NoCluster as error:
+        sys.exit(f"error: {error}")
     sys.exit(code)

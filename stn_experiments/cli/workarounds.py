@@ -1,0 +1,56 @@
+"""The two places where a library is patched, because it offers no hook. Each patch ends with its ``with``."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+
+from stn_experiments.cli.command import ArgumentParser
+
+
+@contextmanager
+def raise_usage_errors() -> Iterator[None]:
+    """Make every argument parser raise ``UserError`` for a bad command line.
+
+    ``hydra.main`` creates its parser itself, and argparse prints several lines of usage before it exits.
+    """
+    with _replaced(argparse.ArgumentParser, "error", ArgumentParser.error):
+        yield
+
+
+@contextmanager
+def continue_after_lost_jobs(report: Callable[[Any, str], None]) -> Iterator[None]:
+    """Let a submitit job that was cancelled or killed end without a result, instead of ending the sweep.
+
+    Hydra's launcher waits for one job after the other and stops at the first error, while the other jobs
+    still run. Hydra accepts another launcher only from a package called ``hydra_plugins``.
+
+    Args:
+        report: called with the ``submitit.Job`` and submitit's message.
+    """
+    from submitit import Job
+    from submitit.core.utils import UncompletedJobError
+
+    wait_for_results = Job.results
+
+    def results(job: Any) -> list[Any]:
+        try:
+            return wait_for_results(job)
+        except UncompletedJobError as error:
+            report(job, str(error))
+            return [JobReturn(status=JobStatus.COMPLETED)]
+
+    with _replaced(Job, "results", results):
+        yield
+
+
+@contextmanager
+def _replaced(owner: type, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

@@ -1,0 +1,53 @@
+"""Configs from overrides, and Hydra's errors in one line."""
+
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.config.compose import compose, error_line, to_plain
+from tests.conftest import ROOT
+
+
+def test_overrides_change_groups_and_values():
+    config = compose(ROOT / "configs", ["data=rts", "seed=3"])
+    assert (config["data"]["name"], config["seed"]) == ("rts", 3)
+    assert type(config["data"]["distortion"]) is dict
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data=nowhere", "Could not find 'data/nowhere'"),
+        ("foo=1", "foo is not a setting; --cfg job shows them all"),
+        ("seed=[1", "no viable alternative at input"),
+        ("data=npz", "data.file is missing: give it a value"),
+        ("seed=${nowhere}", "Interpolation key 'nowhere' not found"),
+    ],
+)
+def test_an_invalid_override_is_a_line(override, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        compose(ROOT / "configs", [override])
+    assert "\n" not in str(error.value)
+
+
+def test_interpolations_are_resolved():
+    config = OmegaConf.create({"a": {"b": 1}, "c": "${a.b}", "d": ["${c}"]})
+    assert to_plain(config) == {"a": {"b": 1}, "c": 1, "d": [1]}
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("a message\n  of  several\nlines", "a message of several lines"),
+        ("it is wrong. See https://hydra.cc for advice", "it is wrong."),
+        ("none of that name. Config search path:\nprovider=hydra", "none of that name."),
+        (
+            "Could not find 'hydra/launcher/joblib'",
+            "this hydra/launcher needs joblib, which is not installed: pip install '.[sweep]'",
+        ),
+    ],
+)
+def test_advice_that_does_not_apply_is_removed(message, line):
+    assert error_line(Exception(message)) == line
