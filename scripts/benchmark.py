@@ -1,4 +1,4 @@
-"""How fast is it, beside what else there is: python scripts/benchmark.py [QUESTION ...] [overrides]."""
+"""Speed beside other ways to do the same: python scripts/benchmark.py [QUESTION ...] [overrides]."""
 
 import math
 from functools import partial
@@ -13,24 +13,24 @@ QUESTIONS = ("data", "training", "transformer", "time_to_error", "growth")
 
 
 def main() -> None:
-    """Measure, print each table as it is ready, and write them all."""
+    """Measure, print each table when it is ready, and write all of them."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "words",
         nargs="*",
         metavar="QUESTION or a.b=value",
-        help=f"among {', '.join(QUESTIONS)} (by default all), and overrides in the words of scripts/train.py",
+        help=f"any of {', '.join(QUESTIONS)} (default: all), and overrides as for scripts/train.py",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="figures for each number, default 5")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of each figure, default 1")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of each number, default 5")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement, default 1")
     parser.add_argument(
-        "--epochs", type=int, default=12, help="most epochs of the tutorial's loop, default 12"
+        "--epochs", type=int, default=12, help="largest number of epochs of the tutorial's loop, default 12"
     )
-    parser.add_argument("--workers", type=int, help="of each DataLoader, by default one for each core")
+    parser.add_argument("--workers", type=int, help="workers of each DataLoader, default: one per core")
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/benchmark"), help="the folder to write to"
     )
-    parser.add_argument("--quick", action="store_true", help="a smoke test on made-up digits, in a minute")
+    parser.add_argument("--quick", action="store_true", help="a smoke test on synthetic digits, in a minute")
     arguments = parser.parse_intermixed_args()
     overrides = [word for word in arguments.words if "=" in word]
     questions = [word for word in arguments.words if "=" not in word] or list(QUESTIONS)
@@ -44,7 +44,7 @@ def main() -> None:
     if arguments.workers is not None and arguments.workers < 0:
         raise UserError(f"--workers must be at least 0, got {arguments.workers}")
 
-    from benchmarks.bench import Bench  # torch loads slowly, --help needs none
+    from benchmarks.bench import Bench  # torch is slow to load, and --help does not need it
     from benchmarks.run import run
     from benchmarks.table import cores
 

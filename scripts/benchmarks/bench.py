@@ -1,4 +1,4 @@
-"""What all questions share: the config, the digits, the patience."""
+"""What all questions share: the config, the digits, and how long to measure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ QUICK = ("trainer.batch_size=16", "trainer.epochs=1", "trainer.images_per_epoch=
 
 @dataclass(frozen=True)
 class Bench:
-    """How the questions are to be answered.
+    """How to measure.
 
     Args:
-        compose: the config that a list of overrides makes.
-        overrides: the user's own.
-        repeats: figures for each number.
-        seconds: of each figure.
-        epochs: most epochs of the tutorial's loop on its way to an error.
+        compose: makes a config from a list of overrides.
+        overrides: those of the user.
+        repeats: measurements of each number.
+        seconds: length of each measurement.
+        epochs: largest number of epochs of the tutorial's loop.
         workers: of each DataLoader.
-        quick: a smoke test: few units, made-up digits.
+        quick: a smoke test with little work and synthetic digits.
     """
 
     compose: Callable[[Sequence[str]], dict[str, Any]]
@@ -43,7 +43,7 @@ class Bench:
     quick: bool = False
 
     def config(self, *choices: str, last: Sequence[str] = ()) -> dict[str, Any]:
-        """The config of choices that the user has not made, the user's overrides, and ``last`` above all."""
+        """The config of choices that the user does not override, the user's overrides, and then ``last``."""
         taken = {override.partition("=")[0] for override in self.overrides}
         choices = (*choices, *(QUICK if self.quick else ()))
         own = [choice for choice in choices if choice.partition("=")[0] not in taken]
@@ -79,13 +79,13 @@ class Bench:
         return TrainingSet(len(self.digits.labels), partial(task.draw, self.digits, posed=False))
 
     def batches(self, task: Task, count: int, size: int) -> list[Batch]:
-        """Batches made beforehand."""
+        """Ready-made batches."""
         generator, train = Generator(self.device).manual_seed(0), self.train_set(task)
         parts = train.order(generator)[: count * size].split(size)
         return [train.draw(part, generator) for part in parts]
 
     def held_out(self, task: Task, count: int) -> tuple[Digits, TrainingSet, Batch]:
-        """All but ``count`` training digits as they are, on the CPU, and distorted; those as a fixed set."""
+        """All but ``count`` training digits, on the CPU and as a training set; the others as a fixed set."""
         images, labels = self.mnist.train
         count = min(count, len(labels) // 2)
         raw, rest = Digits(images[:-count], labels[:-count]), Digits(images[-count:], labels[-count:])
@@ -110,7 +110,7 @@ def task_of(experiment: Experiment) -> Task:
 
 
 def synthetic(count: int = 1280) -> Mnist:
-    """Blobs for digits: a shape for each class, slightly different every time."""
+    """Blobs instead of digits: one shape for each class, slightly different every time."""
     generator = Generator().manual_seed(0)
     shapes = torch.rand(10, 1, 5, 5, generator=generator).repeat(count // 10, 1, 1, 1)
     coarse = (shapes + 0.1 * torch.rand(shapes.shape, generator=generator)) / 1.1

@@ -1,4 +1,4 @@
-"""How fast are the distortions, beside torchvision's by the sample and kornia's by the batch?"""
+"""The speed of the distortions, beside torchvision's by sample and kornia's by batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from benchmarks.bench import Bench
 from benchmarks.measure import Job, again
-from benchmarks.rivals import Lacks, kornia_draw, loader, torchvision_samples
+from benchmarks.rivals import NotSupported, kornia_draw, loader, torchvision_samples
 from benchmarks.table import Cell, Table, label, quotient, rate
 from stn_experiments.config.build import build
 from stn_experiments.data.datasets import DistortedMnist
@@ -22,7 +22,7 @@ OURS, TORCHVISION, KORNIA = "ours", "torchvision, DataLoader", "kornia"
 
 
 def tables(bench: Bench) -> list[Table]:
-    """Images a second of every distortion."""
+    """Images per second of every distortion."""
     configs = bench.configs("data", NAMES)
     rows = [row(bench, config) for config in configs]
     size = configs[0]["trainer"]["batch_size"]
@@ -32,8 +32,8 @@ def tables(bench: Bench) -> list[Table]:
             f"Distortions, images/s in batches of {size}",
             ["data", OURS, TORCHVISION, KORNIA, "ours ÷ torchvision", "ours ÷ kornia"],
             rows,
-            f"Ours and kornia's: {batches_per_chunk(size)} batches at once, as the loop draws them. "
-            f"torchvision's: sample by sample, {bench.workers} workers. All without poses, as for training.",
+            f"Ours and kornia's: {batches_per_chunk(size)} batches together, as in training. "
+            f"torchvision's: sample by sample, {bench.workers} workers. All without poses, as in training.",
         )
     ]
 
@@ -52,12 +52,12 @@ def row(bench: Bench, config: dict[str, Any]) -> list[Cell]:
         samples = torchvision_samples(task, bench.mnist.train)
         load = loader(samples, size, bench.workers).job(bench.device)
         jobs[TORCHVISION] = lambda lots: load(many * lots)
-    except Lacks as lacks:
-        jobs[TORCHVISION] = str(lacks)
+    except NotSupported as error:
+        jobs[TORCHVISION] = str(error)
     try:
         jobs[KORNIA] = batches(kornia_draw(task, bench.digits))
-    except Lacks as lacks:
-        jobs[KORNIA] = str(lacks)
+    except NotSupported as error:
+        jobs[KORNIA] = str(error)
     ours, *others = bench.measure(jobs).values()
     rates = [rate(times, many * size) for times in (ours, *others)]
     return [label(config["data"]["name"]), *rates, *(quotient(times, ours) for times in others)]

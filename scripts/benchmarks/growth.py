@@ -1,7 +1,7 @@
-"""How do time and memory grow with the canvas, the batch, the control points and the runs of a sweep?
+"""Time and memory of a step by canvas, batch and control points.
 
-Each point is a process of its own, so that memory starts afresh:
-``python -m benchmarks.growth`` reads one from stdin and writes what it found to stdout.
+Each point is measured in its own process, so that memory starts from zero: ``python -m benchmarks.growth``
+reads a point from stdin and writes the measurement to stdout.
 """
 
 import json
@@ -9,13 +9,10 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 
 from benchmarks.bench import Bench, task_of
@@ -23,26 +20,18 @@ from benchmarks.measure import Times
 from benchmarks.table import Cell, Table, label, milliseconds, number
 from benchmarks.training import our_loop
 from stn_experiments.common.errors import UserError
-from stn_experiments.data.mnist import Digits
 from stn_experiments.runs.experiment import build_experiment
 
-TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
+SCRIPTS = Path(__file__).parents[1]
 POINTS = {
     "data.distortion.canvas": (28, 42, 56, 84, 112),
     "trainer.batch_size": (64, 256, 1024, 4096),
     "stn.family.control_points": (4, 8, 12, 16),
 }
-RUNS = (1, 2, 4, 8, 16)
-TINY = ("trainer.epochs=1", "trainer.images_per_epoch=2560", "data.valid_size=500", "backbone.width=8")
 
 
 def tables(bench: Bench) -> list[Table]:
-    """A step's time and memory, and a sweep's time."""
-    return [steps(bench), sweep(bench)]
-
-
-def steps(bench: Bench) -> Table:
-    """Time and peak memory of a step; all points once, then all once more, as often as there are repeats."""
+    """Time and peak memory of a step; all points are measured once, then all again for each repeat."""
     points = [(setting, value) for setting, values in POINTS.items() for value in values]
     if bench.quick:
         points = [("data.distortion.canvas", 28)]
@@ -51,15 +40,15 @@ def steps(bench: Bench) -> Table:
         for setting, value in points:
             family = ["stn=tps"] if "control_points" in setting else []
             config = bench.config(*family, last=[f"{setting}={value}"])
-            found[setting, value].append(in_a_process(bench, config))
+            found[setting, value].append(measure_in_process(bench, config))
     rows = [[label(f"{setting}={value}"), *cells(some)] for (setting, value), some in found.items()]
-    columns = ["setting", "ms a step", "µs an image", "peak memory, MB", "of it by training, MB"]
-    note = "Each point in a process of its own. Peak memory: of the process on a CPU, of torch's on a GPU."
-    return Table("growth", "Growth of a training step", columns, rows, note)
+    columns = ["setting", "ms per step", "µs per image", "peak memory, MB", "of it by training, MB"]
+    note = "Each point in its own process. Peak memory: of the process on a CPU, of torch on a GPU."
+    return [Table("growth", "Growth of a training step", columns, rows, note)]
 
 
 def cells(found: Iterable[dict[str, float]]) -> list[Cell]:
-    """A point's time a step and an image, its peak memory, and what of it training has added."""
+    """Time per step and per image, peak memory, and how much of it training has added."""
     seconds, images, before, peak = zip(*(point.values() for point in found), strict=True)
     return [
         milliseconds(Times(seconds)),
@@ -69,74 +58,30 @@ def cells(found: Iterable[dict[str, float]]) -> list[Cell]:
     ]
 
 
-def sweep(bench: Bench) -> Table:
-    """Wall time and peak memory of sweeps over tiny runs: all of a command, from its start to its end."""
-    found: dict[int, list[tuple[float, float]]] = {count: [] for count in (RUNS[:1] if bench.quick else RUNS)}
-    with tempfile.TemporaryDirectory() as folder:
-        made_up = ["data=npz", f"data.file={digits_file(bench.mnist.train, folder)}"] if bench.quick else []
-        for repeat in range(bench.repeats):
-            for count in found:
-                root, seeds = f"run.root={folder}/{repeat}-{count}", f"seed=range({count})"
-                command = [sys.executable, str(TRAIN), "-m", *made_up, *bench.overrides, *TINY, root, seeds]
-                found[count].append(watched(command))
-    rows = []
-    for count, some in found.items():
-        seconds, memory = zip(*some, strict=True)
-        rows.append([label(count), *map(number, (seconds, tuple(one / count for one in seconds), memory))])
-    note = "python scripts/train.py -m " + " ".join([*TINY, "seed=range(N)"])
-    columns = ["runs", "seconds", "seconds a run", "peak memory, MB"]
-    return Table("sweep", "Growth of a sweep", columns, rows, f"`{note}`")
-
-
-def watched(command: list[str]) -> tuple[float, float]:
-    """Seconds that a command takes, and the peak of its memory in MB, 0 where that cannot be seen.
+def measure_in_process(bench: Bench, config: dict[str, Any]) -> dict[str, float]:
+    """Measure a point in a new process.
 
     Raises:
         UserError: it failed.
     """
-    start, peak = time.perf_counter(), 0.0
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
-        while process.poll() is None:
-            peak = max(peak, peak_of(process.pid))
-            time.sleep(0.05)
-        seconds = time.perf_counter() - start
-        said.seek(0)
-        require_success(command, process.returncode, said.read())
-    return seconds, peak
-
-
-def in_a_process(bench: Bench, config: dict[str, Any]) -> dict[str, float]:
-    """A point, found out by a fresh process."""
     question = {"config": config, "seconds": bench.seconds, "quick": bench.quick}
     command = [sys.executable, "-m", "benchmarks.growth"]
-    return json.loads(call(command, json.dumps(question)).splitlines()[-1])
-
-
-def call(command: list[str], given: str = "") -> str:
-    """What a command prints.
-
-    Raises:
-        UserError: it failed.
-    """
-    done = subprocess.run(command, input=given, capture_output=True, text=True)
-    require_success(command, done.returncode, done.stderr)
-    return done.stdout
-
-
-def require_success(command: list[str], code: int, said: str) -> None:
-    """See that a command that said something on its way out has not failed.
-
-    Raises:
-        UserError: it has.
-    """
-    if code:
-        last = (said.strip().splitlines() or ["no word of why"])[-1]
-        raise UserError(f"{' '.join(command[1:])} ended with {code}: {last}")
+    path = os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command,
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{' '.join(command[1:])} ended with {done.returncode}: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def answer(question: dict[str, Any]) -> dict[str, float]:
-    """Train for a while: a step's seconds, its images, and the peak of memory before and after."""
+    """Train for a while: seconds and images of a step, and peak memory before and after."""
     config = question["config"]
     bench = Bench(lambda _: config, repeats=1, seconds=question["seconds"], quick=question["quick"])
     experiment = build_experiment(config)
@@ -149,27 +94,20 @@ def answer(question: dict[str, Any]) -> dict[str, float]:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory so far, in MB."""
+    """The peak memory so far, in MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    # On Linux a process's ru_maxrss starts at that of the one which started it.
+    # On Linux, ru_maxrss of a process starts with that of its parent.
     return peak_of(os.getpid()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def peak_of(process: int) -> float:
-    """The most memory of a process so far, in MB; 0 of one that has ended, and where no /proc tells."""
+    """The peak memory of a process so far, in MB; 0 if it has ended, or without /proc."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return 0.0
     return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
-
-
-def digits_file(digits: Digits, folder: str) -> str:
-    """Digits as a file for data=npz."""
-    images, labels = (part.numpy() for part in digits)
-    numpy.savez(f"{folder}/digits.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    return f"{folder}/digits.npz"
 
 
 if __name__ == "__main__":

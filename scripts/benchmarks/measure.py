@@ -1,4 +1,8 @@
-"""The timer: warm, in turns, several times over."""
+"""A timer for jobs that take turns: rivals meet the same drift of a shared machine.
+
+``torch.utils.benchmark`` measures one statement after the other, and cannot time jobs that only know their
+own seconds, such as a pass of a DataLoader with warm workers.
+"""
 
 import statistics
 import time
@@ -9,13 +13,13 @@ from typing import NamedTuple
 import torch
 
 Job = Callable[[int], float | None]
-"""Does so many units of work; gives the seconds that count, where not all of them do."""
+"""Does a number of units of work; returns the seconds that count, or ``None`` if all do."""
 
 MOST_UNITS = 100_000
 
 
 def again(once: Callable[[], object]) -> Job:
-    """A job of which a unit is to do something once."""
+    """A job whose unit is one call."""
 
     def job(units: int) -> None:
         for _ in range(units):
@@ -25,23 +29,23 @@ def again(once: Callable[[], object]) -> Job:
 
 
 class Times(NamedTuple):
-    """Seconds for a unit of work, one figure for each repeat."""
+    """Seconds per unit of work, for each repeat."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median."""
         return statistics.median(self.seconds)
 
 
 def spread(values: tuple[float, ...]) -> float:
-    """Half of what lies between the lowest and the highest, as a share of the median."""
+    """Half the range, as a fraction of the median."""
     return (max(values) - min(values)) / 2 / statistics.median(values)
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all it was given."""
+    """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -55,9 +59,9 @@ def interleaved(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times | str]:
-    """Time each job ``repeats`` times for about ``seconds``, all of them warm and in turns: A B A B.
+    """Time each job ``repeats`` times for about ``seconds``, warm and in turns: A B A B.
 
-    A text, which says why there is no job, comes back as it is.
+    A text instead of a job is the reason why there is none; it is returned.
     """
 
     def timed(job: Job, units: int) -> float:
@@ -77,7 +81,7 @@ def interleaved(
 
 
 def _units(timed: Callable[[int], float], seconds: float) -> int:
-    """How many units take about ``seconds``; finding that out is the warm-up."""
+    """How many units take about ``seconds``; this is the warm-up, too."""
     timed(1)
     units = 1
     while (took := timed(units)) < seconds / 4 and units < MOST_UNITS:

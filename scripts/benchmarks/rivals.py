@@ -1,7 +1,7 @@
-"""The same distortions as others make them: torchvision by the sample in a DataLoader, kornia by the batch.
+"""The same distortions by other libraries: torchvision by sample in a DataLoader, kornia by batch.
 
-The same or the nearest there is: neither knows a place by whole pixels, and torchvision's elastic transform
-smooths a random field where ours and kornia's bend a thin plate spline. Neither gives poses, which ours does.
+Or the nearest ones: neither places digits by whole pixels, and torchvision's elastic transform smooths a
+random field instead of bending a thin plate spline. Neither returns poses.
 """
 
 import random
@@ -23,12 +23,12 @@ NO_BLUR = "torchvision has no motion blur"
 NO_CLUTTER = "kornia pastes no crops of other images"
 
 
-class Lacks(Exception):
+class NotSupported(Exception):
     """A library has no such distortion."""
 
 
 class Samples(Dataset[tuple[Tensor, int]]):
-    """Digits one by one, as torchvision's MNIST gives them, each through ``transform``.
+    """Digits one by one, as in torchvision's MNIST, each through ``transform``.
 
     Args:
         digits: on the CPU.
@@ -56,8 +56,8 @@ class Samples(Dataset[tuple[Tensor, int]]):
         return self.transform(picture), int(self.digits.labels[index])
 
 
-class Some(Sampler[list[int]]):
-    """So many batches at each pass, in a new order; ``count`` may change between passes."""
+class CountedBatches(Sampler[list[int]]):
+    """``count`` batches in a new order at each pass; ``count`` may change between passes."""
 
     def __init__(self, size: int, batch: int) -> None:
         self.size = size
@@ -74,13 +74,13 @@ class Some(Sampler[list[int]]):
 
 
 class Loader(NamedTuple):
-    """A DataLoader whose passes are as long as its sampler says; its workers live on between them."""
+    """A DataLoader whose sampler sets the length of a pass; its workers stay alive between passes."""
 
     batches: DataLoader[Any]
-    sampler: Some
+    sampler: CountedBatches
 
     def passes(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A pass of so many batches."""
+        """A pass of ``count`` batches."""
         self.sampler.count = count
         return iter(self.batches)
 
@@ -96,7 +96,7 @@ class Loader(NamedTuple):
 
 def loader(samples: Samples, batch: int, workers: int) -> Loader:
     """A DataLoader over ``samples``."""
-    sampler = Some(len(samples), batch)
+    sampler = CountedBatches(len(samples), batch)
     return Loader(
         DataLoader(samples, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0),
         sampler,
@@ -104,10 +104,10 @@ def loader(samples: Samples, batch: int, workers: int) -> Loader:
 
 
 def torchvision_samples(task: Task, digits: Digits) -> Samples:
-    """The digits under torchvision's likes of ``task``.
+    """The digits under torchvision's equivalent of ``task``.
 
     Raises:
-        Lacks: it has none.
+        NotSupported: it has none.
     """
     if isinstance(task, Addition):
         return Samples(digits, _by_sample(task.each, digits), pairs=True)
@@ -118,16 +118,16 @@ def torchvision_samples(task: Task, digits: Digits) -> Samples:
 
 
 def kornia_draw(task: Task, digits: Digits) -> Callable[[Tensor], Tensor]:
-    """Images of the digits at an index under kornia's likes of ``task``.
+    """Images of the digits at an index under kornia's equivalent of ``task``.
 
     Raises:
-        Lacks: it has none, or is not installed.
+        NotSupported: it has none, or is not installed.
     """
     if isinstance(task, Addition):
         one = kornia_draw(task.each, digits)
         return lambda index: torch.cat([one(index), one(torch.randint_like(index, len(digits.labels)))], 1)
     if isinstance(task, Mixed):
-        raise Lacks(NO_CLUTTER)
+        raise NotSupported(NO_CLUTTER)
     assert isinstance(task, Distortion)
     chain = torch.nn.Sequential(*_by_batch(task))
     left, right, top, bottom = _padding(task)
@@ -145,7 +145,7 @@ def kornia_draw(task: Task, digits: Digits) -> Callable[[Tensor], Tensor]:
 
 def _by_sample(task: Distortion, digits: Digits) -> v2.Compose:
     if task.blur > 1:
-        raise Lacks(NO_BLUR)
+        raise NotSupported(NO_BLUR)
     left, right, top, bottom = _padding(task)
     bilinear = {"interpolation": InterpolationMode.BILINEAR}
     chain: list[Callable[[Any], Any]] = [v2.Pad([left, top, right, bottom])] if left or top else []
@@ -168,7 +168,7 @@ def _by_sample(task: Distortion, digits: Digits) -> v2.Compose:
 
 
 class Clutter:
-    """Crops of other digits on one image (1, H, W), as one writes it for a sample."""
+    """Crops of other digits on one image (1, H, W), written for one sample."""
 
     def __init__(self, digits: Digits, count: int, side: int) -> None:
         self.digits = digits
@@ -187,11 +187,11 @@ class Clutter:
 
 def _by_batch(task: Distortion) -> list[torch.nn.Module]:
     if task.clutter:
-        raise Lacks(NO_CLUTTER)
+        raise NotSupported(NO_CLUTTER)
     try:
         import kornia.augmentation as kornia
     except ImportError:
-        raise Lacks("kornia is not installed") from None
+        raise NotSupported("kornia is not installed") from None
     chain: list[torch.nn.Module] = []
     if task.place == "centre" and task.scale == (1, 1) and task.angle:
         chain.append(kornia.RandomRotation(task.angle, p=1.0))
@@ -208,7 +208,7 @@ def _by_batch(task: Distortion) -> list[torch.nn.Module]:
 
 
 def _moves(task: Distortion) -> dict[str, Any]:
-    """The arguments of RandomAffine, which both libraries name alike; none where nothing moves."""
+    """The arguments of RandomAffine, which have the same names in both libraries; empty if nothing moves."""
     moves: dict[str, Any] = {}
     if task.place != "centre":
         height, width = task.size
@@ -221,6 +221,6 @@ def _moves(task: Distortion) -> dict[str, Any]:
 
 
 def _padding(task: Distortion) -> tuple[int, int, int, int]:
-    """Of a digit to the canvas: left, right, top, bottom."""
+    """From a digit to the canvas: left, right, top, bottom."""
     height, width = (side - SIDE for side in task.size)
     return width // 2, width - width // 2, height // 2, height - height // 2

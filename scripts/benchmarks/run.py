@@ -1,4 +1,4 @@
-"""From questions to tables on the screen and in a folder."""
+"""Answers questions by tables, on the terminal and in a folder."""
 
 import shlex
 import sys
@@ -21,18 +21,18 @@ QUESTIONS = {
 
 
 def run(bench: Bench, questions: Sequence[str], output: Path) -> None:
-    """Answer questions one by one; print and write what is known after each.
+    """Answer questions one by one; print and write the tables after each.
 
     Raises:
         UserError: an override cannot work, MNIST cannot be had, or the folder cannot be written to.
     """
-    set_up_torch(build_experiment(bench.config()).trainer)  # a bad override ends here
+    set_up_torch(build_experiment(bench.config()).trainer)  # reports a bad override
     about = {
         "command": shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
         **hardware(bench.workers),
     }
     found: list[Table] = []
-    write(output, found, about)  # rather now than after all the work
+    write(output, found, about)  # fails before the work if it has to
     for question in questions:
         tables = QUESTIONS[question](bench)
         for table in tables:

@@ -1,4 +1,4 @@
-"""Tables of what was measured, as Markdown for people and as JSON for programs."""
+"""Tables of measurements, as Markdown and as JSON."""
 
 import os
 import platform
@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from benchmarks.measure import Times, spread
 from stn_experiments.common.errors import UserError
-from stn_experiments.storage.run_folder import environment, to_json, write_atomically
+from stn_experiments.common.files import to_json, write_atomically
+from stn_experiments.storage.environment import environment
 
 
 class Cell(NamedTuple):
-    """A label, or a number with what it was found from, or, with a ``reason``, nothing."""
+    """A label, a number with its repeats, or an empty cell with a ``reason``."""
 
     text: str
     value: float | None = None
@@ -24,7 +25,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows under the heads of columns; the first cell of a row is its label."""
+    """Rows with a label in their first cell."""
 
     name: str
     title: str
@@ -33,7 +34,7 @@ class Table(NamedTuple):
     note: str = ""
 
     def markdown(self) -> str:
-        """As Markdown; an empty cell points to its reason below the table."""
+        """The table in Markdown; reasons of empty cells are below it."""
         reasons = list(dict.fromkeys(cell.reason for row in self.rows for cell in row if cell.reason))
         lines = [list(self.columns), ["---", *["---:"] * (len(self.columns) - 1)]]
         lines += [
@@ -45,7 +46,7 @@ class Table(NamedTuple):
         return "\n\n".join(part for part in (f"## {self.title}", table, below, self.note) if part) + "\n"
 
     def json(self) -> dict[str, Any]:
-        """As plain values: a list of rows, each a value by column."""
+        """The table as plain values: a list of rows, each a dict by column."""
         rows = [dict(zip(self.columns, map(_plain, row), strict=True)) for row in self.rows]
         return {"name": self.name, "title": self.title, "note": self.note, "rows": rows}
 
@@ -61,36 +62,36 @@ def missing(reason: str) -> Cell:
 
 
 def number(values: tuple[float, ...], unit: str = "") -> Cell:
-    """The median of some figures and, if they are several, their spread."""
+    """The median of some values, and their spread if there are several."""
     median = statistics.median(values)
     around = f" ± {100 * spread(values):.0f} %" if len(values) > 1 else ""
     return Cell(f"{_short(median)}{unit}{around}", median, values)
 
 
 def of(times: Times | str, figure: Callable[[float], float], unit: str = "") -> Cell:
-    """What ``figure`` makes of the seconds for a unit of work; an empty cell where there are none."""
+    """A figure of the seconds per unit of work, or an empty cell."""
     return missing(times) if isinstance(times, str) else number(tuple(map(figure, times.seconds)), unit)
 
 
 def rate(times: Times | str, images: int) -> Cell:
-    """Images a second, where a unit of work is so many images."""
+    """Images per second, for units of this many images."""
     return of(times, lambda seconds: images / seconds)
 
 
 def milliseconds(times: Times | str) -> Cell:
-    """Milliseconds for a unit of work."""
+    """Milliseconds per unit of work."""
     return of(times, lambda seconds: 1000 * seconds)
 
 
 def quotient(one: Times | str, other: Times | str, factor: float = 1, unit: str = "×") -> Cell:
-    """How many times as long ``one`` takes, by repeat: both met the same drift of the machine."""
+    """The ratio of two times, repeat by repeat, because both met the same drift of the machine."""
     if isinstance(one, str) or isinstance(other, str):
         return missing(one if isinstance(one, str) else str(other))
     return number(tuple(factor * a / b for a, b in zip(one.seconds, other.seconds, strict=True)), unit)
 
 
 def hardware(workers: int) -> dict[str, Any]:
-    """What the figures depend on: machine, versions, commit."""
+    """The machine, versions and commit."""
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
         models = [
@@ -105,7 +106,7 @@ def hardware(workers: int) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""How long until the validation error stays below a bound: our recipe, and the tutorial's loop?"""
+"""The time until the validation error stays below a bound, of our recipe and of the tutorial's loop."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +16,14 @@ from stn_experiments.data.distortions import Batch, Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.evaluation.evaluate import evaluate
 from stn_experiments.runs.experiment import Experiment, build_experiment
-from stn_experiments.runs.train import prepare
-from stn_experiments.training.loop import train_epoch
+from stn_experiments.runs.train import make_trainer
 
 BOUNDS = (2.0, 1.0, 0.7)
 OURS, TUTORIAL = "ours", "the tutorial's"
 
 
 class Point(NamedTuple):
-    """After an epoch: seconds of training and training images so far, and the validation error in percent."""
+    """Seconds of training, images and the validation error in percent after an epoch."""
 
     seconds: float
     images: int
@@ -32,12 +31,12 @@ class Point(NamedTuple):
 
 
 def tables(bench: Bench) -> list[Table]:
-    """Seconds and images to each bound, the two trained in turns, an epoch each."""
+    """Seconds and images to each bound; the two loops take turns, an epoch each."""
     config = bench.configs("data", ["rotated"])[0]
     experiment = build_experiment(config)
     task = task_of(experiment)
     if task != Distortion(angle=tutorial.ANGLE):
-        raise UserError("data must be rotated for time_to_error, as the tutorial's loop trains on that")
+        raise UserError("data must be rotated for time_to_error, because the tutorial's loop trains on that")
     raw, train, valid = bench.held_out(task, config["data"]["valid_size"])
     torch.manual_seed(experiment.seed)  # of the tutorial's dropout
     curves: dict[str, list[Point]] = {OURS: [], TUTORIAL: []}
@@ -54,8 +53,8 @@ def tables(bench: Bench) -> list[Table]:
     ]
     heads = [head for bound in BOUNDS for head in (f"seconds to {bound} %", f"images to {bound} %")]
     note = (
-        "Once each, with the same digits held out; seconds are of training alone. A bound is reached after "
-        "the first epoch from which on every epoch is below it."
+        "One run each, with the same validation digits; seconds are of training alone. A bound is reached "
+        "after the first epoch from which on every epoch is below it."
     )
     title = f"Time to a validation error on `{config['data']['name']}`"
     columns = ["loop", *heads, "last error, %", "seconds in all", "epochs"]
@@ -64,13 +63,14 @@ def tables(bench: Bench) -> list[Table]:
 
 def ours(experiment: Experiment, train: TrainingSet, valid: Batch) -> Iterator[Point]:
     """Our loop, epoch by epoch."""
-    training = prepare(experiment, train.size)
+    trainer = make_trainer(experiment, train)
     seconds, images = 0.0, 0
-    while training.progress.epoch <= experiment.trainer.epochs:
-        metrics = train_epoch(training, train, experiment.trainer)
+    while trainer.epoch <= experiment.trainer.epochs:
+        trainer.run_epoch()
+        metrics = trainer.epoch_metrics()
         seconds, images = seconds + metrics["seconds"], images + int(metrics["images"])
-        training.progress.next_epoch()
-        yield Point(seconds, images, evaluate(training.model, valid)["error"])
+        trainer.next_epoch()
+        yield Point(seconds, images, evaluate(trainer.model, valid)["error"])
 
 
 def tutorials(bench: Bench, raw: Digits, valid: Batch) -> Iterator[Point]:
@@ -96,7 +96,7 @@ def timed(work: Callable[[], None], bench: Bench) -> float:
 
 
 def reached(curve: Sequence[Point], bound: float) -> Point | None:
-    """Where the error gets below the bound to stay there."""
+    """The first point from which on all errors are below the bound."""
     above = [place for place, point in enumerate(curve) if point.error >= bound]
     after = above[-1] + 1 if above else 0
     return curve[after] if after < len(curve) else None
@@ -107,13 +107,11 @@ def cells(curve: Sequence[Point], bound: float) -> list[Cell]:
     point = reached(curve, bound)
     if point is None:
         best = min(one.error for one in curve)
-        reason = (
-            f"not below it to stay in {len(curve)} epochs: at best {best:.2f} %, last {curve[-1].error:.2f} %"
-        )
+        reason = f"not reached in {len(curve)} epochs: at best {best:.2f} %, last {curve[-1].error:.2f} %"
         return [missing(reason)] * 2
     return [number((point.seconds,)), number((point.images,))]
 
 
 def last(curve: Sequence[Point]) -> list[Cell]:
-    """How it ended."""
+    """The last error, the time and the number of epochs."""
     return [number((value,)) for value in (curve[-1].error, curve[-1].seconds, len(curve))]

@@ -1,4 +1,4 @@
-"""How fast is training: beside the network alone, the tutorial's loop, and Lightning's?"""
+"""The speed of training, beside the bare network, the tutorial's loop and Lightning."""
 
 import logging
 import time
@@ -18,24 +18,24 @@ from benchmarks.table import Cell, Table, label, quotient, rate
 from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.data.distortions import Batch
 from stn_experiments.runs.experiment import Experiment, build_experiment
-from stn_experiments.runs.train import prepare, recorder_of
+from stn_experiments.runs.train import make_trainer
 from stn_experiments.storage.run_folder import run_name
-from stn_experiments.training.loop import TrainerConfig, Training, train_epoch
+from stn_experiments.training.cuda_graphs import CudaGraphs
 
 BACKBONES = ("compact", "cnn", "fcn", "resnet18")
 PREMADE = 16
-OURS, FLOOR, TUTORIAL, LIGHTNING = "our loop", "batches made beforehand", "the tutorial's loop", "Lightning"
-COLUMNS = [OURS, FLOOR, "our loop ÷ this"]
-NOTE = "Batches made beforehand: the same network and optimiser on data that cost nothing, and no metrics."
+OURS, BARE, TUTORIAL, LIGHTNING = "our loop", "ready-made batches", "the tutorial's loop", "Lightning"
+COLUMNS = [OURS, BARE, "our loop ÷ this"]
+NOTE = "Ready-made batches: the same network and optimiser without drawing data and without metrics."
 
 
 def tables(bench: Bench) -> list[Table]:
-    """Images a second of each backbone, of each data set, and of the tutorial's network in four loops."""
+    """Images per second of each backbone, of each data set, and of the tutorial's network in four loops."""
     return [backbones(bench), data_sets(bench), tutorials_network(bench)]
 
 
 def backbones(bench: Bench) -> Table:
-    """Our loop and its floor, for each backbone with and without a transformer."""
+    """Our loop and bare steps, for each backbone with and without a transformer."""
     names = [name for name in BACKBONES if not (bench.quick and name == "resnet18")]
     configs = {
         run_name(config): config
@@ -54,7 +54,7 @@ def backbones(bench: Bench) -> Table:
 
 
 def data_sets(bench: Bench) -> Table:
-    """Our loop and its floor, for each data set."""
+    """Our loop and bare steps, for each data set."""
     configs = bench.configs("data", NAMES[:2] if bench.quick else NAMES)
     rows = [row(bench, config, config["data"]["name"]) for config in configs]
     backbone, stn, trainer = (configs[0][group] for group in ("backbone", "stn", "trainer"))
@@ -66,20 +66,20 @@ def data_sets(bench: Bench) -> Table:
 
 
 def row(bench: Bench, config: dict[str, Any], name: str) -> list[Cell]:
-    """Our loop and its floor on what a config describes."""
+    """Our loop and bare steps for one config."""
     one, other = build_experiment(config), build_experiment(config)
     size, task = one.trainer.batch_size, task_of(one)
     premade = bench.batches(task, PREMADE, size)
-    times = bench.measure({OURS: our_loop(one, bench.train_set(task)), FLOOR: floor(other, premade)})
+    times = bench.measure({OURS: our_loop(one, bench.train_set(task)), BARE: bare_steps(other, premade)})
     return [
         label(name),
-        *(rate(times[loop], size) for loop in (OURS, FLOOR)),
-        quotient(times[FLOOR], times[OURS]),
+        *(rate(times[loop], size) for loop in (OURS, BARE)),
+        quotient(times[BARE], times[OURS]),
     ]
 
 
 def tutorials_network(bench: Bench) -> Table:
-    """The tutorial's network in our loop, on batches made beforehand, in its own loop, in Lightning's."""
+    """The tutorial's network in our loop, in bare steps, in its own loop and in Lightning."""
     config = bench.compose(
         ["data=rotated", "optimizer=sgd", f"trainer.batch_size={tutorial.BATCH}", "scheduler=constant"]
     )
@@ -91,7 +91,7 @@ def tutorials_network(bench: Bench) -> Table:
 
     jobs: dict[str, Job | str] = {
         OURS: our_loop(pair[0], bench.train_set(task)),
-        FLOOR: floor(pair[1], bench.batches(task, PREMADE, tutorial.BATCH)),
+        BARE: bare_steps(pair[1], bench.batches(task, PREMADE, tutorial.BATCH)),
         TUTORIAL: lambda units: tutorial.train(network, optimizer, loader.passes(units), bench.device),
         LIGHTNING: lightning_loop(bench),
     }
@@ -114,29 +114,26 @@ def with_tutorials_network(experiment: Experiment) -> Experiment:
 
 
 def our_loop(experiment: Experiment, train: TrainingSet) -> Job:
-    """Steps of the loop that trains every run."""
-    training = prepare(experiment, train.size)
-    return lambda units: steps(training, train, experiment.trainer, units)
+    """Steps of the trainer that trains every run."""
+    trainer = make_trainer(experiment, train)
+
+    def steps(units: int) -> None:
+        """Train the last steps of an epoch or, for more units than that, of several."""
+        while units > 0:
+            trainer.next_epoch()
+            trainer.done = max(0, trainer.steps_per_epoch - units)
+            units -= trainer.steps_per_epoch
+            trainer.run_epoch()
+
+    return steps
 
 
-def steps(training: Training, train: TrainingSet, trainer: TrainerConfig, units: int) -> None:
-    """So many steps: the last of an epoch or, where there are more, of several."""
-    progress = training.progress
-    whole = progress.steps.shape[1]
-    while units > 0:
-        progress.next_epoch()
-        progress.done = max(0, whole - units)
-        units -= whole
-        train_epoch(training, train, trainer)
-
-
-def floor(experiment: Experiment, batches: list[Batch]) -> Job:
-    """Steps of the same network and optimiser, on data that cost nothing, and nothing else.
-
-    On CUDA they are a replayed graph.
-    """
+def bare_steps(experiment: Experiment, batches: list[Batch]) -> Job:
+    """Steps of the same network and optimiser on ready-made batches, and nothing else; on CUDA as a graph."""
     model, optimizer = experiment.model.to(experiment.device).train(), experiment.optimizer
-    recorder = recorder_of(experiment)
+    is_fused = all(group.get("fused") for group in optimizer.param_groups)
+    graphs = CudaGraphs(torch.Generator(experiment.device), experiment.trainer.cuda_graph and is_fused)
+    graphs.make_capturable(optimizer)
     source = cycle(batches)
 
     def step(images: Tensor, labels: Tensor) -> None:
@@ -147,15 +144,17 @@ def floor(experiment: Experiment, batches: list[Batch]) -> Job:
         loss.backward()
         optimizer.step()
 
+    captured = graphs.wrap(step)
+
     def once() -> None:
         batch = next(source)
-        recorder("step", step, batch.images, batch.labels)
+        captured(batch.images, batch.labels)
 
     return again(once)
 
 
 def lightning_loop(bench: Bench) -> Job | str:
-    """Steps of Lightning's TrainerConfig on the tutorial's network and DataLoader."""
+    """Steps of Lightning's Trainer with the tutorial's network and DataLoader."""
     try:
         import lightning
     except ImportError:
@@ -177,7 +176,7 @@ def lightning_loop(bench: Bench) -> Job | str:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return tutorial.optimizer(self)
 
-        # Setting a TrainerConfig and its workers up is none of the loop; a real epoch hides it.
+        # The set-up of a Trainer and its workers does not count; a real epoch hides it.
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
             if batch_idx == 0:
                 self.start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What does each family's transformer cost, as a share of the backbone behind it?"""
+"""The time of each family's transformer, as a fraction of the backbone's."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ FAMILIES = ("translation", "attention", "similarity", "affine", "projective", "t
 
 
 def tables(bench: Bench) -> list[Table]:
-    """Milliseconds of a batch."""
+    """Milliseconds per batch."""
     rows = []
     for config in bench.configs("stn", FAMILIES):
         experiment = build_experiment(config)
@@ -30,15 +30,15 @@ def tables(bench: Bench) -> list[Table]:
         ]
         rows.append([label(config["stn"]["name"]), *map(milliseconds, times.values()), *shares])
     names = f"`{config['data']['name']}` and `{config['backbone']['name']}`"
-    title = f"Transformers on {names}, milliseconds a batch of {size}"
+    title = f"Transformers on {names}, milliseconds per batch of {size}"
     return [Table("transformer", title, ["stn", *times, "% forward", "% backward"], rows)]
 
 
 def jobs(model: Classifier, images: Tensor, labels: Tensor) -> dict[str, Job | str]:
-    """Each way through the transformer at the input and through the backbone, once for a unit."""
+    """Forward and backward passes of the transformer at the input and of the backbone."""
     transformer = model.transformers[INPUT][0]  # type: ignore[index]
     seen = transformer(images).output
-    shown = seen.detach().requires_grad_()  # as behind a transformer, which wants its gradient
+    shown = seen.detach().requires_grad_()  # a transformer needs its gradient
     loss = F.cross_entropy(model.backbone(shown), labels)
     direction = torch.randn_like(seen)
 

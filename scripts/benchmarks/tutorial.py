@@ -51,26 +51,26 @@ class TutorialNet(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """The tutorial's network as our loop expects it, from images in [0, 1] to :class:`ClassifierOutput`."""
+    """The tutorial's network for our loop: from images in [0, 1] to a :class:`ClassifierOutput`."""
 
     def __init__(self, network: TutorialNet) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor, *_: object) -> ClassifierOutput:
-        """See the class. Log-probabilities are scores whose softmax they are already."""
+        """See the class. The softmax of log-probabilities is the probabilities."""
         return ClassifierOutput(self.network((images - MEAN) / DEVIATION), {})
 
 
 def network(seed: int) -> TutorialNet:
-    """The network, whose start ``seed`` alone decides."""
+    """The network; only ``seed`` decides its initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TutorialNet()
 
 
 def wrapped(seed: int, device: torch.device) -> Classifier:
-    """The network for our loop and our evaluation, which want no more than its predictions."""
+    """The network for our loop and our evaluation."""
     return cast(Classifier, Wrapped(network(seed)).to(device))
 
 
