@@ -14,7 +14,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.xdist_group("end to end")  # one worker trains the run that all tests look at
+pytestmark = pytest.mark.xdist_group("end_to_end")  # one worker trains the run that all tests look at
 SHORT = ["trainer=quick", "trainer.images_per_epoch=12800", "trainer.device=cpu"]
 
 
