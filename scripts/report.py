@@ -42,7 +42,7 @@ def main() -> None:
     report = write_report(paths, arguments.output)
     for line in report.skipped:
         print(line)
-    print(f"runs        {counted(report.cells)}")
+    print(f"runs        {counted(report.groups)}")
     print(f"tables      {report.folder / 'table.md'}, {report.folder / 'table.csv'}")
     print(f"page        {report.folder / 'index.html'}")
 

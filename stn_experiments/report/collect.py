@@ -1,4 +1,4 @@
-"""The runs in a few folders, as their files tell of them; what is damaged is skipped, and said."""
+"""The runs in some folders, read from their files. Damaged files are skipped, with a line for each."""
 
 import json
 import math
@@ -20,22 +20,22 @@ State = Literal["finished", "running", "failed", "stopped"]
 
 
 class Damaged(Exception):
-    """A file of a run does not hold what it should; the message says which, and what is wrong."""
+    """A file of a run is damaged; the message says which, and how."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the files of one run say.
+    """The content of a run's files.
 
     Args:
-        folder: of the run.
-        config: as it was resolved.
+        folder: the run's folder.
+        config: the resolved config.
         history: a metrics dict for each epoch, with ``epoch`` and ``val_error`` in each.
-        result: of a finished run, with ``test_error`` in it; ``None`` of another.
-        evaluations: test error in % on other data, by their name.
-        failure: why a failed run failed.
-        held: whether a process holds the folder, or did until a moment ago.
-        written: when the result, or else the config, was written.
+        result: the result of a finished run, with ``test_error``, or ``None``.
+        evaluations: test errors in % on other data, by name.
+        failure: the reason of a failure.
+        locked: whether a process holds the folder, or did so until recently.
+        written: the time of the result or, without one, of the config.
     """
 
     folder: Path
@@ -44,37 +44,37 @@ class Record:
     result: dict[str, Any] | None
     evaluations: dict[str, float]
     failure: str | None
-    held: bool
+    locked: bool
     written: float
 
     @property
     def seed(self) -> int:
-        """The seed of weights and batches."""
+        """The run's seed."""
         return self.config["seed"]
 
     @property
     def attention(self) -> str:
-        """The name of what attends beside the transformer: of an old run, which knows no such thing, none."""
+        """The name of the attention besides the transformer; ``none`` in runs of earlier versions."""
         name = value_at(self.config, "attention.name")
         return name if isinstance(name, str) else "none"
 
     @property
     def epochs(self) -> int:
-        """How many epochs it has when it is finished."""
+        """The number of epochs of a finished run."""
         return self.config["trainer"]["epochs"]
 
     @property
     def state(self) -> State:
-        """How it is with the run; of a stopped one nobody said why."""
+        """The state of the run; a stopped run has neither a result nor a failure."""
         if self.result is not None:
             return "finished"
-        if self.held:
+        if self.locked:
             return "running"
         return "stopped" if self.failure is None else "failed"
 
     @property
     def progress(self) -> str:
-        """How far it is, and whether it goes on."""
+        """The number of epochs done, and the state."""
         return f"{len(self.history)} of {self.epochs} epochs, {self.state}"
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Record:
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
-    """All runs at any depth of the folders, each once, and a line for each thing that was skipped.
+    """All runs at any depth of the folders, each once, and a line for each skipped file.
 
     Raises:
         UserError: a folder is missing, or there is no run that can be read.
@@ -104,10 +104,10 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 
 def find(folders: Sequence[Path]) -> list[Path]:
-    """The folders that hold a ``config.yaml``, each once, in order; hidden ones are not looked into.
+    """The folders with a ``config.yaml``, each once, in order; hidden folders are skipped.
 
     Raises:
-        UserError: one of ``folders`` is no folder.
+        UserError: one of ``folders`` does not exist.
     """
     found: dict[Path, Path] = {}
     for folder in folders:
@@ -122,7 +122,7 @@ def find(folders: Sequence[Path]) -> list[Path]:
 
 
 def read(folder: Path, skipped: list[str]) -> Record:
-    """What a run's files say; a part that others can do without is skipped, with a line for it.
+    """Read a run; damaged parts that are not needed are skipped, with a line in ``skipped``.
 
     Raises:
         Damaged: its config or its result cannot be read.
@@ -144,7 +144,7 @@ def read(folder: Path, skipped: list[str]) -> Record:
 
 
 def read_config(run: RunFolder) -> dict[str, Any]:
-    """A run's config, with all in it that a report cannot do without."""
+    """A run's config, with everything that a report needs."""
     try:
         config = run.config()
     except (UserError, ValueError, RecursionError) as error:
@@ -159,7 +159,7 @@ def read_config(run: RunFolder) -> dict[str, Any]:
 
 
 def read_result(run: RunFolder) -> dict[str, Any] | None:
-    """A finished run's result, ``None`` where there is none; unlike in ``Run.result``, damage is not that."""
+    """The result of a finished run, or ``None``; a damaged file is an error here."""
     if not run.result_file.exists():
         return None
     result = load(run.result_file)
@@ -169,7 +169,7 @@ def read_result(run: RunFolder) -> dict[str, Any] | None:
 
 
 def read_history(run: RunFolder, skipped: list[str]) -> Iterator[dict[str, Any]]:
-    """The epochs of ``history.jsonl`` that can be read."""
+    """The readable epochs of ``history.jsonl``."""
     try:
         lines = run.history_file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -189,9 +189,9 @@ def read_history(run: RunFolder, skipped: list[str]) -> Iterator[dict[str, Any]]
 
 
 def read_evaluations(run: RunFolder, config: Mapping[str, Any], skipped: list[str]) -> dict[str, float]:
-    """The test errors that ``scripts/evaluate.py`` found, by the data's name.
+    """The test errors of ``scripts/evaluate.py``, by name of the data.
 
-    Where there are several of one name, that of the run's own data has it, others that of their folder.
+    Of several with one name, the one on the run's own data has it, and the others the name of their folder.
     """
     found: dict[str, float] = {}
     own = f"{config['data']['name']}-{digest(config['data'])}"
@@ -226,14 +226,14 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def value_at(config: Any, name: str) -> Any:
-    """The value of a setting by its dotted name, ``None`` where there is none."""
+    """The value of a setting by its dotted name, or ``None``."""
     for key in name.split("."):
         config = config.get(key) if isinstance(config, Mapping) else None
     return config
 
 
 def number(values: Any, name: str) -> float | None:
-    """A finite number in a dict, ``None`` where there is none."""
+    """A finite number in a dict, or ``None``."""
     value = values.get(name) if isinstance(values, Mapping) else None
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None

@@ -1,4 +1,4 @@
-"""The last panels of several models side by side: all show the same digits, in the same rows."""
+"""The last panels of several models side by side. All show the same digits in the same rows."""
 
 import base64
 import io
@@ -8,41 +8,41 @@ from pathlib import Path
 
 from PIL import Image
 
-from stn_experiments.report.cells import Cell
+from stn_experiments.report.groups import Group
 from stn_experiments.tracking.panels import BORDER, CAPTION_SIZE, GAP, HEADS
 
-COLOURS = 64  # more than a panel needs; a third of the bytes
+COLOURS = 64  # enough for a panel, with a third of the bytes
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A cell's panel: as data URIs its inputs, and all that its network makes of them."""
+    """The panel of a group: the inputs and the other columns, as data URIs."""
 
-    cell: Cell
+    group: Group
     inputs: str
     outputs: str
 
 
-def strips(cells: Sequence[Cell], skipped: list[str]) -> list[Strip]:
-    """Of each finished cell the last panel of its first seed; a line is added for one that cannot be read."""
+def strips(groups: Sequence[Group], skipped: list[str]) -> list[Strip]:
+    """The last panel of each group's first seed; ``skipped`` gets a line for each that cannot be read."""
     found = []
-    for cell in cells:
-        if not cell.finished:
+    for group in groups:
+        if not group.finished:
             continue
-        folder = cell.finished[0].folder / "panels"
+        folder = group.finished[0].folder / "panels"
         panels = sorted(folder.glob("panel-*.png"))
         if not panels:
             skipped.append(f"{folder}: skipped, it holds no panel")
             continue
         try:
-            found.append(Strip(cell, *cut(panels[-1])))
+            found.append(Strip(group, *cut(panels[-1])))
         except (OSError, ValueError, SyntaxError):  # a broken PNG is any of them to Pillow
             skipped.append(f"{panels[-1]}: skipped, it cannot be read")
     return found
 
 
 def cut(panel: Path) -> tuple[str, str]:
-    """The column of inputs of a panel, and its other columns, without the caption."""
+    """A panel's column of inputs and its other columns, without the caption."""
     with Image.open(panel) as image:
         picture = image.convert("RGB")
     pitch = (picture.width - 2 * BORDER + GAP) // len(HEADS)
@@ -53,7 +53,7 @@ def cut(panel: Path) -> tuple[str, str]:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """A picture as a PNG within an address."""
+    """A picture as a PNG in a data URI."""
     buffer = io.BytesIO()
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

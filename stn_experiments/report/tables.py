@@ -1,4 +1,4 @@
-"""Tables of what runs came to: as Markdown, as CSV, and as rows for the page."""
+"""Tables of results: as Markdown, as CSV, and as rows for the page."""
 
 import csv
 import io
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stn_experiments.common.durations import time_text
-from stn_experiments.report.cells import Cell, best
+from stn_experiments.report.groups import Group, best
 from stn_experiments.report.published import SOURCE, published
 
 MISSING = "–"
-SCORES = {"iou_mean": "IoU", "ink_inside": "ink inside", "hit_rate": "hit_rate"}
-"""What tells whether attention is on the digit, in [0, 1]; see the README."""
+SCORES = {"iou_mean": "IoU", "ink_inside": "ink inside", "hit_rate": "hit rate"}
+"""Scores of attention in [0, 1], see docs/metrics.md, and their column heads."""
 NUMBERS = ("parameters", "epochs", "train_seconds", "images_per_second", *SCORES)
-"""Numbers of the results that are tabled beside the error, as means over the seeds."""
+"""Numbers in the CSV beside the error, as means over the seeds."""
 COLUMNS = (
     *("data", "backbone", "stn", "attention", "settings", "test_error", "test_error_spread", "seeds"),
     *("best", *NUMBERS),
@@ -34,7 +34,7 @@ class Table:
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """The table as Markdown, its columns aligned for who reads the file itself."""
+        """The table in Markdown, with aligned columns."""
         rows = [[in_markdown(text) for text in row] for row in [self.head, *self.rows]]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         rows.insert(1, ["-" * width for width in widths])
@@ -43,118 +43,123 @@ class Table:
 
 
 def in_markdown(text: str) -> str:
-    """Text of a table as Markdown."""
+    """A text of a table in Markdown."""
     escaped = text.replace("|", "\\|")
     return f"**{escaped}**" if isinstance(text, Bold) else escaped
 
 
-def overview(cells: Sequence[Cell]) -> Table:
-    """Data × (backbone + what attends): where there are several cells, that of lowest validation error."""
-    data = list(dict.fromkeys(cell.data for cell in cells))
-    chosen: dict[tuple[str, str], Cell] = {}
-    for cell in sorted(cells, key=lambda cell: (not cell.finished, cell.mean("val_error") or 0)):
-        chosen.setdefault((cell.base, cell.data), cell)
+def overview(groups: Sequence[Group]) -> Table:
+    """Models × data. Of several groups with the same names, the one with the lowest validation error."""
+    data = list(dict.fromkeys(group.data for group in groups))
+    chosen: dict[tuple[str, str], Group] = {}
+    for group in sorted(groups, key=lambda group: (not group.finished, group.mean("val_error") or 0)):
+        chosen.setdefault((group.base, group.data), group)
     shown = list(chosen.values())
     top = {id(shown[place]) for place in best(shown)}
 
-    def text(cell: Cell | None) -> str:
-        if cell is None:
+    def text(group: Group | None) -> str:
+        if group is None:
             return MISSING
-        figure = published(cell)
+        figure = published(group)
         known = f" [{figure.error:.1f} {figure.sureness}]" if figure else ""
-        return (Bold if id(cell) in top else str)(error_text(cell) + known)
+        return (Bold if id(group) in top else str)(error_text(group) + known)
 
-    bases = sorted({cell.base for cell in cells})
+    bases = sorted({group.base for group in groups})
     rows = [[base, *(text(chosen.get((base, name))) for name in data)] for base in bases]
     return Table(["model", *data], rows)
 
 
-def details(cells: Sequence[Cell]) -> Table:
-    """A row for each cell."""
+def details(groups: Sequence[Group]) -> Table:
+    """A row for each group."""
     head = ["data", "model", "test error %", "seeds", *SCORES.values(), "parameters", "epochs"]
     head += ["training time", "images/s", "published %"]
-    top = best(cells)
+    top = best(groups)
     rows = []
-    for place, cell in enumerate(cells):
-        error = error_text(cell)
-        if cell.finished and cell.unfinished:
-            error += f"; {progress(cell)}"
+    for place, group in enumerate(groups):
+        error = error_text(group)
+        if group.finished and group.unfinished:
+            error += f"; {progress(group)}"
         rows.append(
             [
-                cell.data,
-                cell.model,
+                group.data,
+                group.model,
                 Bold(error) if place in top else error,
-                str(len(cell.finished)) if cell.finished else MISSING,
-                *(score(cell, name) for name in SCORES),
-                span(cell, "parameters"),
-                span(cell, "epochs"),
-                training_time(cell),
-                speed(cell),
-                str(published(cell) or MISSING),
+                str(len(group.finished)) if group.finished else MISSING,
+                *(score(group, name) for name in SCORES),
+                span(group, "parameters"),
+                span(group, "epochs"),
+                training_time(group),
+                speed(group),
+                str(published(group) or MISSING),
             ]
         )
     return Table(head, rows)
 
 
-def to_csv(cells: Sequence[Cell]) -> str:
-    """The cells for a program: numbers in full, nothing where there is none."""
+def to_csv(groups: Sequence[Group]) -> str:
+    """The groups as CSV, with full numbers and empty fields."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
-    top = best(cells)
-    for place, cell in enumerate(cells):
-        figure = published(cell)
+    top = best(groups)
+    for place, group in enumerate(groups):
+        figure = published(group)
         writer.writerow(
             [
-                *(cell.data, cell.backbone, cell.stn, cell.attention, cell.settings),
-                *(cell.mean("test_error"), cell.spread("test_error"), len(cell.finished), int(place in top)),
-                *(cell.mean(name) for name in NUMBERS),
+                *(group.data, *group.names, group.settings),
+                *(
+                    group.mean("test_error"),
+                    group.spread("test_error"),
+                    len(group.finished),
+                    int(place in top),
+                ),
+                *(group.mean(name) for name in NUMBERS),
                 *((figure.error, figure.model, figure.sureness, SOURCE) if figure else (None,) * 4),
-                *(progress(cell), " ".join(str(run.folder) for run in cell.runs)),
+                *(progress(group), " ".join(str(run.folder) for run in group.runs)),
             ]
         )
     return buffer.getvalue()
 
 
-def error_text(cell: Cell) -> str:
-    """Mean ± spread in %, or how far the runs without a result are."""
-    error, spread = cell.mean("test_error"), cell.spread("test_error")
+def error_text(group: Group) -> str:
+    """Mean ± standard deviation in %, or the progress of runs without a result."""
+    error, spread = group.mean("test_error"), group.spread("test_error")
     if error is None:
-        return progress(cell)
+        return progress(group)
     return f"{error:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
 
 
-def progress(cell: Cell) -> str:
-    """How far the runs without a result are."""
-    count = Counter(run.progress for run in cell.unfinished)
+def progress(group: Group) -> str:
+    """The progress of runs without a result."""
+    count = Counter(run.progress for run in group.unfinished)
     return "; ".join(f"{runs} × {text}" if runs > 1 else text for text, runs in count.items())
 
 
-def span(cell: Cell, name: str) -> str:
-    """A whole number of the results, or the range that it has over the seeds."""
-    ends = ends_of(cell.values(name))
+def span(group: Group, name: str) -> str:
+    """A whole number of the results, or its range over the seeds."""
+    ends = ends_of(group.values(name))
     return "–".join(f"{end:,.0f}" for end in ends) if ends else MISSING
 
 
 def ends_of(values: Iterable[float]) -> list[float]:
-    """The least and the largest, one of them if they are the same."""
+    """The smallest and the largest value, or one value if they are equal."""
     ordered = sorted(set(values))
     return ordered if len(ordered) < 2 else [ordered[0], ordered[-1]]
 
 
-def score(cell: Cell, name: str) -> str:
+def score(group: Group, name: str) -> str:
     """One of ``SCORES``, the mean over the seeds."""
-    value = cell.mean(name)
+    value = group.mean(name)
     return MISSING if value is None else f"{value:.2f}"
 
 
-def speed(cell: Cell) -> str:
+def speed(group: Group) -> str:
     """Images per second while training, the mean over the seeds."""
-    value = cell.mean("images_per_second")
+    value = group.mean("images_per_second")
     return MISSING if value is None else f"{value:,.0f}"
 
 
-def training_time(cell: Cell) -> str:
+def training_time(group: Group) -> str:
     """The mean over the seeds."""
-    seconds = cell.mean("train_seconds")
+    seconds = group.mean("train_seconds")
     return MISSING if seconds is None else time_text(seconds)

@@ -1,4 +1,4 @@
-"""How far the runs and sweeps of a few folders are, for a second terminal."""
+"""The progress of runs and sweeps, for a second terminal."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ CLEAR = "\x1b[2J\x1b[H"
 
 
 def watch(folders: Sequence[Path], seconds: float) -> None:
-    """Print how far the runs are, again and again, until all are finished or failed, or Ctrl-C.
+    """Print the progress of the runs repeatedly, until all are finished or failed, or until Ctrl-C.
 
     Raises:
         UserError: a folder is missing, or there is no run that can be read.
@@ -35,19 +35,19 @@ def watch(folders: Sequence[Path], seconds: float) -> None:
 
 
 def status(records: Sequence[Record], sweeps: Sequence[SweepStatus] = (), skipped: Sequence[str] = ()) -> str:
-    """A line for each sweep that is on, one for all runs, and one for each that is not finished."""
+    """A line for each active sweep, one for all runs, and one for each unfinished run."""
     count = Counter(run.state for run in records)
     lines = [f"sweep {sweep.name}\n  {sweep}" for sweep in sweeps]
     lines.append("all runs: " + ", ".join(f"{count[state]} {state}" for state in get_args(State)))
     for run in records:
         if run.state != "finished":
             seconds = seconds_left(run) if run.state == "running" else None
-            lines.append(f"  {run}" + (f", about {time_text(seconds)} to go" if seconds is not None else ""))
+            lines.append(f"  {run}" + (f", about {time_text(seconds)} left" if seconds is not None else ""))
     lines += [f"  {line}" for line in skipped]
     return "\n".join(lines)
 
 
 def seconds_left(run: Record) -> float | None:
-    """What the epochs to come will take, if they take as long as those before; ``None`` before the first."""
+    """The expected time of the remaining epochs; ``None`` before the first."""
     times = [seconds for metrics in run.history if (seconds := number(metrics, "seconds")) is not None]
     return mean(times) * max(run.epochs - len(run.history), 0) if times else None

@@ -16,14 +16,15 @@ pytest.importorskip("matplotlib")
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import UserError
 from stn_experiments.report import watch as watching
-from stn_experiments.report.cells import group, special
 from stn_experiments.report.collect import collect
-from stn_experiments.report.published import ADDITION, DISTORTIONS, ROWS, published
+from stn_experiments.report.groups import differing_settings, group_runs
+from stn_experiments.report.published import DATA, published
 from stn_experiments.report.robustness import robustness
 from stn_experiments.report.tables import Table, details, overview, to_csv
 from stn_experiments.report.write import write_report
 
 PANEL = (532, 1344)
+DISTORTIONS = {name: column["distortion"] for name, column in DATA["columns"].items()}
 
 
 def put(config, name, value):
@@ -92,9 +93,9 @@ def write_run(tmp_path):
 
 
 @pytest.fixture
-def cells(tmp_path):
-    """The cells of all runs written so far."""
-    return lambda: group(collect([tmp_path / "runs"])[0])
+def groups(tmp_path):
+    """The groups of all runs written so far."""
+    return lambda: group_runs(collect([tmp_path / "runs"])[0])
 
 
 def column(table, name):
@@ -104,62 +105,62 @@ def column(table, name):
 # Grouping
 
 
-def test_runs_that_differ_in_their_seed_are_one_cell(write_run, cells):
+def test_runs_that_differ_in_their_seed_are_one_cell(write_run, groups):
     for seed, error in enumerate((0.88, 0.90, 0.80)):
         write_run(f"r{seed}", seed=seed, error=error, result={"train_seconds": 60.0 * (seed + 1)})
-    (cell,) = cells()
-    assert cell.mean("test_error") == pytest.approx(0.86)
-    assert cell.spread("test_error") == pytest.approx(statistics.stdev([0.88, 0.90, 0.80]))
-    assert cell.spread("test_error") == pytest.approx((0.0056 / 2) ** 0.5)
-    table = details([cell])
+    (group,) = groups()
+    assert group.mean("test_error") == pytest.approx(0.86)
+    assert group.spread("test_error") == pytest.approx(statistics.stdev([0.88, 0.90, 0.80]))
+    assert group.spread("test_error") == pytest.approx((0.0056 / 2) ** 0.5)
+    table = details([group])
     assert column(table, "test error %") == ["0.86 ± 0.05"]
     assert column(table, "seeds") == ["3"]
     assert column(table, "training time") == ["2 min 00 s"]
     assert column(table, "parameters") == ["92,416"]
 
 
-def test_what_cannot_change_a_result_makes_no_cell(write_run, cells):
+def test_what_cannot_change_a_result_makes_no_cell(write_run, groups):
     write_run("one", error=1.0)
     write_run("other", seed=1, error=3.0, **{"data.root": "/x", "trainer.device": "cpu", "run.root": "/y"})
-    (cell,) = cells()
-    assert cell.mean("test_error") == 2.0
+    (group,) = groups()
+    assert group.mean("test_error") == 2.0
 
 
-def test_two_runs_of_a_seed_are_not_two_seeds(write_run, cells):
+def test_two_runs_of_a_seed_are_not_two_seeds(write_run, groups):
     write_run("old", error=9.0, written=1_000)
     write_run("new", error=1.0, written=2_000)
-    (cell,) = cells()
-    assert (len(cell.finished), cell.older) == (1, 1)
-    assert cell.mean("test_error") == 1.0
-    assert cell.spread("test_error") is None
-    assert column(details([cell]), "test error %") == ["1.00"]
+    (group,) = groups()
+    assert (len(group.finished), group.older) == (1, 1)
+    assert group.mean("test_error") == 1.0
+    assert group.spread("test_error") is None
+    assert column(details([group]), "test error %") == ["1.00"]
 
 
-def test_other_settings_are_other_models(write_run, cells):
+def test_other_settings_are_other_models(write_run, groups):
     for seed in range(2):
         write_run(f"usual{seed}", seed=seed, error=1.0, **{"stn.localisation": "auto"})
     write_run("special", error=2.0, **{"stn.localisation": "convolutional", "stn.at": ["input", "layer2"]})
     write_run("sgd", error=3.0, **{"stn.localisation": "auto", "optimizer._target_": "torch.optim.SGD"})
-    assert [(cell.model, len(cell.finished)) for cell in cells()] == [
+    assert [(group.model, len(group.finished)) for group in groups()] == [
         ("compact + affine", 2),
         ("compact + affine stn.localisation=convolutional", 1),
         ("compact + affine optimizer=SGD", 1),
     ]
 
 
-def test_models_are_told_apart_by_what_attends(write_run, cells):
+def test_models_are_told_apart_by_their_attention(write_run, groups):
     """A run from before there was any other attention has none."""
     write_run("old", stn="none", error=1.0)
     write_run("plain", stn="none", seed=1, error=2.0, attention="none")
     write_run("cbam", stn="none", error=3.0, attention="cbam")
     write_run("both", error=4.0, attention="cbam")
-    found = cells()
-    assert [(cell.model, len(cell.finished), cell.attends) for cell in found] == [
+    found = groups()
+    assert [(group.model, len(group.finished), group.attends) for group in found] == [
         ("compact + none", 2, False),
         ("compact + cbam", 1, True),
         ("compact + affine + cbam", 1, True),
     ]
-    assert [row[0] for row in overview(found).rows] == sorted(cell.model for cell in found)
+    assert [row[0] for row in overview(found).rows] == sorted(group.model for group in found)
     assert [row["attention"] for row in csv.DictReader(io.StringIO(to_csv(found)))] == [
         "none",
         "cbam",
@@ -168,33 +169,33 @@ def test_models_are_told_apart_by_what_attends(write_run, cells):
     assert [figure and figure.error for figure in map(published, found)] == [1.2, None, None]
 
 
-def test_the_table_tells_where_a_model_looks_and_how_fast_it_learns(write_run, cells):
+def test_the_table_has_scores_of_attention_and_speed(write_run, groups):
     scores = {"iou_mean": 0.4567, "ink_inside": 0.891, "hit_rate": 1.0, "images_per_second": 1234.5}
     write_run("cbam", error=1.0, attention="cbam", result=scores)
     se = dict.fromkeys(("iou_mean", "ink_inside", "hit_rate")) | {"images_per_second": 99}
     write_run("se", stn="none", error=2.0, attention="se", result=se)
-    table = details(cells())
+    table = details(groups())
     assert column(table, "IoU") == ["0.46", "–"]
     assert column(table, "ink inside") == ["0.89", "–"]
-    assert column(table, "hit_rate") == ["1.00", "–"]
+    assert column(table, "hit rate") == ["1.00", "–"]
     assert column(table, "images/s") == ["1,234", "99"]
-    first, second = csv.DictReader(io.StringIO(to_csv(cells())))
+    first, second = csv.DictReader(io.StringIO(to_csv(groups())))
     assert (first["iou_mean"], first["images_per_second"]) == ("0.4567", "1234.5")
     assert (second["hit_rate"], second["ink_inside"]) == ("", "")
 
 
-def test_what_most_have_goes_unsaid_and_what_none_has_too():
-    assert special([{"a": 1}, {"a": 1}, {"a": 2}]) == ["", "", "a=2"]
-    assert special([{"a": True}, {"a": None}]) == ["a=true", "a=null"]
-    assert special([{"a": 1, "b": 5}, {"a": 1}]) == ["", ""]
-    assert special([{"a": [64, 64]}, {"a": [8, 8]}, {}]) == ["a=[64,64]", "a=[8,8]", ""]
+def test_settings_that_most_runs_share_are_omitted():
+    assert differing_settings([{"a": 1}, {"a": 1}, {"a": 2}]) == ["", "", "a=2"]
+    assert differing_settings([{"a": True}, {"a": None}]) == ["a=true", "a=null"]
+    assert differing_settings([{"a": 1, "b": 5}, {"a": 1}]) == ["", ""]
+    assert differing_settings([{"a": [64, 64]}, {"a": [8, 8]}, {}]) == ["a=[64,64]", "a=[8,8]", ""]
 
 
-def test_another_canvas_is_other_data(write_run, cells):
+def test_another_canvas_is_other_data(write_run, groups):
     write_run("one", data="cluttered", error=1.0, **{"data.distortion.canvas": 60})
     write_run("two", data="cluttered", error=1.1, seed=1, **{"data.distortion.canvas": 60})
     write_run("large", data="cluttered", error=5.0, **{"data.distortion.canvas": 80})
-    table = details(cells())
+    table = details(groups())
     assert column(table, "data") == ["cluttered", "cluttered data.distortion.canvas=80"]
     assert column(table, "published %")[1] == "–"
     assert "**5.00**" in table.markdown()
@@ -203,47 +204,47 @@ def test_another_canvas_is_other_data(write_run, cells):
 # Tables
 
 
-def test_the_best_of_each_data_set_is_bold(write_run, cells):
+def test_the_best_of_each_data_set_is_bold(write_run, groups):
     write_run("a", error=0.7, stn="affine")
     write_run("b", error=1.4, stn="none")
     write_run("c", data="rts", error=2.0, stn="none")
-    text = details(cells()).markdown()
+    text = details(groups()).markdown()
     assert re.findall(r"\*\*(.+?)\*\*", text) == ["0.70", "2.00"]
-    text = overview(cells()).markdown()
+    text = overview(groups()).markdown()
     assert re.findall(r"\*\*(.+?)\*\*", text) == ["0.70 [0.7 B]", "2.00 [0.8 B]"]
 
 
-def test_cells_that_show_the_same_error_are_both_best(write_run, cells):
+def test_cells_that_show_the_same_error_are_both_best(write_run, groups):
     write_run("a", error=0.701)
     write_run("b", error=0.704, stn="none")
-    assert details(cells()).markdown().count("**0.70**") == 2
+    assert details(groups()).markdown().count("**0.70**") == 2
 
 
-def test_the_overview_has_a_place_for_what_is_missing(write_run, cells):
+def test_the_overview_has_dashes_for_missing_models(write_run, groups):
     write_run("a", error=0.7)
     write_run("b", data="mixed", error=1.4, stn="none")
-    table = overview(cells())
+    table = overview(groups())
     assert table.head == ["model", "mixed", "rotated"]
     assert table.rows == [["compact + affine", "–", "0.70 [0.7 B]"], ["compact + none", "1.40", "–"]]
 
 
-def test_the_overview_chooses_on_validation(write_run, cells):
+def test_the_overview_chooses_on_validation(write_run, groups):
     write_run("lucky", error=0.5, history=(9.0, 3.0), **{"stn.width": 8})
     write_run("better", error=0.6, history=(9.0, 2.0), **{"stn.width": 16})
     write_run("other", stn="none", error=0.55, history=(9.0, 4.0))
-    assert overview(cells()).rows == [
+    assert overview(groups()).rows == [
         ["compact + affine", "0.60 [0.7 B]"],
         ["compact + none", "0.55 [1.2 B]"],
     ]
-    assert overview(cells()).markdown().count("**0.55") == 1
+    assert overview(groups()).markdown().count("**0.55") == 1
 
 
-def test_unfinished_runs_are_shown_as_such(write_run, cells, tmp_path):
+def test_unfinished_runs_are_shown_as_such(write_run, groups, tmp_path):
     write_run("begun", data="rts", history=(9.0,), epochs=7)
     write_run("running", seed=1, history=(9.0, 8.0), epochs=5)
     (tmp_path / "runs" / "running" / "lock").touch()
     write_run("finished", seed=2, error=1.0, epochs=5)
-    table = details(cells())
+    table = details(groups())
     assert column(table, "test error %") == [
         "1.00; 2 of 5 epochs, running",
         "1 of 7 epochs, stopped",
@@ -252,18 +253,18 @@ def test_unfinished_runs_are_shown_as_such(write_run, cells, tmp_path):
     assert column(table, "training time") == ["1 min 40 s", "–"]
 
 
-def test_a_seed_that_was_finished_elsewhere_is_not_unfinished(write_run, cells):
+def test_a_seed_that_was_finished_elsewhere_is_not_unfinished(write_run, groups):
     write_run("finished", error=1.0)
     write_run("begun")
-    (cell,) = cells()
-    assert (len(cell.finished), cell.unfinished) == (1, ())
+    (group,) = groups()
+    assert (len(group.finished), group.unfinished) == (1, ())
 
 
-def test_csv_has_numbers_in_full_and_nothing_where_there_is_none(write_run, cells):
+def test_csv_has_full_numbers_and_empty_fields(write_run, groups):
     write_run("a", error=0.1234)
     write_run("b", seed=1, error=0.3234)
     write_run("c", data="mixed", stn="none")
-    mixed, rotated = csv.DictReader(io.StringIO(to_csv(cells())))
+    mixed, rotated = csv.DictReader(io.StringIO(to_csv(groups())))
     assert float(rotated["test_error"]) == pytest.approx(0.2234)
     assert float(rotated["test_error_spread"]) == pytest.approx(0.1414, abs=1e-4)
     assert (rotated["seeds"], rotated["best"], rotated["published"]) == ("2", "1", "0.7")
@@ -272,7 +273,7 @@ def test_csv_has_numbers_in_full_and_nothing_where_there_is_none(write_run, cell
     assert mixed["unfinished"] == "2 of 2 epochs, stopped"
 
 
-def test_markdown_cannot_be_broken_by_what_stands_in_it():
+def test_bars_are_escaped_in_markdown():
     lines = Table(["a|b", "c"], [["x", "y|z"]]).markdown().splitlines()
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [3, 3, 3]
 
@@ -304,33 +305,33 @@ def test_times():
         ("addition", "fcn", "affine", "18.5 (one transformer, at best, MNIST addition; A)"),
     ],
 )
-def test_published_figures(write_run, cells, data, backbone, stn, expected):
+def test_published_figures(write_run, groups, data, backbone, stn, expected):
     write_run("run", data=data, backbone=backbone, stn=stn, error=1.0)
-    assert str(published(cells()[0])) == expected
+    assert str(published(groups()[0])) == expected
 
 
-def test_two_transformers_on_two_digits(write_run, cells):
+def test_two_transformers_on_two_digits(write_run, groups):
     for count in (1, 2, 3):
         write_run(f"r{count}", data="addition", backbone="cnn", error=count, **{"stn.count": count})
-    assert [figure and figure.error for figure in map(published, cells())] == [18.5, 5.8, None]
+    assert [figure and figure.error for figure in map(published, groups())] == [18.5, 5.8, None]
 
 
-def test_the_published_table_is_the_papers():
-    assert list(ROWS["ST-CNN affine"]) == [0.7, 0.5, 0.8, 1.2, 1.7]
-    assert list(ROWS["CNN"]) == [1.2, 0.8, 1.5, 1.4, 3.5]
-    assert [len(row) for row in ROWS.values()] == [5] * 8
-    assert list(ADDITION.values()) == [47.7, 14.7, 18.5, 5.8]
+def test_the_published_table_is_that_of_the_paper():
+    assert DATA["models"]["ST-CNN affine"] == ["0.7 B", "0.5 B", "0.8 B", "1.2 B", "1.7 A"]
+    assert DATA["models"]["CNN"] == ["1.2 B", "0.8 B", "1.5 B", "1.4 B", "3.5 A"]
+    assert [len(row) for row in DATA["models"].values()] == [5] * 8
+    assert list(DATA["addition"].values()) == [47.7, 14.7, 18.5, 5.8]
 
 
 # Robustness
 
 
-def test_evaluations_become_a_matrix(write_run, cells):
+def test_evaluations_become_a_matrix(write_run, groups):
     write_run("a", error=1.0, evaluations={"clean-11": 2.0, "noisy-22": 4.0})
     write_run("b", seed=1, error=3.0, evaluations={"clean-11": 5.0})
     write_run("c", stn="none", error=7.0, evaluations={"noisy-22": 8.0})
     write_run("d", stn="tps", error=9.0)
-    table = robustness(cells()).table()
+    table = robustness(groups()).table()
     assert table.head == ["trained on", "model", "clean", "noisy", "rotated"]
     assert table.rows == [
         ["rotated", "compact + affine", "3.50", "4.00", "2.00"],
@@ -339,9 +340,9 @@ def test_evaluations_become_a_matrix(write_run, cells):
     assert "**7.00**" in table.markdown()
 
 
-def test_two_evaluations_of_one_name_are_kept_apart(write_run, cells):
+def test_two_evaluations_of_one_name_are_kept_apart(write_run, groups):
     write_run("a", error=1.0, evaluations={"noisy-11": 2.0, "noisy-22": 4.0})
-    matrix = robustness(cells())
+    matrix = robustness(groups())
     assert (matrix.data, matrix.errors) == (["noisy", "noisy-22", "rotated"], [[2.0, 4.0, 1.0]])
 
 
@@ -369,7 +370,7 @@ def test_a_damaged_run_is_skipped_with_a_line(write_run, tmp_path, file, content
     assert [line for line in report.skipped if str(folder) in line] == report.skipped
     assert told in report.skipped[0]
     assert len(report.skipped) == 1
-    assert [len(cell.finished) for cell in report.cells] == [1]
+    assert [len(group.finished) for group in report.groups] == [1]
     assert told in (report.folder / "index.html").read_text()
 
 
@@ -382,19 +383,19 @@ def test_a_run_with_a_damaged_part_is_not_lost(write_run, tmp_path):
     report = write_report([tmp_path / "runs"])
     assert len(report.skipped) == 3
     assert "line 3 skipped" in "".join(report.skipped)
-    (cell,) = report.cells
-    assert len(cell.finished[0].history) == 2
+    (group,) = report.groups
+    assert len(group.finished[0].history) == 2
     assert "<h3>rotated</h3>" in (report.folder / "index.html").read_text()
 
 
-def test_old_and_empty_runs_do_no_harm(write_run, tmp_path):
+def test_runs_of_earlier_versions_and_empty_ones_are_read(write_run, tmp_path):
     folder = write_run("old", error=1.0)
     (folder / "result.json").write_text('{"test_error": 1.5}')
     (folder / "history.jsonl").unlink()
     empty = write_run("begun", data="rts", history=())
     (empty / "history.jsonl").unlink()
     report = write_report([tmp_path / "runs"])
-    table = details(report.cells)
+    table = details(report.groups)
     assert table.rows[0][2:] == ["1.50", "1", *["–"] * 7, "0.7 (compared with ST-CNN affine, R; B)"]
     assert column(table, "test error %")[1] == "0 of 2 epochs, stopped"
     assert not (report.folder / "plots" / "iou.svg").exists()
@@ -429,7 +430,7 @@ def test_the_page_needs_nothing_but_itself(write_run, tmp_path):
     for section in (
         "All models",
         "Runs without a result",
-        "over epochs",
+        "by epoch",
         "attention and time",
         "Robustness",
         "Panels",
@@ -437,7 +438,7 @@ def test_the_page_needs_nothing_but_itself(write_run, tmp_path):
         assert section in html
 
 
-def test_more_models_than_colours_can_tell_are_drawn_in_several_plots(write_run, tmp_path):
+def test_many_models_are_drawn_in_several_plots(write_run, tmp_path):
     for width in range(9):
         write_run(f"r{width}", error=1.0 + width, **{"stn.width": width})
     report = write_report([tmp_path / "runs"])
@@ -501,7 +502,7 @@ def test_the_status_tells_what_is_left(write_run, tmp_path):
     text = watching.status(collect([tmp_path / "runs"])[0]).splitlines()
     # Two epochs of 10 s each are done: 5 are left of the one, 10 of the other.
     assert text[0] == "all runs: 1 finished, 2 running, 0 failed, 2 stopped"
-    assert "  running: 2 of 7 epochs, running, about 50 s to go" in text
+    assert "  running: 2 of 7 epochs, running, about 50 s left" in text
     assert "  stopped: 2 of 4 epochs, stopped" in text
     assert "  new: 0 of 4 epochs, stopped" in text
 
@@ -532,13 +533,13 @@ def test_ctrl_c_ends_watching_quietly(write_run, tmp_path, monkeypatch):
     watching.watch([tmp_path / "runs"], 3.0)
 
 
-def test_the_papers_data_are_those_that_are_shipped(compose):
+def test_the_data_of_the_paper_are_those_of_the_configs(compose):
     for name, settings in DISTORTIONS.items():
         shipped = compose(f"data={name}")["data"]["distortion"]
         assert settings == {key: value for key, value in shipped.items() if key != "_target_"}
 
 
-def test_of_data_under_the_same_name_that_are_not_the_papers_nothing_is_published(write_run, cells):
+def test_other_data_of_the_same_name_have_no_published_figure(write_run, groups):
     write_run("larger", data="rotated", error=1.0, **{"data.distortion.canvas": 42})
-    (cell,) = cells()
-    assert (cell.data, published(cell)) == ("rotated", None)
+    (group,) = groups()
+    assert (group.data, published(group)) == ("rotated", None)

@@ -1,0 +1,185 @@
+"""Groups of runs that differ only in their seed. Groups of one data set are told apart by their settings."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from stn_experiments.config.tree import decisive, flatten
+from stn_experiments.report.collect import Record, number
+
+TRAINING_ONLY = ("data.online", "data.training", "data.valid_size")
+"""Settings of data that do not change the test set."""
+NAMED_BY_TARGET = ("optimizer", "scheduler")
+"""Groups of settings without a name."""
+
+
+class Names(NamedTuple):
+    """The names of a model."""
+
+    backbone: str
+    stn: str
+    attention: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one model on one data set.
+
+    Args:
+        data: the name of the data, and settings that differ from other data of that name.
+        names: of the model.
+        settings: settings that differ from other models of these names, as on a command line.
+        finished: the finished runs, one for each seed.
+        unfinished: the other runs, except those of a seed with a finished run.
+        older: how many finished runs are omitted because a later one has the same seed.
+    """
+
+    data: str
+    names: Names
+    settings: str
+    finished: tuple[Record, ...]
+    unfinished: tuple[Record, ...]
+    older: int
+
+    @property
+    def base(self) -> str:
+        """Backbone and attention: ``compact + affine + cbam``, ``compact + none``."""
+        attentions = [name for name in self.names[1:] if name != "none"] or ["none"]
+        return " + ".join([self.names.backbone, *attentions])
+
+    @property
+    def attends(self) -> bool:
+        """Whether it has a transformer or another attention."""
+        return self.names[1:] != ("none", "none")
+
+    @property
+    def model(self) -> str:
+        """Backbone, attention and the settings that differ."""
+        return f"{self.base} {self.settings}".strip()
+
+    @property
+    def runs(self) -> tuple[Record, ...]:
+        """All runs, finished ones first."""
+        return self.finished + self.unfinished
+
+    def values(self, name: str) -> list[float]:
+        """A number in ``result.json`` of each finished run that has it."""
+        found = (number(run.result, name) for run in self.finished)
+        return [value for value in found if value is not None]
+
+    def mean(self, name: str) -> float | None:
+        """Its mean over the seeds; ``None`` if no run has it."""
+        values = self.values(name)
+        return mean(values) if values else None
+
+    def spread(self, name: str) -> float | None:
+        """Its sample standard deviation over the seeds; ``None`` for fewer than two."""
+        values = self.values(name)
+        return stdev(values) if len(values) > 1 else None
+
+
+def group_runs(records: Sequence[Record]) -> list[Group]:
+    """The groups by data; those of one data set by test error, and those without a finished run last."""
+    groups = []
+    for data, of_data in split_by_data(records).items():
+        by_names = defaultdict(list)
+        for run in of_data:
+            by_names[names(run)].append(run)
+        for model, alike in by_names.items():
+            training = [
+                {key: value for key, value in flat(run.config).items() if not changes_data(key)}
+                for run in alike
+            ]
+            by_settings = defaultdict(list)
+            for run, words in zip(alike, differing_settings(training), strict=True):
+                by_settings[words].append(run)
+            groups += [make_group(data, model, words, runs) for words, runs in by_settings.items()]
+    return sorted(groups, key=rank)
+
+
+def names(run: Record) -> Names:
+    """The names of a run's backbone, transformer and attention."""
+    return Names(run.config["backbone"]["name"], run.config["stn"]["name"], run.attention)
+
+
+def split_by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The runs by data set. One name can mean several, for example with different canvases."""
+    by_name, found = defaultdict(list), defaultdict(list)
+    for run in records:
+        by_name[run.config["data"]["name"]].append(run)
+    for name, runs in by_name.items():
+        settings = [
+            {key: value for key, value in flat(run.config).items() if changes_data(key)} for run in runs
+        ]
+        for run, words in zip(runs, differing_settings(settings), strict=True):
+            found[f"{name} {words}".strip()].append(run)
+    return found
+
+
+def changes_data(name: str) -> bool:
+    """Whether a setting can change the test set."""
+    return name.startswith("data.") and not name.startswith(TRAINING_ONLY)
+
+
+def make_group(data: str, model: Names, settings: str, runs: Sequence[Record]) -> Group:
+    """A group of runs, with the last finished run of each seed."""
+    finished = sorted((run for run in runs if run.result is not None), key=lambda run: run.written)
+    last = {run.seed: run for run in finished}
+    unfinished = tuple(run for run in runs if run.result is None and run.seed not in last)
+    one_each = tuple(last[seed] for seed in sorted(last))
+    return Group(data, model, settings, one_each, unfinished, len(finished) - len(one_each))
+
+
+def rank(group: Group) -> tuple[str, bool, float, str]:
+    """The key by which groups are sorted."""
+    error = group.mean("test_error")
+    return group.data, error is None, error or 0, group.model
+
+
+def best(groups: Sequence[Group]) -> set[int]:
+    """The indices of the groups with the lowest test error on their data, rounded to the two digits shown."""
+    errors = [group.mean("test_error") for group in groups]
+    lowest: dict[str, float] = {}
+    for group, error in zip(groups, errors, strict=True):
+        if error is not None:
+            lowest[group.data] = min(lowest.get(group.data, error), error)
+    return {
+        index
+        for index, (group, error) in enumerate(zip(groups, errors, strict=True))
+        if error is not None and round(error, 2) == round(lowest[group.data], 2)
+    }
+
+
+def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each of several configs the settings that differ from the others, as on a command line.
+
+    A value that more than half of the configs have is omitted. Configs that lack a setting do not count.
+    """
+    words: list[list[str]] = [[] for _ in settings]
+    for key in dict.fromkeys(key for one in settings for key in one):
+        counts = Counter(as_text(one[key]) for one in settings if key in one)
+        usual, count = counts.most_common(1)[0]
+        if len(counts) == 1:
+            continue
+        for one, found in zip(settings, words, strict=True):
+            if key in one and (as_text(one[key]) != usual or 2 * count <= counts.total()):
+                found.append(f"{key}={as_text(one[key])}")
+    return [" ".join(found) for found in words]
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config that can change its result, except the seed and the names of groups."""
+    named = [group for group, node in config.items() if isinstance(node, Mapping) and "name" in node]
+    settings = {k: v for k, v in flatten(decisive(config)).items() if k not in ("seed", *named)}
+    for group in NAMED_BY_TARGET:
+        if target := config.get(group, {}).get("_target_"):
+            settings[group] = str(target).rpartition(".")[2]
+    return settings
+
+
+def as_text(value: Any) -> str:
+    """A value as on a command line."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
