@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,17 +48,23 @@ def ink_boxes(digits: Tensor) -> Tensor:
     return torch.stack([torch.stack(corner, -1) for corner in corners], 1)
 
 
-def add_clutter(
-    images: Tensor, pool: Tensor, index: Tensor, count: int, side: int, generator: Generator
-) -> None:
-    """Add ``count`` crops of ``side`` pixels to images (B, 1, H, W), in place, and clip at 1.
+class Clutter(NamedTuple):
+    """``count`` square crops of other digits, each of ``size`` pixels."""
 
-    Which digit of ``pool`` (N, 28, 28), which part of it and where it lands are each uniform, as in the first
-    public generator of cluttered MNIST (Mnih et al. 2014). ``index`` (B,) is each image's own digit in the
-    pool, from which no crop is taken.
+    count: int
+    size: int
+
+
+def add_clutter(images: Tensor, pool: Tensor, index: Tensor, clutter: Clutter, generator: Generator) -> None:
+    """Add ``clutter`` to images (B, 1, H, W), in place, and clip at 1.
+
+    The digit of ``pool`` (N, 28, 28) that a crop is cut from, the part of it that is cut and the place where
+    it lands are each uniform, as in the first public generator of cluttered MNIST (Mnih et al. 2014).
+    ``index`` (B,) is each image's own digit in the pool, from which no crop is cut.
     """
     batch, _, height, width = images.shape
     device = generator.device
+    count, side = clutter
 
     def uniform(high: int) -> Tensor:
         return torch.randint(high, (count, batch, 1, 1), generator=generator, device=device)

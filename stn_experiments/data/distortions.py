@@ -20,6 +20,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range, Size, height_width
 from stn_experiments.data.canvas import (
     SIDE,
+    Clutter,
     add_clutter,
     add_noise,
     blur,
@@ -184,7 +185,7 @@ class Distortion:
 
     def _spoil(self, images: Tensor, digits: Digits, index: Tensor, generator: Generator) -> Tensor:
         if self.clutter:
-            add_clutter(images, digits.images, index, self.clutter, self.clutter_size, generator)
+            add_clutter(images, digits.images, index, Clutter(self.clutter, self.clutter_size), generator)
         if self.contrast != 1:
             images.mul_(self.contrast)
         if self.blur > 1:

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range, Size, height_width
-from stn_experiments.data.canvas import SIDE, add_clutter, add_crops, ink_boxes, require_crops
+from stn_experiments.data.canvas import SIDE, Clutter, add_clutter, add_crops, ink_boxes, require_crops
 from stn_experiments.data.distortions import MOST_INK_CELLS, Batch, Pose, unknown_pose
 from stn_experiments.data.mnist import Digits
 
@@ -120,7 +120,9 @@ class Questions:
         add_crops(images, small.transpose(0, 1), corner.transpose(0, 1))
         pose = self._pose(originals, small, corner) if posed else unknown_pose(len(index), images.device)
         if self.clutter:
-            add_clutter(images, digits.images, chosen[:, 0], self.clutter, self.clutter_size, generator)
+            add_clutter(
+                images, digits.images, chosen[:, 0], Clutter(self.clutter, self.clutter_size), generator
+            )
         return Batch(images, scene.answer, pose, scene.question)
 
     def _scene(self, count: int, generator: Generator) -> Scene:

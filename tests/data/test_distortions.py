@@ -10,7 +10,7 @@ from scipy.interpolate import RBFInterpolator
 
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
-from stn_experiments.data.canvas import add_clutter, blur, ink_boxes, render
+from stn_experiments.data.canvas import Clutter, add_clutter, blur, ink_boxes, render
 from stn_experiments.data.distortions import Addition, Distortion, Mixed, Warp
 from stn_experiments.data.mnist import Digits
 
@@ -177,7 +177,7 @@ def test_clutter_is_crops_of_other_digits(generator):
     pool = greys[:, None, None].expand(count, 28, 28).contiguous()
     images = torch.zeros(count, 1, 300, 400)
     index = torch.arange(count)
-    add_clutter(images, pool, index, crops, side, generator)
+    add_clutter(images, pool, index, Clutter(crops, side), generator)
     seen = set()
     for image, own in zip(images[:, 0], greys.tolist(), strict=True):
         values = (image * 255).round()
@@ -191,7 +191,7 @@ def test_clutter_is_crops_of_other_digits(generator):
 def test_clutter_lands_everywhere_and_is_clipped(generator):
     pool = torch.full((10, 28, 28), 255, dtype=torch.uint8)
     images = torch.zeros(10, 1, 40, 60)
-    add_clutter(images, pool, torch.arange(10), 200, 6, generator)
+    add_clutter(images, pool, torch.arange(10), Clutter(200, 6), generator)
     assert images.max() == 1
     reached = images.amax((0, 1))
     assert reached[0].any()
