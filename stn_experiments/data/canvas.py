@@ -49,9 +49,9 @@ def ink_boxes(digits: Tensor) -> Tensor:
 
 
 class Clutter(NamedTuple):
-    """``count`` square crops of other digits, each of ``size`` pixels."""
+    """``crops`` square crops of other digits, each of ``size`` pixels."""
 
-    count: int
+    crops: int
     size: int
 
 
