@@ -1,7 +1,7 @@
-"""From a composed config to objects: the one place that turns a bad setting into one clear line.
+"""Objects from config nodes, with one clear line for each invalid setting.
 
-The schema of a config node is the signature of what its ``_target_`` names: which settings there are, their
-types, choices (``Literal``) and ranges (``ranges.Range``). Nothing is written down twice.
+The signature of a node's ``_target_`` is its schema: names, types, choices (``Literal``) and ranges
+(``ranges.Range``).
 """
 
 import importlib
@@ -15,30 +15,29 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range
 
 ALLOWED = ("stn_experiments.", "torch.optim.")
-"""A config may build what is defined in these packages, and nothing else."""
+"""The only packages whose classes and functions a config may build."""
 ALLOWED_MODULES = tuple(package.rstrip(".") for package in ALLOWED)
 
 
 def build(node: Any, path: str, kind: Any = Any, **given: Any) -> Any:
-    """Call the ``_target_`` of a config node with its settings, and with what the program itself gives.
+    """Call the ``_target_`` of a config node with its settings and with further arguments.
 
     Args:
-        node: plain dicts and values, interpolations resolved. ``name`` is a label and is passed over.
-        path: where the node stands in the config, for messages: ``data.distortion``.
-        kind: the type hint of what is wanted.
-        given: arguments that are no settings.
+        node: plain dicts and values, with interpolations resolved. ``name`` is a label and is ignored.
+        path: dotted name of the node for error messages, such as ``data.distortion``.
+        kind: type hint that the result must match.
+        given: further arguments of the target, which are not settings.
 
     Returns:
-        What the target returns; ``None`` where the target is null.
+        The object, or ``None`` if the target is null.
 
     Raises:
-        UserError: an unknown or missing setting, a wrong type, a value out of range, a target that is not
-            allowed, or whatever the target itself refuses.
+        UserError: a setting is unknown, missing, of a wrong type or out of range; the target is not allowed,
+            or it raises an error itself.
     """
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise UserError(f"{path} must be a config group with a _target_, got {node!r}")
+    name = _target_name(node, path)
     settings = {key: value for key, value in node.items() if key not in ("_target_", "name")}
-    if node["_target_"] is None:
+    if name is None:
         _refuse_unknown(settings, [], path)
         return check(None, kind, path)
     target = locate(node, path, kind)
@@ -50,9 +49,9 @@ def build(node: Any, path: str, kind: Any = Any, **given: Any) -> Any:
     }
     _refuse_unknown(settings, [name for name in parameters if name not in given], path)
     values = {key: _value(value, hints.get(key, Any), f"{path}.{key}") for key, value in settings.items()}
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in {**values, **given}:
-            raise UserError(f"{path}.{name} is missing")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in {**values, **given}:
+            raise UserError(f"{path}.{key} is missing")
     with settings_of(path):
         built = target(**values, **given)
     return built if get_origin(kind) is Callable else check(built, kind, path)
@@ -60,7 +59,7 @@ def build(node: Any, path: str, kind: Any = Any, **given: Any) -> Any:
 
 @contextmanager
 def settings_of(path: str) -> Iterator[None]:
-    """Where an object built from the config node at ``path`` says what is wrong with its settings."""
+    """Put ``path`` in front of the error that an object built from this config node raises."""
     try:
         yield
     except UserError as error:
@@ -70,34 +69,32 @@ def settings_of(path: str) -> Iterator[None]:
 
 
 def locate(node: Any, path: str, kind: Any = Any) -> Any:
-    """The class or function that a config node's ``_target_`` names, if it makes a ``kind``.
+    """The class or function that a config node's ``_target_`` names.
 
     Raises:
-        UserError: it names nothing, or what a config may not build.
+        UserError: it does not exist, does not make a ``kind``, or is not in an allowed package.
     """
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise UserError(f"{path} must be a config group with a _target_, got {node!r}")
-    name = node["_target_"]
+    name = _target_name(node, path)
     if not isinstance(name, str) or not name.startswith(ALLOWED):
-        raise UserError(f"{path}._target_ must name something in {' or '.join(ALLOWED)}, got {name!r}")
+        raise UserError(f"{path}._target_ must begin with {' or '.join(ALLOWED)}, got {name!r}")
     module, _, attribute = name.rpartition(".")
     try:
         target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
-        raise UserError(f"{path}._target_ names nothing that exists: {name!r}") from None
-    # What a module of ours has itself imported is not ours: os.system must not come in by that door.
+        raise UserError(f"{path}._target_ does not exist: {name!r}") from None
+    # An allowed module may have imported functions of others, such as subprocess.run.
     if not callable(target) or not getattr(target, "__module__", "").startswith(ALLOWED_MODULES):
-        raise UserError(f"{path}._target_ must name a class or function of its own module, got {name!r}")
+        raise UserError(f"{path}._target_ must be a class or function that its module defines, got {name!r}")
     if not _makes(target, kind):
-        raise UserError(f"{path}._target_ must name what makes {describe(kind)}, got {name!r}")
+        raise UserError(f"{path}._target_ must make {describe(kind)}, got {name!r}")
     return target
 
 
 def check(value: Any, hint: Any, path: str) -> Any:
-    """``value``, converted where nothing is lost, if it is what the type ``hint`` says.
+    """``value`` as the type ``hint`` says: integers become floats, lists become tuples.
 
     Raises:
-        UserError: it is not; the line names the setting, what it takes and what it got.
+        UserError: ``value`` does not match. The line has the setting, what it takes and what it got.
     """
     try:
         return _conform(value, hint)
@@ -106,7 +103,7 @@ def check(value: Any, hint: Any, path: str) -> Any:
 
 
 def describe(hint: Any) -> str:
-    """A type hint in words: ``an integer from 1 to 1024``."""
+    """A type hint in words, such as ``an integer from 1 to 1024``."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return " ".join([describe(arguments[0]), *(str(bound) for bound in arguments[1:])])
@@ -130,12 +127,18 @@ def describe(hint: Any) -> str:
     return names.get(hint, "a " + getattr(hint, "__name__", str(hint)))
 
 
+def _target_name(node: Any, path: str) -> Any:
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UserError(f"{path} must be a config group with a _target_, got {node!r}")
+    return node["_target_"]
+
+
 class _MismatchError(Exception):
-    """A value is not of the kind a hint asks for."""
+    """A value does not match a type hint."""
 
 
 def _makes(target: Any, kind: Any) -> bool:
-    """Whether calling ``target`` can give a ``kind``, told without calling it."""
+    """Whether ``target`` returns a ``kind``, by its type hints."""
     if kind is Any:
         return True
     if get_origin(kind) in (Union, types.UnionType):
@@ -200,7 +203,7 @@ def _hints(target: Any) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # a library's hints may name what only its type checker sees
+    except (NameError, TypeError):  # a library's hints may need imports for type checkers only
         return {}
 
 

@@ -69,7 +69,7 @@ WRONG = [
     ("data=npz data.file=nowhere.npz", "data.file nowhere.npz"),
     # not a setting at all
     ("data.root=/does/not/exist", "data.root: /does/not/exist is no readable folder"),
-    ("backbone._target_=os.system", "_target_ must name something in stn_experiments. or torch.optim."),
+    ("backbone._target_=os.system", "_target_ must begin with stn_experiments. or torch.optim."),
     ("--foo", "unrecognized arguments: --foo"),
     ("seed", "seed"),
     ("seed=[1", "no viable alternative at input '[1'"),

@@ -1,0 +1,38 @@
+"""Nested configs by dotted names."""
+
+import pytest
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.config.tree import WITHOUT_EFFECT, decisive, flatten, value_at, with_values
+
+CONFIG = {"seed": 0, "data": {"_target_": "x", "name": "rts", "root": "here", "size": [1, 2], "extra": {}}}
+
+
+def test_flatten_joins_names_and_drops_targets():
+    assert flatten(CONFIG) == {
+        "seed": 0,
+        "data": "rts",
+        "data.root": "here",
+        "data.size": [1, 2],
+        "data.extra": {},
+    }
+
+
+def test_values_are_read_and_changed_by_dotted_names():
+    changed = with_values(CONFIG, {"data.root": "there", "seed": 1})
+    assert (value_at(changed, "data.root"), value_at(changed, "seed")) == ("there", 1)
+    assert value_at(CONFIG, "data.root") == "here"  # the original is unchanged
+
+
+@pytest.mark.parametrize("name", ["date", "data.rot", "seed.value"])
+def test_an_unknown_name_is_an_error(name):
+    with pytest.raises(UserError, match=f"{name} is not a setting"):
+        value_at(CONFIG, name)
+
+
+def test_settings_without_effect_are_no_part_of_an_identity():
+    everything = with_values({"run": {}, "search": None, "trainer": {}, **CONFIG}, {"trainer.device": "cpu"})
+    kept = flatten(decisive(everything))
+    assert not [name for name in kept if name.startswith(WITHOUT_EFFECT)]
+    assert kept.keys() >= {"seed", "data", "data.size"}
+    assert value_at(everything, "data.root") == "here"  # the original is unchanged
