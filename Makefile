@@ -38,6 +38,9 @@ test: $(VENV)/dev ## Run the quick tests, on all cores, with coverage of the pac
 test-all: $(VENV)/dev ## Run all tests: also kills, SLURM, a browser, and every fuzzed input
 	$(BIN)/pytest -n auto --dist loadgroup --runslow $(ARGS)
 
+slurm: ## Install SLURM with apt-get, as root: the SLURM test of test-all needs it
+	.ci/install-slurm
+
 format: $(VENV)/dev ## Format the code and fix what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -57,4 +60,4 @@ clean: ## Remove .venv and all caches, but no run
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train tensorboard benchmark test test-all format check constraints clean
+.PHONY: help setup train tensorboard benchmark test test-all slurm format check constraints clean

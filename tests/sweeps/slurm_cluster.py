@@ -2,7 +2,7 @@
 
     python tests/sweeps/slurm_cluster.py sinfo
 
-runs a command in it, as root. ``.ci/install-slurm`` installs the programs.
+runs a command in it, as root. ``make slurm`` installs the programs.
 """
 
 import os
@@ -77,7 +77,7 @@ def cluster(folder):
     if os.geteuid() != 0:
         raise NoCluster("SLURM needs root")
     if not all(shutil.which(program, path=SYSTEM) for program in PROGRAMS):
-        raise NoCluster("SLURM is not installed; .ci/install-slurm installs it")
+        raise NoCluster("SLURM is not installed; make slurm installs it")
     folder.chmod(0o755)
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir()

@@ -1,6 +1,5 @@
 """A sweep on a real SLURM that preempts one job and cancels another."""
 
-import json
 import os
 import re
 import signal
@@ -72,7 +71,7 @@ def pause_training(root, seed):
     wait_until(lambda: list(root.glob(pattern)))
     (checkpoint,) = root.glob(pattern)
     folder = checkpoint.parent.parent
-    pid = json.loads((folder / "lock").read_text())["pid"]
+    (pid,) = map(int, re.findall(r"\bpid\W+(\d+)", (folder / "lock").read_text()))
     os.kill(pid, signal.SIGSTOP)
     return folder, pid
 
