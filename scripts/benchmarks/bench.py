@@ -11,8 +11,8 @@ from torch import Generator
 
 from benchmarks.measure import Job, Times, interleaved
 from stn_experiments.common.errors import UserError
+from stn_experiments.data.batch import Batch, Task, to_device
 from stn_experiments.data.datasets import DistortedMnist, TrainingSet
-from stn_experiments.data.distortions import Batch, Task, to_device
 from stn_experiments.data.mnist import Digits, Mnist, load_mnist
 from stn_experiments.runs.experiment import Experiment, find_device
 

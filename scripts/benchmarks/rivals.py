@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.measure import Job
+from stn_experiments.data.batch import Task
 from stn_experiments.data.canvas import SIDE
-from stn_experiments.data.distortions import Addition, Distortion, Mixed, Task
+from stn_experiments.data.distortions import Addition, Distortion, Mixed
 from stn_experiments.data.mnist import Digits
 
 NO_BLUR = "torchvision has no motion blur"

@@ -11,8 +11,9 @@ from benchmarks.bench import Bench, task_of
 from benchmarks.measure import wait
 from benchmarks.table import Cell, Table, label, missing, number
 from stn_experiments.common.errors import UserError
+from stn_experiments.data.batch import Batch
 from stn_experiments.data.datasets import TrainingSet
-from stn_experiments.data.distortions import Batch, Distortion
+from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.evaluation.evaluate import evaluate
 from stn_experiments.runs.experiment import Experiment, build_experiment

@@ -15,8 +15,8 @@ from benchmarks.bench import Bench, task_of
 from benchmarks.data import NAMES
 from benchmarks.measure import Job, again
 from benchmarks.table import Cell, Table, label, quotient, rate
+from stn_experiments.data.batch import Batch
 from stn_experiments.data.datasets import TrainingSet
-from stn_experiments.data.distortions import Batch
 from stn_experiments.runs.experiment import Experiment, build_experiment
 from stn_experiments.runs.train import make_trainer
 from stn_experiments.storage.run_folder import run_name

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range, Seed
-from stn_experiments.data.distortions import Batch, Task, concat_batches, index_batch, to_device, unknown_pose
+from stn_experiments.data.batch import Batch, Task, concat_batches, index_batch, to_device, unknown_pose
 from stn_experiments.data.mnist import Digits, load_mnist
 from stn_experiments.data.npz import Arrays, read_npz
 

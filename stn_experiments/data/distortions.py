@@ -6,10 +6,10 @@ The sets are those of Jaderberg et al. 2015 (appendix A), of n-MNIST (Basu et al
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range, Size, height_width
+from stn_experiments.data.batch import Batch, Pose, concat_batches, index_batch, unknown_pose
 from stn_experiments.data.canvas import (
     SIDE,
     Clutter,
@@ -36,60 +37,6 @@ MOST_INK_CELLS = 24
 CONTROL_POINTS = 4
 INVERSION_STEPS = 30
 PIXELS_AT_ONCE = 2**19
-
-
-class Pose(NamedTuple):
-    """The truth about where the D digits of each image are, in the normalised coordinates of ``geometry``.
-
-    ``matrix`` (B, D, 3, 3) maps a digit's own 28×28 frame onto the canvas: it is the theta with which a
-    transformer would give the upright digit back (where the digit is bent, all of it but the bend). ``box``
-    (B, D, 4, 2) holds the corners of the digit's ink on the canvas, clockwise from the digit's own top left.
-    ``ink`` (B, D, h, w) is the digit alone on the canvas, in [0, 1], averaged over cells.
-    """
-
-    matrix: Tensor
-    box: Tensor
-    ink: Tensor
-
-
-class Batch(NamedTuple):
-    """``images`` (B, C, H, W) in [0, 1], ``labels`` (B,) and the ``pose`` of the digits.
-
-    ``question`` (B, T), numbers of words, is what is asked about each image, where anything is.
-    """
-
-    images: Tensor
-    labels: Tensor
-    pose: Pose
-    question: Tensor | None = None
-
-
-@runtime_checkable
-class Task(Protocol):
-    """What makes labelled images of digits: the three distortions below, and ``questions.Questions``."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The canvas's (height, width)."""
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image."""
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of words that its questions are made of, 0 where it asks none."""
-
-    def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
-        """Images of the digits at ``index`` (B,), on their device; the generator decides all.
-
-        Without ``posed`` the images are the same, but nothing is said of where the digits are, which takes
-        as long again and which training does not ask.
-        """
 
 
 @dataclass(frozen=True)
@@ -359,36 +306,3 @@ class Addition:
         one, two = (self.each.draw(digits, part, generator, posed) for part in (index, other))
         pose = Pose(*(torch.cat(fields, 1) for fields in zip(one.pose, two.pose, strict=True)))
         return Batch(torch.cat([one.images, two.images], 1), one.labels + two.labels, pose)
-
-
-def unknown_pose(count: int, device: torch.device | None = None) -> Pose:
-    """The pose of ``count`` images of whose digits nothing is known: there are none."""
-    shapes = ((0, 3, 3), (0, 4, 2), (0, 1, 1))
-    return Pose(*(torch.empty(count, *shape, device=device) for shape in shapes))
-
-
-def index_batch(batch: Batch, index: Tensor | slice) -> Batch:
-    """The part of a batch at ``index``."""
-    if isinstance(index, slice):
-        return on_each(batch, lambda field: field[index])
-    return on_each(batch, lambda field: field.index_select(0, index))  # faster than [index]
-
-
-def concat_batches(batches: list[Batch]) -> Batch:
-    """Batches one after the other, as one."""
-    images, labels, poses, questions = zip(*batches, strict=True)
-    pose = Pose(*(torch.cat(fields) for fields in zip(*poses, strict=True)))
-    question = None if None in questions else torch.cat(questions)
-    return Batch(torch.cat(images), torch.cat(labels), pose, question)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device."""
-    return on_each(batch, lambda field: field.to(device))
-
-
-def on_each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    """The batch with each of its tensors changed."""
-    pose = Pose(*map(change, batch.pose))
-    question = None if batch.question is None else change(batch.question)
-    return Batch(change(batch.images), change(batch.labels), pose, question)

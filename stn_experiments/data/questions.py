@@ -12,8 +12,9 @@ from torch import Generator, Tensor
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range, Size, height_width
+from stn_experiments.data.batch import Batch, Pose, unknown_pose
 from stn_experiments.data.canvas import SIDE, Clutter, add_clutter, add_crops, ink_boxes, require_crops
-from stn_experiments.data.distortions import MOST_INK_CELLS, Batch, Pose, unknown_pose
+from stn_experiments.data.distortions import MOST_INK_CELLS
 from stn_experiments.data.mnist import Digits
 
 CLASSES = 10

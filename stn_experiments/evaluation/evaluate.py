@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stn_experiments.data.distortions import Batch, Pose, index_batch
+from stn_experiments.data.batch import Batch, Pose, index_batch
 from stn_experiments.evaluation.coordinates import to_input_frame
 from stn_experiments.evaluation.localisation_scores import (
     input_pose,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.data.distortions import Batch, index_batch
+from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.evaluation.metrics import outside_share
 from stn_experiments.runs.experiment import Experiment, build_experiment

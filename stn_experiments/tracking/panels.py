@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from stn_experiments.common import geometry
-from stn_experiments.data.distortions import Batch
+from stn_experiments.data.batch import Batch
 from stn_experiments.data.questions import in_words
 from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.view import View

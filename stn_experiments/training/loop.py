@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from stn_experiments.common.errors import TrainingFailed
+from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.datasets import TrainingSet
-from stn_experiments.data.distortions import Batch, index_batch
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.training.config import TrainerConfig
 from stn_experiments.training.cuda_graphs import CudaGraphs

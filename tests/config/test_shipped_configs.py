@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from stn_experiments.data.distortions import Batch
+from stn_experiments.data.batch import Batch
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.runs.experiment import build_experiment
 from tests.conftest import ROOT

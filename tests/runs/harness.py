@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stn_experiments.cli.command import run_command
-from stn_experiments.data.distortions import index_batch
+from stn_experiments.data.batch import index_batch
 from stn_experiments.runs import train as train_module
 from stn_experiments.runs.train import TrainingRun, summary, train
 from stn_experiments.storage import checkpoints, run_folder

@@ -14,7 +14,7 @@ from benchmarks.measure import Times, interleaved, spread
 from benchmarks.table import Table, label, missing, number, quotient, rate
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.data.distortions import concat_batches
+from stn_experiments.data.batch import concat_batches
 from stn_experiments.runs.experiment import build_experiment
 from tests.conftest import ROOT
 

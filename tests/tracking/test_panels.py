@@ -6,7 +6,8 @@ import torch
 from PIL import Image, ImageChops
 
 from stn_experiments.common import geometry
-from stn_experiments.data.distortions import Batch, Distortion
+from stn_experiments.data.batch import Batch
+from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.data.questions import WORDS
 from stn_experiments.models.grids import Affine, GridGenerator, ThinPlateSpline

@@ -1,0 +1,94 @@
+"""Batches of labelled images with the true poses of their digits, and the interface of what draws them."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor
+
+from stn_experiments.data.mnist import Digits
+
+
+class Pose(NamedTuple):
+    """Where the D digits of each image are, in the normalised coordinates of ``geometry``.
+
+    ``matrix`` (B, D, 3, 3) maps a digit's own 28×28 frame onto the canvas. It is the theta with which a
+    transformer gives the upright digit back, except for a bend. ``box`` (B, D, 4, 2) holds the corners of
+    the digit's ink on the canvas, clockwise from the digit's own top left. ``ink`` (B, D, h, w) is the digit
+    alone on the canvas, in [0, 1], averaged over cells.
+    """
+
+    matrix: Tensor
+    box: Tensor
+    ink: Tensor
+
+
+class Batch(NamedTuple):
+    """``images`` (B, C, H, W) in [0, 1], ``labels`` (B,) int64 and the ``pose`` of the digits.
+
+    ``question`` (B, T) int64 holds the indices of a question's words, or is None if nothing is asked.
+    """
+
+    images: Tensor
+    labels: Tensor
+    pose: Pose
+    question: Tensor | None = None
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Draws labelled images of digits: the classes in ``distortions``, and ``questions.Questions``."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The canvas's (height, width)."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of words in the questions' vocabulary, 0 if nothing is asked."""
+
+    def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
+        """Draw images of the digits at ``index`` (B,), on their device; all randomness is the generator's.
+
+        ``posed=False`` gives the same images without poses, which doubles the speed.
+        """
+
+
+def unknown_pose(count: int, device: torch.device | None = None) -> Pose:
+    """The pose of ``count`` images whose digits' places are unknown: it has D = 0 digits."""
+    shapes = ((0, 3, 3), (0, 4, 2), (0, 1, 1))
+    return Pose(*(torch.empty(count, *shape, device=device) for shape in shapes))
+
+
+def index_batch(batch: Batch, index: Tensor | slice) -> Batch:
+    """The part of a batch at ``index``."""
+    if isinstance(index, slice):
+        return _map(batch, lambda field: field[index])
+    return _map(batch, lambda field: field.index_select(0, index))  # faster than [index]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    return _map(batch, lambda field: field.to(device))
+
+
+def concat_batches(batches: list[Batch]) -> Batch:
+    """Concatenate batches along their first dimension."""
+    images, labels, poses, questions = zip(*batches, strict=True)
+    pose = Pose(*(torch.cat(fields) for fields in zip(*poses, strict=True)))
+    question = None if None in questions else torch.cat(questions)
+    return Batch(torch.cat(images), torch.cat(labels), pose, question)
+
+
+def _map(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+    pose = Pose(*map(function, batch.pose))
+    question = None if batch.question is None else function(batch.question)
+    return Batch(function(batch.images), function(batch.labels), pose, question)
