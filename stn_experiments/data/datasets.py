@@ -12,7 +12,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range, Seed
 from stn_experiments.data.batch import Batch, Task, concat_batches, index_batch, to_device, unknown_pose
 from stn_experiments.data.mnist import Digits, load_mnist
-from stn_experiments.data.npz import Arrays, read_npz
+from stn_experiments.data.npz import LabelledImages, read_npz
 
 CHUNK = 1000
 TRAIN_DIGITS = 60_000
@@ -182,5 +182,5 @@ def _index_digits(digits: Digits, index: Tensor) -> Digits:
     return Digits(digits.images[index], digits.labels[index])
 
 
-def _without_pose(arrays: Arrays) -> Batch:
-    return Batch(arrays.images, arrays.labels, unknown_pose(len(arrays.labels)))
+def _without_pose(split: LabelledImages) -> Batch:
+    return Batch(split.images, split.labels, unknown_pose(len(split.labels)))

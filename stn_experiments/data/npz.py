@@ -1,20 +1,14 @@
-"""A data set of the user's own: one .npz file with arrays for training, validation and test."""
+"""A user's own images: one .npz file with arrays for training, validation and test."""
 
-import io
 import itertools
 import math
-import os
 import textwrap
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
+from numpy.lib.npyio import NpzFile
 from torch import Generator, Tensor
 
 from stn_experiments.common.errors import UserError
@@ -34,261 +28,228 @@ ROLES = {
     for pair in itertools.product(SPLITS[split], KINDS[kind])
     for words in (pair, pair[::-1])
 }
-"""The split and kind that a key stands for; the key in lower case, without what joins its words."""
+"""The split and kind of each known key, in lower case and without separators: ``xtrain``, ``trainx``, ..."""
 MAX_CHANNELS = 4
 MAX_CLASSES = 10_000
 MAX_GB = 8
-HEADER_BYTES = 16_384  # more than numpy takes for the header of an array
-ABOVE_ONE = 1e-3  # sums of images on the scale of 0 to 1 may stray so far above it
+TOLERANCE = 1e-3  # rounding may put images on the scale 0 to 1 so far above 1
 
 
-class Arrays(NamedTuple):
+class LabelledImages(NamedTuple):
     """One split: ``images`` (N, C, H, W) float32 in [0, 1]; ``labels`` (N,) int64, from 0."""
 
     images: Tensor
     labels: Tensor
 
 
-class File(NamedTuple):
-    """The three splits, with images of one shape (C, H, W), and the number of classes in them all."""
+class NpzSplits(NamedTuple):
+    """The three splits, whose images all have the same (C, H, W), and the number of classes."""
 
-    train: Arrays
-    valid: Arrays
-    test: Arrays
+    train: LabelledImages
+    valid: LabelledImages
+    test: LabelledImages
     classes: int
-
-
-class Entry(NamedTuple):
-    """An array that is not yet read: its key, where it is in the archive, and what its header says."""
-
-    key: str
-    info: ZipInfo
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-Entries = dict[str, Entry]
-"""The images, or the labels, by split."""
 
 
 def read_npz(
     path: str | Path, valid_size: int = 5000, seed: int = 0, size: tuple[int, int] | None = None
-) -> File:
-    """The images and labels of an .npz file, under keys such as ``x_train`` or ``Test_Labels``.
+) -> NpzSplits:
+    """Read images and labels from an .npz file, under keys such as ``x_train`` or ``Test_Labels``.
 
-    Images are (N, H*W), (N, H, W), (N, C, H, W) or (N, H, W, C) with C up to 4: numbers from 0 to 255, or
-    from 0 to 1 where none in the whole file is above 1. Labels are whole numbers from 0, (N,) or (N, 1), or
-    one-hot (N, K); then K is the number of classes, else it is one more than the highest label.
+    Images are (N, H*W), (N, H, W), (N, C, H, W) or (N, H, W, C) with C up to 4. Their values are from 0 to
+    255, or from 0 to 1 if no value in the file is above 1. Labels are whole numbers from 0, (N,) or (N, 1),
+    or one-hot (N, K). The number of classes is K, or else the highest label plus one.
 
     Args:
-        path: the file. It is only read, and pickled objects in it are refused.
-        valid_size: how many training images are held out where the file has none for validation; never more
-            than a fifth of them, but at least one.
+        path: the file. Pickled objects in it are never loaded.
+        valid_size: number of training images held out if the file has no validation set; at most a fifth of
+            them, at least one.
         seed: decides which images are held out.
         size: (height, width) in pixels, for flat images that are not square and for ambiguous shapes.
 
     Raises:
-        UserError: the file is missing or damaged, or not what is said above.
+        UserError: the file is missing, damaged, too large or not as described above.
     """
     try:
-        with _open(path) as archive, warnings.catch_warnings():
-            # numpy warns of files from Python 2, which it reads well, and of what float32 cannot hold, which
-            # is refused here.
-            warnings.simplefilter("ignore")
+        with _open(path) as archive:
             return _read(archive, valid_size, seed, size)
     except UserError as error:
         raise UserError(" ".join(f"file {path}: {error}".splitlines())) from error
 
 
-def _require(holds: bool, what: str, takes: str, got: object) -> None:
-    if not holds:
+def _require(condition: bool, what: str, takes: str, got: object) -> None:
+    if not condition:
         raise UserError(f"{what} must {takes}, got {got}")
 
 
-@contextmanager
-def _sound(what: str) -> Iterator[None]:
-    """For the code of others that decodes bytes: whatever it raises, the bytes are at fault."""
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+
+
+def _open(path: str | Path) -> NpzFile:
     try:
-        yield
-    except Exception as error:
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
-        raise UserError(f"{what} is damaged or cannot be read ({reason})") from error
+        content = np.load(Path(path).expanduser(), allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError("there is no such file: give the path of an .npz file") from error
+    except Exception as error:  # its type depends on the damage
+        raise UserError(f"it must be an .npz file, as numpy.savez writes it ({_reason(error)})") from error
+    is_npz = isinstance(content, NpzFile)
+    _require(is_npz, "it", "be an .npz file, as numpy.savez writes it", "a single .npy array")
+    return content
 
 
-def _open(path: str | Path) -> ZipFile:
-    with _sound("the path"):
-        path = Path(path).expanduser()
-    if not os.path.isfile(path):  # noqa: PTH113 (up to Python 3.13 Path.is_file may raise)
-        raise UserError("there is no such file: give the path of an .npz file")
-    with _sound("it"), path.open("rb") as stream:
-        start = stream.read(len(npy.MAGIC_PREFIX))
-    kind = "a single .npy array" if start == npy.MAGIC_PREFIX else "a file of another kind"
-    _require(start.startswith(b"PK"), "it", "be an .npz file, as numpy.savez writes it", kind)
-    with _sound("it"):
-        return ZipFile(path)
-
-
-def _read(archive: ZipFile, valid_size: int, seed: int, size: tuple[int, int] | None) -> File:
-    # All that names and headers can tell is checked before anything is allocated.
-    images, labels = _find(archive)
-    _check_counts(images, labels)
-    _check_memory([*images.values(), *labels.values()])
-    shape = _shape(images["train"], size)
-    for entry in images.values():
-        wanted = f"have images {shape} (C, H, W) as in {images['train'].key!r}"
-        _require(_shape(entry, size) == shape, repr(entry.key), wanted, _shape(entry, size))
-    targets = {split: _read_labels(archive, entry) for split, entry in labels.items()}
-    classes = _classes(labels, targets)
-    pixels = {split: _read_images(archive, entry, shape) for split, entry in images.items()}
-    _rescale(images, pixels)
-    splits = {split: Arrays(pixels.pop(split), targets[split]) for split in images}
+def _read(archive: NpzFile, valid_size: int, seed: int, size: tuple[int, int] | None) -> NpzSplits:
+    keys = _find_keys(archive.files)
+    _check_size(archive, [key for by_split in keys.values() for key in by_split.values()])
+    labels = {key: _read_labels(key, _read_array(archive, key)) for key in keys["labels"].values()}
+    images = {key: _read_images(key, _read_array(archive, key), size) for key in keys["images"].values()}
+    _check_match(images, labels)
+    classes = _count_classes(labels)
+    _rescale(images)
+    pairs = zip(images.values(), labels.values(), strict=True)
+    read = [LabelledImages(split_images, split_labels) for split_images, (split_labels, _) in pairs]
+    splits = dict(zip(keys["images"], read, strict=True))
     if "valid" not in splits:
-        splits["train"], splits["valid"] = _hold_out(splits.pop("train"), valid_size, seed)
-    return File(splits["train"], splits["valid"], splits["test"], classes)
+        splits["train"], splits["valid"] = _hold_out(splits["train"], valid_size, seed)
+    return NpzSplits(**splits, classes=classes)
 
 
-def _find(archive: ZipFile) -> tuple[Entries, Entries]:
-    found: dict[tuple[str, str], list[ZipInfo]] = {}
-    for info in archive.infolist():
-        if role := ROLES.get("".join(filter(str.isalnum, _key(info).lower()))):
-            found.setdefault(role, []).append(info)
-    splits = [split for split in SPLITS if split != "valid" or any("valid" in role for role in found)]
+def _find_keys(names: list[str]) -> dict[str, dict[str, str]]:
+    """The key of each kind of array and each split; the validation split may be missing."""
+    found: dict[tuple[str, str], list[str]] = {role: [] for role in ROLES.values()}
+    for name in names:
+        if role := ROLES.get("".join(filter(str.isalnum, name.lower()))):
+            found[role].append(name)
+    has_valid = any(found["valid", kind] for kind in KINDS)
+    splits = [split for split in SPLITS if split != "valid" or has_valid]
     needs = "have x_train, y_train, x_test, y_test, and x_valid with y_valid or neither (x images, y labels)"
     for role in itertools.product(splits, KINDS):
-        infos, name = found.get(role, []), " ".join(role)
-        _require(len(infos) > 0, f"has no {name}: it", needs, _keys(archive.infolist()))
-        _require(len(infos) == 1, "it", f"have one array of {name}", _keys(infos))
-    images, labels = ({split: _entry(archive, found[split, kind][0]) for split in splits} for kind in KINDS)
-    return images, labels
+        keys, description = found[role], " ".join(role)
+        _require(len(keys) > 0, f"has no {description}: it", needs, _listed(names))
+        _require(len(keys) == 1, "it", f"have one array of {description}", _listed(keys))
+    return {kind: {split: found[split, kind][0] for split in splits} for kind in KINDS}
 
 
-def _key(info: ZipInfo) -> str:
-    return info.filename.removesuffix(".npy")
+def _listed(keys: list[str]) -> str:
+    return textwrap.shorten(", ".join(map(repr, keys)), 300) or "no arrays"
 
 
-def _keys(infos: Iterable[ZipInfo]) -> str:
-    return textwrap.shorten(", ".join(repr(_key(info)) for info in infos), 300) or "no arrays"
+def _check_size(archive: NpzFile, keys: list[str]) -> None:
+    """Check the unpacked size that the zip directory gives, before anything is read."""
+    assert archive.zip is not None
+    sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()}
+    needed = sum(sizes[key] for key in keys) / 1e9
+    _require(needed <= MAX_GB, "it", f"unpack to at most {MAX_GB} GB", f"{needed:.1f} GB in {_listed(keys)}")
 
 
-def _entry(archive: ZipFile, info: ZipInfo) -> Entry:
-    key = _key(info)
-    with _sound(repr(key)):
-        with archive.open(info) as stream:
-            start = io.BytesIO(stream.read(HEADER_BYTES))
-        header = npy.read_array_header_1_0 if npy.read_magic(start) == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = header(start)
-        str(math.prod(shape))  # one of more than 4300 digits cannot be said in a message
-    kind = "pickled objects, which are never loaded" if dtype.hasobject else dtype
-    _require(dtype.kind in "buif", repr(key), "be an array of numbers", kind)
-    _require(min(shape, default=0) > 0, repr(key), "hold at least one image or label", f"shape {shape}")
-    length = start.tell() + math.prod(shape) * dtype.itemsize
-    _require(info.file_size == length, f"{key!r} is damaged: it", f"take {length} bytes", info.file_size)
-    return Entry(key, info, shape, dtype)
+def _read_array(archive: NpzFile, key: str) -> np.ndarray:
+    try:
+        array = np.asarray(archive[key])
+    except Exception as error:  # its type depends on the damage
+        raise UserError(f"{key!r} is damaged or cannot be read ({_reason(error)})") from error
+    _require(array.dtype.kind in "buif", repr(key), "be an array of numbers", array.dtype)
+    has_items = array.ndim > 0 and array.size > 0
+    _require(has_items, repr(key), "hold at least one image or label", f"shape {array.shape}")
+    return array
 
 
-def _check_counts(images: Entries, labels: Entries) -> None:
-    for split, (key, _, shape, _) in labels.items():
-        takes = f"be labels (N,), (N, 1) or one-hot (N, K) with K up to {MAX_CLASSES}"
-        fits = len(shape) <= 2 and math.prod(shape[1:]) <= MAX_CLASSES
-        _require(fits, repr(key), takes, f"shape {shape}")
-        count = images[split].shape[0]
-        takes = f"have a label for each of the {count} images in {images[split].key!r}"
-        _require(shape[0] == count, repr(key), takes, shape[0])
-
-
-def _check_memory(entries: list[Entry]) -> None:
-    # Images are held as float32, whatever they are stored as.
-    needed = sum(math.prod(entry.shape) * max(entry.dtype.itemsize, 4) for entry in entries) / 1e9
-    keys = _keys(entry.info for entry in entries)
-    _require(needed <= MAX_GB, "it", f"fit in {MAX_GB} GB of memory", f"{needed:.1f} GB in {keys}")
-
-
-def _shape(entry: Entry, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """The (C, H, W) of images."""
-    ways = [way for way in _ways(entry.shape, size) if size in (None, way[1:])]
-    wanted = f"be images of {size[0]}x{size[1]} pixels" if size else "be images (square where flat)"
-    if len(ways) > 1:
-        wanted = "be images that can be read in one way only, or whose size (height, width) is given"
-    takes = f"{wanted}, (N, H*W), (N, H, W), (N, C, H, W) or (N, H, W, C) with C up to {MAX_CHANNELS}"
-    _require(len(ways) == 1, repr(entry.key), takes, f"shape {entry.shape}")
-    return ways[0]
-
-
-def _ways(shape: tuple[int, ...], size: tuple[int, int] | None) -> list[tuple[int, int, int]]:
-    """Every (C, H, W) that a shape may mean. Flat images become ``size``, if that is given."""
-    if len(shape) == 2:
-        height, width = size or (math.isqrt(shape[1]), math.isqrt(shape[1]))
-        return [(1, height, width)] if height * width == shape[1] else []
-    if len(shape) == 3:
-        # So narrow, the images may as well be flat and have an axis of channels.
-        narrow = min(shape[1:]) <= MAX_CHANNELS
-        return [(1, shape[1], shape[2])] * (2 if narrow and size is None else 1)
-    if len(shape) == 4:
-        ways = (shape[1], shape[2], shape[3]), (shape[3], shape[1], shape[2])
-        return [way for way in ways if way[0] <= MAX_CHANNELS]
-    return []
-
-
-def _read_array(archive: ZipFile, entry: Entry) -> np.ndarray:
-    # This reads to the last byte, where zipfile compares the checksum.
-    with _sound(repr(entry.key)), archive.open(entry.info) as stream:
-        return npy.read_array(stream, allow_pickle=False)
-
-
-def _read_labels(archive: ZipFile, entry: Entry) -> Tensor:
-    array, key = _read_array(archive, entry), repr(entry.key)
-    if _is_table(entry):
+def _read_labels(key: str, array: np.ndarray) -> tuple[Tensor, int | None]:
+    """Labels (N,), and the number of classes if they are stored as one-hot."""
+    takes = f"be labels (N,), (N, 1) or one-hot (N, K) with K up to {MAX_CLASSES}"
+    fits = array.ndim <= 2 and math.prod(array.shape[1:]) <= MAX_CLASSES
+    _require(fits, repr(key), takes, f"shape {array.shape}")
+    if array.ndim == 2 and array.shape[1] > 1:
         one_hot = ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()
-        _require(one_hot, key, "be one-hot where (N, K)", "rows that are not a single 1 among 0s")
-        return torch.from_numpy(array.argmax(axis=1))
+        _require(one_hot, repr(key), "be one-hot where (N, K)", "rows that are not a single 1 among 0s")
+        return torch.from_numpy(array.argmax(axis=1)), array.shape[1]
+    array = array.reshape(-1)
     low, high = array.min(), array.max()
     in_range = low >= 0 and high < MAX_CLASSES  # false of NaN
-    _require(in_range, key, f"be labels from 0 to {MAX_CLASSES - 1}", f"{low} to {high}")
-    labels = array.reshape(-1).astype(np.int64)
-    _require((labels == array.reshape(-1)).all(), key, "be whole numbers", "fractions")
-    return torch.from_numpy(labels)
+    _require(in_range, repr(key), f"be labels from 0 to {MAX_CLASSES - 1}", f"{low} to {high}")
+    labels = array.astype(np.int64)
+    _require((labels == array).all(), repr(key), "be whole numbers", "fractions")
+    return torch.from_numpy(labels), None
 
 
-def _is_table(labels: Entry) -> bool:
-    return math.prod(labels.shape[1:]) > 1
-
-
-def _classes(labels: Entries, targets: dict[str, Tensor]) -> int:
+def _count_classes(labels: dict[str, tuple[Tensor, int | None]]) -> int:
     """The number of classes, on which one-hot labels and whole numbers must agree."""
-    widths = {entry.key: entry.shape[1] for entry in labels.values() if _is_table(entry)}
-    counts = {entry.key: int(targets[split].max()) + 1 for split, entry in labels.items()}
+    widths = {key: width for key, (_, width) in labels.items() if width}
+    counts = {key: int(values.max()) + 1 for key, (values, _) in labels.items()}
     classes = min(widths.values(), default=max(counts.values()))
     for key, count in {**counts, **widths}.items():
         _require(count <= classes, repr(key), f"have {classes} classes as the one-hot labels do", count)
     return classes
 
 
-def _read_images(archive: ZipFile, entry: Entry, shape: tuple[int, int, int]) -> Tensor:
-    array = _read_array(archive, entry)
+def _read_images(key: str, array: np.ndarray, size: tuple[int, int] | None) -> Tensor:
+    """Images (N, C, H, W) float32, on their stored scale."""
+    shape = _chw(key, array.shape, size)
     if array.ndim == 4 and array.shape[1:] != shape:
         array = array.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32).reshape(-1, *shape))
+    with np.errstate(over="ignore"):  # what becomes infinite is refused later
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32).reshape(-1, *shape))
 
 
-def _rescale(images: Entries, pixels: dict[str, Tensor]) -> None:
+def _chw(key: str, shape: tuple[int, ...], size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """The (C, H, W) of images stored with a shape."""
+    ways = [way for way in _possible_chw(shape, size) if size in (None, way[1:])]
+    wanted = f"be images of {size[0]}x{size[1]} pixels" if size else "be images (square where flat)"
+    if len(ways) > 1:
+        wanted = "be images that can be read in one way only, or whose size (height, width) is given"
+    takes = f"{wanted}, (N, H*W), (N, H, W), (N, C, H, W) or (N, H, W, C) with C up to {MAX_CHANNELS}"
+    _require(len(ways) == 1, repr(key), takes, f"shape {shape}")
+    return ways[0]
+
+
+def _possible_chw(shape: tuple[int, ...], size: tuple[int, int] | None) -> list[tuple[int, int, int]]:
+    """Every (C, H, W) that a stored shape may mean. Flat images get ``size`` if it is given."""
+    if len(shape) == 2:
+        height, width = size or (math.isqrt(shape[1]), math.isqrt(shape[1]))
+        return [(1, height, width)] if height * width == shape[1] else []
+    if len(shape) == 3:
+        ways = [(1, shape[1], shape[2])]
+        # A narrow axis may be one of channels, with flat images; only ``size`` can tell.
+        return ways * 2 if size is None and min(shape[1:]) <= MAX_CHANNELS else ways
+    if len(shape) == 4:
+        ways = [(shape[1], shape[2], shape[3]), (shape[3], shape[1], shape[2])]
+        return [way for way in ways if way[0] <= MAX_CHANNELS]
+    return []
+
+
+def _check_match(images: dict[str, Tensor], labels: dict[str, tuple[Tensor, int | None]]) -> None:
+    """Check that the splits have images of one shape, and a label for each image."""
+    first = next(iter(images))
+    wanted = tuple(images[first].shape[1:])
+    for (key, split_images), (label_key, (split_labels, _)) in zip(
+        images.items(), labels.items(), strict=True
+    ):
+        shape, count = tuple(split_images.shape[1:]), len(split_images)
+        _require(shape == wanted, repr(key), f"have images {wanted} (C, H, W) as in {first!r}", shape)
+        takes = f"have a label for each of the {count} images in {key!r}"
+        _require(len(split_labels) == count, repr(label_key), takes, len(split_labels))
+
+
+def _rescale(images: dict[str, Tensor]) -> None:
     """Bring all images, which share one scale, to [0, 1] in place."""
     highs = {}
-    for split, values in pixels.items():
+    for key, values in images.items():
         low, high = (bound.item() for bound in values.aminmax())
         in_range = low >= 0 and high <= 255  # false of NaN
-        _require(in_range, repr(images[split].key), "be from 0 to 1 or 0 to 255", f"{low:g} to {high:g}")
-        highs[split] = high
-    in_bytes = max(highs.values()) > 1 + ABOVE_ONE
-    for split, values in pixels.items():
-        of_one = in_bytes and highs[split] <= 1 + ABOVE_ONE and values.frac().any()
-        _require(not of_one, repr(images[split].key), "go to 255 as the others do", "fractions up to 1")
-        values.div_(255 if in_bytes else 1).clamp_(max=1)
+        _require(in_range, repr(key), "be from 0 to 1 or 0 to 255", f"{low:g} to {high:g}")
+        highs[key] = high
+    is_255 = max(highs.values()) > 1 + TOLERANCE
+    for key, values in images.items():
+        is_other_scale = is_255 and highs[key] <= 1 + TOLERANCE and values.frac().any()
+        _require(not is_other_scale, repr(key), "go to 255 as the others do", "fractions up to 1")
+        values.div_(255 if is_255 else 1).clamp_(max=1)
 
 
-def _hold_out(train: Arrays, valid_size: int, seed: int) -> tuple[Arrays, Arrays]:
+def _hold_out(train: LabelledImages, valid_size: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
     total = len(train.labels)
     _require(total > 1, "it", "have 2 training images or more, to hold one out for validation", total)
     held = max(1, min(valid_size, total // 5))
     order = torch.randperm(total, generator=Generator().manual_seed(seed))
-    rest, chosen = (Arrays(train.images[at], train.labels[at]) for at in order.split([total - held, held]))
+    rest, chosen = (
+        LabelledImages(train.images[part], train.labels[part]) for part in order.split([total - held, held])
+    )
     return rest, chosen

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from stn_experiments.common.errors import DataUnavailable, UserError
 from stn_experiments.data import idx, mnist, sources
-from stn_experiments.data.npz import read_npz
 
 KINDS = ["flip", "flip", "cut", "drop", "double", "zero", "insert", "append"]
 EDITS = st.lists(
@@ -93,130 +92,6 @@ class CreatesAFile:
 
 
 PICKLE = pickle.dumps(CreatesAFile())
-
-# .npz files
-
-COUNTS = {"train": 10, "valid": 4, "test": 6}
-
-
-def npy(array):
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
-
-
-def arrays():
-    rng = np.random.default_rng(0)
-    content = {}
-    for split, count in COUNTS.items():
-        content[f"x_{split}"] = rng.integers(0, 256, (count, 6, 6), dtype=np.uint8)
-        content[f"y_{split}"] = np.arange(count) % 3
-    return content
-
-
-def members(**changes):
-    """The members of an .npz file: ``arrays`` with ``changes``, arrays or bytes; ``None`` drops one."""
-    content = {name: value for name, value in {**arrays(), **changes}.items() if value is not None}
-    return {
-        f"{name}.npy": value if isinstance(value, bytes) else npy(value) for name, value in content.items()
-    }
-
-
-def npz_loads(content, limit=20e6):
-    """Whether an .npz file of these bytes loads: correct arrays or one line, and nothing else on the disk."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        path = Path(folder, "own.npz")
-        path.write_bytes(content)
-        patch.chdir(folder)
-        before, loaded = files(folder), []
-        with memory_below(limit):
-            line = refusal(lambda: loaded.append(read_npz(path)))
-        assert files(folder) == before
-    if line:
-        assert str(line).startswith(f"file {path}: ")
-        return False
-    (file,) = loaded
-    for images, labels in file[:3]:
-        assert len(images) == len(labels) > 0
-        assert images.dtype == torch.float32
-        assert ((images >= 0) & (images <= 1)).all()
-        assert ((labels >= 0) & (labels < file.classes)).all()
-    return True
-
-
-SOUND = zipped(members())
-KEY = st.sampled_from(sorted(arrays()))
-TYPES = [*("?", "i1", "u1", ">i2", "u8", "i8", "f2", ">f4", "f8", "F", "S1", "U3", "M8[s]", "O", "i4,f4")]
-SHAPES = [
-    *((), (0,), (1,), (10,), (10, 0), (10, 1), (10, 1, 1), (10, 36), (10, 35), (10, 6, 6), (9, 6, 6)),
-    *((10, 7, 6), (10, 6, 6, 1), (10, 1, 6, 6), (10, 3, 3, 3), (10, 5, 6, 6), (6, 6), (4,), (1,) * 32),
-]
-FILLS = [0, 1, 3, 9999, 10_000, -1, 256, 0.5, 2**63, -(2**63), 1e300, *map(float, ("nan", "inf", "-inf"))]
-
-
-@st.composite
-def other_arrays(draw):
-    """An archive with one or two arrays of another type, shape or values, or missing."""
-    changes = {}
-    for _ in range(draw(st.integers(1, 2))):
-        key = draw(KEY)
-        base = arrays()[key]
-        shape = draw(st.sampled_from([base.shape, *SHAPES]))
-        with np.errstate(all="ignore"):
-            array = np.full(shape, draw(st.sampled_from(FILLS)), dtype=np.float64)
-            kind = draw(st.sampled_from([base.dtype.str, *TYPES]))
-            array = array.astype("i8").astype(kind) if kind.startswith("M") else array.astype(kind)
-        changes[key] = draw(st.sampled_from([array, array, array, None]))
-    return zipped(members(**changes))
-
-
-@pytest.mark.filterwarnings("ignore:.*cast.*:RuntimeWarning")
-@generated(40)
-@given(other_arrays())
-def test_other_arrays_load_or_are_refused(content):
-    npz_loads(content)
-
-
-@generated(30)
-@given(st.sampled_from([SOUND, zipped(members(), zipfile.ZIP_STORED)]), EDITS)
-def test_damaged_archives_load_or_are_refused(content, edits):
-    npz_loads(damage(content, edits))
-
-
-@generated(20)
-@given(KEY, EDITS)
-def test_damaged_arrays_load_or_are_refused(key, edits):
-    npz_loads(zipped(members(**{key: damage(npy(arrays()[key]), edits)})))
-
-
-OBJECTS = np.array([CreatesAFile()] * 6, dtype=object)
-REFUSED = {
-    "objects": zipped(members(y_test=OBJECTS)),
-    "objects in a structure": zipped(members(y_test=np.zeros(6, "i4,O"))),
-    "a pickle for an array": zipped(members(x_test=PICKLE)),
-    "a pickle for a file": PICKLE,
-    "images alone": zipped({name: value for name, value in members().items() if name.startswith("x")}),
-    "an archive in an archive": zipped({**members(x_train=None), "x_train.npy": SOUND}),
-    "PK and noise": b"PK\x03\x04" + bytes(range(256)) * 40,
-}
-
-
-@pytest.mark.parametrize("what", REFUSED)
-def test_dangerous_and_wrong_files_are_refused(what):
-    assert not npz_loads(REFUSED[what])
-
-
-@pytest.mark.parametrize("other", [{"other": OBJECTS}, {"other": np.zeros(10**6)}])
-def test_other_arrays_in_the_file_are_not_read(other):
-    assert npz_loads(zipped(members(**other)))
-
-
-def test_arrays_too_large_for_memory_are_refused_before_they_are_read(monkeypatch):
-    monkeypatch.setattr("stn_experiments.data.npz.MAX_GB", 0.001)
-    large = zipped(members(x_train=np.zeros((10, 600, 600), np.uint8)))
-    assert len(large) < 1e5
-    assert not npz_loads(large, limit=2e6)
-
 
 # MNIST's IDX files, plain and gzipped, and the wheel
 
@@ -382,7 +257,6 @@ def test_damaged_wheels_are_refused_or_still_hold_the_digits(edits):
 
 
 def test_sound_files_load():
-    assert npz_loads(SOUND)
     assert folder_loads({})
     assert folder_loads(packed(1, PACKED[1]))
     assert wheel_loads(WHEEL)
