@@ -28,11 +28,11 @@ def main() -> None:
     if not paths:
         raise UserError("the folder of a run is needed; scripts/train.py prints it")
 
-    from stn_experiments.report.collect import find  # imported here, because --help needs no torch
+    from stn_experiments.report.collect import find_runs  # imported here, because --help needs no torch
     from stn_experiments.runs.other_data import split_choices
 
     choices = split_choices([word for word in arguments.words if "=" in word])
-    folders = [folder for path in paths for folder in (find([path]) if path.is_dir() else []) or [path]]
+    folders = [folder for path in paths for folder in (find_runs([path]) if path.is_dir() else []) or [path]]
     jobs = [(folder, overrides) for folder in folders for overrides in choices]
     failures = []
     for folder, overrides in jobs:

@@ -36,15 +36,15 @@ def main() -> None:
         watch(paths, float(seconds))
         return
 
-    from stn_experiments.report.page import counted
-    from stn_experiments.report.write import write_report
+    from stn_experiments.report.report import Report
 
-    report = write_report(paths, arguments.output)
+    report, output = Report(paths), arguments.output or paths[0] / "report"
+    report.write(output)
     for line in report.skipped:
         print(line)
-    print(f"runs        {counted(report.groups)}")
-    print(f"tables      {report.folder / 'table.md'}, {report.folder / 'table.csv'}")
-    print(f"page        {report.folder / 'index.html'}")
+    print(f"runs        {report.counted}")
+    print(f"tables      {output / 'table.md'}, {output / 'table.csv'}")
+    print(f"page        {output / 'index.html'}")
 
 
 def is_number(text: str) -> bool:

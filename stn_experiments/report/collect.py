@@ -1,4 +1,4 @@
-"""The runs in some folders, read from their files. Damaged files are skipped, with a line for each."""
+"""Reads the runs in some folders. Damaged files are skipped, with a line for each."""
 
 import json
 import math
@@ -6,21 +6,30 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import digest, read_json
+from stn_experiments.config.tree import flatten
 from stn_experiments.storage.lock import is_locked
 from stn_experiments.storage.run_folder import RunFolder
 
-NAMES = ("data.name", "backbone.name", "stn.name")
-
+NEEDED = {"data.name": str, "backbone.name": str, "stn.name": str, "seed": int, "trainer.epochs": int}
+"""Settings that a report needs, and their types."""
 
 State = Literal["finished", "running", "failed", "stopped"]
 
 
 class Damaged(Exception):
-    """A file of a run is damaged; the message says which, and how."""
+    """A run cannot be read; the message says which file is damaged."""
+
+
+class Names(NamedTuple):
+    """The names of a model."""
+
+    backbone: str
+    stn: str
+    attention: str
 
 
 @dataclass(frozen=True)
@@ -31,17 +40,17 @@ class Record:
         folder: the run's folder.
         config: the resolved config.
         history: a metrics dict for each epoch, with ``epoch`` and ``val_error`` in each.
-        result: the result of a finished run, with ``test_error``, or ``None``.
+        result: the result of a finished run, with ``test_error``; empty for others.
         evaluations: test errors in % on other data, by name.
         failure: the reason of a failure.
         locked: whether a process holds the folder, or did so until recently.
-        written: the time of the result or, without one, of the config.
+        written: the modification time of the result or, without one, of the config.
     """
 
     folder: Path
     config: dict[str, Any]
     history: list[dict[str, Any]]
-    result: dict[str, Any] | None
+    result: dict[str, Any]
     evaluations: dict[str, float]
     failure: str | None
     locked: bool
@@ -53,10 +62,15 @@ class Record:
         return self.config["seed"]
 
     @property
-    def attention(self) -> str:
-        """The name of the attention besides the transformer; ``none`` in runs of earlier versions."""
-        name = value_at(self.config, "attention.name")
-        return name if isinstance(name, str) else "none"
+    def data(self) -> str:
+        """The name of the run's data."""
+        return self.config["data"]["name"]
+
+    @property
+    def names(self) -> Names:
+        """The names of the model; runs of earlier versions have no attention besides the transformer."""
+        settings = flatten(self.config)
+        return Names(settings["backbone"], settings["stn"], settings.get("attention", "none"))
 
     @property
     def epochs(self) -> int:
@@ -66,7 +80,7 @@ class Record:
     @property
     def state(self) -> State:
         """The state of the run; a stopped run has neither a result nor a failure."""
-        if self.result is not None:
+        if self.result:
             return "finished"
         if self.locked:
             return "running"
@@ -78,8 +92,8 @@ class Record:
         return f"{len(self.history)} of {self.epochs} epochs, {self.state}"
 
     def __str__(self) -> str:
-        why = f": {self.failure}" if self.state == "failed" else ""
-        return f"{self.folder.name}: {self.progress}{why}"
+        reason = f": {self.failure}" if self.state == "failed" else ""
+        return f"{self.folder.name}: {self.progress}{reason}"
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
@@ -90,10 +104,10 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
     """
     records: list[Record] = []
     skipped: list[str] = []
-    for folder in find(folders):
+    for folder in find_runs(folders):
         try:
-            records.append(read(folder, skipped))
-        except (Damaged, OSError) as error:  # a run may be cleared while it is read
+            records.append(read_run(folder, skipped))
+        except (Damaged, OSError) as error:  # a run may be deleted while it is read
             skipped.append(f"{folder}: skipped, {error}")
     if not records:
         where = ", ".join(map(str, folders))
@@ -103,7 +117,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
     return records, skipped
 
 
-def find(folders: Sequence[Path]) -> list[Path]:
+def find_runs(folders: Sequence[Path]) -> list[Path]:
     """The folders with a ``config.yaml``, each once, in order; hidden folders are skipped.
 
     Raises:
@@ -113,123 +127,87 @@ def find(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}")
-        for path, inner, files in os.walk(folder):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for path, subfolders, files in os.walk(folder):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             if "config.yaml" in files:
-                inner.clear()
+                subfolders.clear()
                 found.setdefault(Path(path).resolve(), Path(path))
     return list(found.values())
 
 
-def read(folder: Path, skipped: list[str]) -> Record:
-    """Read a run; damaged parts that are not needed are skipped, with a line in ``skipped``.
+def read_run(folder: Path, skipped: list[str]) -> Record:
+    """Read a run; ``skipped`` gets a line for each damaged file that a report can do without.
 
     Raises:
-        Damaged: its config or its result cannot be read.
+        Damaged: the config or the result cannot be read.
     """
     run = RunFolder(folder)
     config = read_config(run)
-    result = read_result(run)
-    source = run.config_file if result is None else run.result_file
+    finished, result = run.result_file.exists(), read_json(run.result_file)
+    if finished and number(result, "test_error") is None:
+        raise Damaged("result.json has no test_error")
     return Record(
         folder,
         config,
         list(read_history(run, skipped)),
         result,
-        read_evaluations(run, config, skipped),
+        read_evaluations(run, config["data"], skipped),
         read_json(run.failure_file).get("why"),
         is_locked(folder),
-        source.stat().st_mtime,
+        (run.result_file if finished else run.config_file).stat().st_mtime,
     )
 
 
 def read_config(run: RunFolder) -> dict[str, Any]:
-    """A run's config, with everything that a report needs."""
+    """A run's config, with everything that a report needs.
+
+    Raises:
+        Damaged: it cannot be read, or a setting is missing.
+    """
     try:
         config = run.config()
     except (UserError, ValueError, RecursionError) as error:
         raise Damaged("config.yaml cannot be read") from error
-    for name in NAMES:
-        if not isinstance(value_at(config, name), str):
-            raise Damaged(f"config.yaml has no {name}")
-    for name in ("seed", "trainer.epochs"):
-        if type(value_at(config, name)) is not int:
+    for name, kind in NEEDED.items():
+        group, _, key = name.rpartition(".")
+        settings = config.get(group) if group else config
+        if not isinstance(settings, Mapping) or type(settings.get(key)) is not kind:
             raise Damaged(f"config.yaml has no {name}")
     return config
 
 
-def read_result(run: RunFolder) -> dict[str, Any] | None:
-    """The result of a finished run, or ``None``; a damaged file is an error here."""
-    if not run.result_file.exists():
-        return None
-    result = load(run.result_file)
-    if number(result, "test_error") is None:
-        raise Damaged("result.json has no test_error")
-    return result
-
-
 def read_history(run: RunFolder, skipped: list[str]) -> Iterator[dict[str, Any]]:
     """The readable epochs of ``history.jsonl``."""
-    try:
-        lines = run.history_file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+    if not run.history_file.exists():
         return
-    except OSError:
-        skipped.append(f"{run.history_file}: skipped, it cannot be read")
-        return
-    for place, line in enumerate(lines, 1):
+    lines = run.history_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    for line_number, line in enumerate(lines, 1):
         try:
             metrics = json.loads(line)
         except (ValueError, RecursionError):
             metrics = None
         if number(metrics, "epoch") is None or number(metrics, "val_error") is None:
-            skipped.append(f"{run.history_file}: line {place} skipped, it is no epoch")
+            skipped.append(f"{run.history_file}: line {line_number} skipped, it is no epoch")
         else:
             yield metrics
 
 
-def read_evaluations(run: RunFolder, config: Mapping[str, Any], skipped: list[str]) -> dict[str, float]:
+def read_evaluations(run: RunFolder, data: Mapping[str, Any], skipped: list[str]) -> dict[str, float]:
     """The test errors of ``scripts/evaluate.py``, by name of the data.
 
-    Of several with one name, the one on the run's own data has it, and the others the name of their folder.
+    Of several with one name, the one on the run's own ``data`` has it. The others have their folder's name.
     """
-    found: dict[str, float] = {}
-    own = f"{config['data']['name']}-{digest(config['data'])}"
+    errors: dict[str, float] = {}
+    own = f"{data['name']}-{digest(data)}"
     files = (run.folder / "evaluations").glob("*/result.json")
     for file in sorted(files, key=lambda file: (file.parent.name != own, file.parent.name)):
-        try:
-            result = load(file)
-            error, name = number(result, "test_error"), result.get("data")
-            if error is None or not isinstance(name, str):
-                raise Damaged("result.json has no test_error or no data")
-        except Damaged as damage:
-            skipped.append(f"{file.parent}: skipped, {damage}")
-            continue
-        if found.setdefault(name, error) != error:
-            found[file.parent.name] = error
-    return found
-
-
-def load(file: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        Damaged: there is none.
-    """
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{file.name} cannot be read") from error
-    if not isinstance(value, dict):
-        raise Damaged(f"{file.name} holds no object")
-    return value
-
-
-def value_at(config: Any, name: str) -> Any:
-    """The value of a setting by its dotted name, or ``None``."""
-    for key in name.split("."):
-        config = config.get(key) if isinstance(config, Mapping) else None
-    return config
+        result = read_json(file)
+        error, name = number(result, "test_error"), result.get("data")
+        if error is None or not isinstance(name, str):
+            skipped.append(f"{file.parent}: skipped, result.json has no test_error or no data")
+        elif errors.setdefault(name, error) != error:
+            errors[file.parent.name] = error
+    return errors
 
 
 def number(values: Any, name: str) -> float | None:

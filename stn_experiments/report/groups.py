@@ -1,27 +1,21 @@
-"""Groups of runs that differ only in their seed. Groups of one data set are told apart by their settings."""
+"""Groups of runs that differ only in their seed. Groups of one data set differ in their settings."""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from stn_experiments.config.tree import decisive, flatten
-from stn_experiments.report.collect import Record, number
+from stn_experiments.report.collect import Names, Record, number
 
 TRAINING_ONLY = ("data.online", "data.training", "data.valid_size")
 """Settings of data that do not change the test set."""
 NAMED_BY_TARGET = ("optimizer", "scheduler")
 """Groups of settings without a name."""
 
-
-class Names(NamedTuple):
-    """The names of a model."""
-
-    backbone: str
-    stn: str
-    attention: str
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -83,54 +77,35 @@ class Group:
 
 def group_runs(records: Sequence[Record]) -> list[Group]:
     """The groups by data; those of one data set by test error, and those without a finished run last."""
-    groups = []
-    for data, of_data in split_by_data(records).items():
-        by_names = defaultdict(list)
-        for run in of_data:
-            by_names[names(run)].append(run)
-        for model, alike in by_names.items():
-            training = [
-                {key: value for key, value in flat(run.config).items() if not changes_data(key)}
-                for run in alike
-            ]
-            by_settings = defaultdict(list)
-            for run, words in zip(alike, differing_settings(training), strict=True):
-                by_settings[words].append(run)
-            groups += [make_group(data, model, words, runs) for words, runs in by_settings.items()]
+    groups = [
+        make_group(f"{name} {data}".strip(), names, settings, runs)
+        for (name, data), of_data in split(records, lambda run: run.data, data_settings).items()
+        for (names, settings), runs in split(of_data, lambda run: run.names, model_settings).items()
+    ]
     return sorted(groups, key=rank)
 
 
-def names(run: Record) -> Names:
-    """The names of a run's backbone, transformer and attention."""
-    return Names(run.config["backbone"]["name"], run.config["stn"]["name"], run.attention)
-
-
-def split_by_data(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The runs by data set. One name can mean several, for example with different canvases."""
+def split(
+    runs: Sequence[Record], name: Callable[[Record], Name], settings: Callable[[Record], dict[str, Any]]
+) -> dict[tuple[Name, str], list[Record]]:
+    """Split runs by their name, and those of one name by the settings that differ between them."""
     by_name, found = defaultdict(list), defaultdict(list)
-    for run in records:
-        by_name[run.config["data"]["name"]].append(run)
-    for name, runs in by_name.items():
-        settings = [
-            {key: value for key, value in flat(run.config).items() if changes_data(key)} for run in runs
-        ]
-        for run, words in zip(runs, differing_settings(settings), strict=True):
-            found[f"{name} {words}".strip()].append(run)
+    for run in runs:
+        by_name[name(run)].append(run)
+    for key, namesakes in by_name.items():
+        differing = differing_settings([settings(run) for run in namesakes])
+        for run, text in zip(namesakes, differing, strict=True):
+            found[key, text].append(run)
     return found
 
 
-def changes_data(name: str) -> bool:
-    """Whether a setting can change the test set."""
-    return name.startswith("data.") and not name.startswith(TRAINING_ONLY)
-
-
-def make_group(data: str, model: Names, settings: str, runs: Sequence[Record]) -> Group:
+def make_group(data: str, names: Names, settings: str, runs: Sequence[Record]) -> Group:
     """A group of runs, with the last finished run of each seed."""
-    finished = sorted((run for run in runs if run.result is not None), key=lambda run: run.written)
+    finished = sorted((run for run in runs if run.result), key=lambda run: run.written)
     last = {run.seed: run for run in finished}
-    unfinished = tuple(run for run in runs if run.result is None and run.seed not in last)
+    unfinished = tuple(run for run in runs if not run.result and run.seed not in last)
     one_each = tuple(last[seed] for seed in sorted(last))
-    return Group(data, model, settings, one_each, unfinished, len(finished) - len(one_each))
+    return Group(data, names, settings, one_each, unfinished, len(finished) - len(one_each))
 
 
 def rank(group: Group) -> tuple[str, bool, float, str]:
@@ -158,20 +133,36 @@ def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
     A value that more than half of the configs have is omitted. Configs that lack a setting do not count.
     """
-    words: list[list[str]] = [[] for _ in settings]
+    differing: list[list[str]] = [[] for _ in settings]
     for key in dict.fromkeys(key for one in settings for key in one):
         counts = Counter(as_text(one[key]) for one in settings if key in one)
         usual, count = counts.most_common(1)[0]
         if len(counts) == 1:
             continue
-        for one, found in zip(settings, words, strict=True):
+        for one, texts in zip(settings, differing, strict=True):
             if key in one and (as_text(one[key]) != usual or 2 * count <= counts.total()):
-                found.append(f"{key}={as_text(one[key])}")
-    return [" ".join(found) for found in words]
+                texts.append(f"{key}={as_text(one[key])}")
+    return [" ".join(texts) for texts in differing]
 
 
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a config that can change its result, except the seed and the names of groups."""
+def data_settings(run: Record) -> dict[str, Any]:
+    """The settings that can change the test set."""
+    return {key: value for key, value in effective_settings(run).items() if changes_data(key)}
+
+
+def model_settings(run: Record) -> dict[str, Any]:
+    """The settings that can change the result, and do not change the test set."""
+    return {key: value for key, value in effective_settings(run).items() if not changes_data(key)}
+
+
+def changes_data(name: str) -> bool:
+    """Whether a setting can change the test set."""
+    return name.startswith("data.") and not name.startswith(TRAINING_ONLY)
+
+
+def effective_settings(run: Record) -> dict[str, Any]:
+    """The settings that can change a run's result, except the seed and the names of groups."""
+    config = run.config
     named = [group for group, node in config.items() if isinstance(node, Mapping) and "name" in node]
     settings = {k: v for k, v in flatten(decisive(config)).items() if k not in ("seed", *named)}
     for group in NAMED_BY_TARGET:

@@ -16,7 +16,7 @@ COLOURS = 64  # enough for a panel, with a third of the bytes
 
 @dataclass(frozen=True)
 class Strip:
-    """The panel of a group: the inputs and the other columns, as data URIs."""
+    """The panel of a group: the column of inputs and the other columns, as data URIs."""
 
     group: Group
     inputs: str
@@ -35,25 +35,30 @@ def strips(groups: Sequence[Group], skipped: list[str]) -> list[Strip]:
             skipped.append(f"{folder}: skipped, it holds no panel")
             continue
         try:
-            found.append(Strip(group, *cut(panels[-1])))
-        except (OSError, ValueError, SyntaxError):  # a broken PNG is any of them to Pillow
+            found.append(Strip(group, *split_panel(panels[-1])))
+        except (OSError, ValueError, SyntaxError):  # Pillow raises any of them for a damaged PNG
             skipped.append(f"{panels[-1]}: skipped, it cannot be read")
     return found
 
 
-def cut(panel: Path) -> tuple[str, str]:
+def split_panel(panel: Path) -> tuple[str, str]:
     """A panel's column of inputs and its other columns, without the caption."""
     with Image.open(panel) as image:
         picture = image.convert("RGB")
     pitch = (picture.width - 2 * BORDER + GAP) // len(HEADS)
     top, middle = BORDER + CAPTION_SIZE + GAP // 2, BORDER + pitch - GAP // 2
-    boxes = ((BORDER - GAP // 2, middle), (middle, picture.width - BORDER + GAP // 2))
-    left, right = (picture.crop((start, top, end, picture.height)) for start, end in boxes)
-    return data_uri(left), data_uri(right)
+    left, right = BORDER - GAP // 2, picture.width - BORDER + GAP // 2
+    inputs, outputs = (left, top, middle, picture.height), (middle, top, right, picture.height)
+    return png_uri(picture.crop(inputs)), png_uri(picture.crop(outputs))
 
 
-def data_uri(picture: Image.Image) -> str:
+def png_uri(picture: Image.Image) -> str:
     """A picture as a PNG in a data URI."""
     buffer = io.BytesIO()
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri("image/png", buffer.getvalue())
+
+
+def data_uri(media_type: str, content: bytes) -> str:
+    """The content of a file as a data URI."""
+    return f"data:{media_type};base64," + base64.b64encode(content).decode()

@@ -7,30 +7,27 @@ from itertools import chain
 from statistics import mean, stdev
 from typing import Any
 
-from stn_experiments.common.errors import UserError
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+
 from stn_experiments.report.groups import Group, best
 from stn_experiments.report.robustness import Matrix
-
-try:
-    import matplotlib
-    from matplotlib.axes import Axes
-    from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
-except ImportError as error:
-    raise UserError(f"a report draws with matplotlib: pip install matplotlib ({error})") from error
+from stn_experiments.report.tables import Bold
 
 # Okabe and Ito (2008), without the yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*")
-LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+LINES: Any = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 GREY = "#c4c8ce"
-IN_A_PLOT = 8  # models, each with its own colour, marker and line
+MODELS_PER_PLOT = 8  # each has its own colour, marker and line
 WIDTH = 12.5  # inches
-PLOT = 0.62  # of the width; the legend has the rest
-LETTERS = 58  # per line of a legend
-LEAST = 0.01  # %: a logarithmic axis has no 0
+PLOT_WIDTH = 0.62  # as a fraction of WIDTH; the legend has the rest
+LEGEND_COLUMNS = 58  # letters in a line of a legend
+MIN_ERROR = 0.01  # %: a logarithmic axis has no 0
 STYLE: Any = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -45,64 +42,74 @@ STYLE: Any = {
 }
 
 
-def error_curves(groups: Sequence[Group]) -> str:
+class SeriesStyle:
+    """The colour, marker and line of the series with an index, and the place of its first marker."""
+
+    def __init__(self, index: int) -> None:
+        self.colour = COLOURS[index % len(COLOURS)]
+        self.marker = MARKERS[index % len(MARKERS)]
+        self.line = LINES[index % len(LINES)]
+        self.first_marker = index % 3
+
+
+def error_curves(groups: Sequence[Group]) -> str | None:
     """Validation error by epoch of all models of one data set: mean, and a band of ± standard deviation.
 
-    Many models are drawn in several plots, each with the others in grey behind.
+    ``None`` if no run has an epoch. Many models are drawn in several plots, each with the others in grey.
     """
     drawn = [group for group in groups if any(run.history for run in group.runs)]
-    chunks = [drawn[start : start + IN_A_PLOT] for start in range(0, len(drawn), IN_A_PLOT)] or [[]]
+    if not drawn:
+        return None
+    chunks = [drawn[start : start + MODELS_PER_PLOT] for start in range(0, len(drawn), MODELS_PER_PLOT)]
     # A plot is at least as high as its legend.
     lines = [sum(label(group).count("\n") + 1.4 for group in chunk) for chunk in chunks]
     heights = [max(3.2, 0.16 * count + 0.5) for count in lines]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, sum(heights)), layout=beside_legends())
+        figure = new_figure(sum(heights))
         axes = figure.subplots(
             len(chunks), sharex=True, sharey=True, squeeze=False, gridspec_kw={"height_ratios": heights}
         )[:, 0]
         for plot, chunk in zip(axes, chunks, strict=True):
             for group in drawn:
-                if not any(group is one for one in chunk):
+                if group not in chunk:
                     epochs, means, _ = over_seeds(group)
                     plot.plot(epochs, means, color=GREY, linewidth=0.6, zorder=1)
-            for place, group in enumerate(chunk):
-                draw_curve(plot, group, place)
+            for index, group in enumerate(chunk):
+                draw_curve(plot, group, SeriesStyle(index))
             error_axis(plot, "validation error, %")
             plot.xaxis.set_major_locator(MaxNLocator(integer=True))
             plot.tick_params(labelbottom=True)
             plot.set_xlabel("epoch")
-            if chunk:
-                add_legend(plot)
+            add_legend(plot)
         return to_svg(figure)
 
 
-def draw_curve(plot: Axes, group: Group, place: int) -> None:
-    """The curve of one model, in the style of its index."""
+def draw_curve(plot: Axes, group: Group, style: SeriesStyle) -> None:
+    """The curve of one model."""
     epochs, means, spreads = over_seeds(group)
-    colour = COLOURS[place % len(COLOURS)]
     plot.plot(
         epochs,
         means,
-        color=colour,
-        linestyle=LINES[place % len(LINES)],
-        marker=MARKERS[place % len(MARKERS)],
+        color=style.colour,
+        linestyle=style.line,
+        marker=style.marker,
         markersize=5,
-        markevery=(place % 3, max(len(epochs) // 8, 1)) if len(epochs) > 8 else 1,
+        markevery=(style.first_marker, max(len(epochs) // 8, 1)) if len(epochs) > 8 else 1,
         linewidth=1.6,
         label=label(group),
         zorder=3,
     )
     if any(spreads):
-        low = [max(value - spread, LEAST) for value, spread in zip(means, spreads, strict=True)]
+        low = [max(value - spread, MIN_ERROR) for value, spread in zip(means, spreads, strict=True)]
         high = [value + spread for value, spread in zip(means, spreads, strict=True)]
-        plot.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0, zorder=2)
+        plot.fill_between(epochs, low, high, color=style.colour, alpha=0.2, linewidth=0, zorder=2)
 
 
 def over_seeds(group: Group) -> tuple[list[int], list[float], list[float]]:
     """The epochs of a group's runs, and the mean and standard deviation of their validation errors."""
     errors: dict[int, list[float]] = {}
     for metrics in chain.from_iterable(run.history for run in group.runs):
-        errors.setdefault(int(metrics["epoch"]), []).append(max(metrics["val_error"], LEAST))
+        errors.setdefault(int(metrics["epoch"]), []).append(max(metrics["val_error"], MIN_ERROR))
     epochs = sorted(errors)
     means = [mean(errors[epoch]) for epoch in epochs]
     return epochs, means, [stdev(errors[epoch]) if len(errors[epoch]) > 1 else 0.0 for epoch in epochs]
@@ -112,41 +119,37 @@ def label(group: Group) -> str:
     """The text of a group in a legend."""
     seeds = f", {len(group.runs)} seeds" if len(group.runs) > 1 else ""
     state = "" if group.finished else " (unfinished)"
-    return "\n".join(textwrap.wrap(f"{group.model}{seeds}{state}", LETTERS, subsequent_indent="  "))
+    return "\n".join(textwrap.wrap(f"{group.model}{seeds}{state}", LEGEND_COLUMNS, subsequent_indent="  "))
 
 
-def error_scatter(groups: Sequence[Group], name: str, axis: str, logarithmic: bool) -> str | None:
+def error_scatter(groups: Sequence[Group], name: str, axis: str, logarithmic: bool = False) -> str | None:
     """Test error by another number of the results; ``None`` if no run has it.
 
     Each data set has a colour and a marker. Networks without attention are hollow. The best of each data set
     is larger, and in the legend.
     """
-    drawn = [
-        group for group in groups if group.mean("test_error") is not None and group.mean(name) is not None
-    ]
+    drawn = [group for group in groups if group.mean(name) is not None]
     if not drawn:
         return None
     data = list(dict.fromkeys(group.data for group in groups))
     top = best(drawn)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.8), layout=beside_legends())
+        figure = new_figure(4.8)
         plot = figure.subplots()
-        for place, group in enumerate(drawn):
-            index = data.index(group.data)
-            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        for index, group in enumerate(drawn):
+            style = SeriesStyle(data.index(group.data))
+            point: Any = {"color": style.colour, "marker": style.marker, "linestyle": "none"}
             plot.plot(
                 group.mean(name) or 0,
-                max(group.mean("test_error") or 0, LEAST),
-                color=colour,
-                marker=marker,
-                linestyle="none",
-                markersize=10 if place in top else 6,
-                markerfacecolor="white" if not group.attends else colour,
+                max(group.mean("test_error") or 0, MIN_ERROR),
+                **point,
+                markersize=10 if index in top else 6,
+                markerfacecolor=style.colour if group.attends else "white",
                 markeredgewidth=1.4,
             )
-            if place in top:
-                text = "\n".join(textwrap.wrap(f"{group.data}, best: {group.base}", LETTERS))
-                plot.plot([], [], color=colour, marker=marker, linestyle="none", markersize=7, label=text)
+            if index in top:
+                text = "\n".join(textwrap.wrap(f"{group.data}, best: {group.base}", LEGEND_COLUMNS))
+                plot.plot([], [], **point, markersize=7, label=text)
         if logarithmic:
             plot.set_xscale("log")
             plain_ticks(plot.xaxis)
@@ -158,10 +161,13 @@ def error_scatter(groups: Sequence[Group], name: str, axis: str, logarithmic: bo
 
 def heat_map(matrix: Matrix) -> str | None:
     """The matrix as a heat map with the errors in it; ``None`` if it is empty."""
-    errors = [[float("nan") if error is None else error for error in row] for row in matrix.errors]
-    known = [max(error, LEAST) for row in matrix.errors for error in row if error is not None]
-    if not known:
+    if not matrix.groups:
         return None
+    # NaN leaves a cell white.
+    errors = [
+        [float("nan") if error is None else max(error, MIN_ERROR) for error in row] for row in matrix.errors
+    ]
+    known = [max(error, MIN_ERROR) for row in matrix.errors for error in row if error is not None]
     low, high = min(known), max(known)
     norm = LogNorm(low, high if high > low else 2 * low)
     names = ["\n".join(textwrap.wrap(f"{group.data}: {group.model}", 48)) for group in matrix.groups]
@@ -169,15 +175,12 @@ def heat_map(matrix: Matrix) -> str | None:
         height = 1.3 + sum(0.25 + 0.2 * (1 + name.count("\n")) for name in names)
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         plot = figure.subplots()
-        plot.imshow(
-            [[max(error, LEAST) for error in row] for row in errors], "cividis_r", norm, aspect="auto"
-        )
-        for y, row in enumerate(matrix.errors):
-            for x, error in enumerate(row):
-                # Larger errors are darker.
-                dark = error is not None and norm(max(error, LEAST)) > 0.55
-                text = "–" if error is None else f"{error:.2f}"
-                weight = "bold" if matrix.data[x] == matrix.groups[y].data else "normal"
+        plot.imshow(errors, "cividis_r", norm, aspect="auto")
+        # The texts are those of the table, without the two columns of names.
+        for y, row in enumerate(matrix.table().rows):
+            for x, text in enumerate(row[2:]):
+                dark = norm(errors[y][x]) > 0.55  # larger errors are darker; false for NaN
+                weight = "bold" if isinstance(text, Bold) else "normal"
                 colour = "white" if dark else "black"
                 plot.text(x, y, text, ha="center", va="center", color=colour, weight=weight)
         plot.set_xticks(range(len(matrix.data)), matrix.data)
@@ -189,9 +192,9 @@ def heat_map(matrix: Matrix) -> str | None:
         return to_svg(figure)
 
 
-def beside_legends() -> ConstrainedLayoutEngine:
-    """A layout with room for legends at the right."""
-    return ConstrainedLayoutEngine(rect=(0, 0, PLOT, 1))
+def new_figure(height: float) -> Figure:
+    """A figure with a height in inches, and room for legends at the right."""
+    return Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(rect=(0, 0, PLOT_WIDTH, 1)))
 
 
 def add_legend(plot: Axes) -> None:

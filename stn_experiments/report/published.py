@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import yaml
 
-from stn_experiments.report.collect import value_at
 from stn_experiments.report.groups import Group
 
 DATA = yaml.safe_load((files("stn_experiments.report") / "published.yaml").read_text(encoding="utf-8"))
@@ -18,8 +17,14 @@ COUNTS = {1: "one transformer, at best", 2: "two transformers, at best"}
 
 
 class Published(NamedTuple):
-    """A figure of the paper: the error in %, the model, the column, how sure it is, and whether our model is
-    only compared with that of the paper.
+    """A figure of the paper.
+
+    Args:
+        error: in %.
+        model: the paper's name of the model.
+        column: the paper's name of the data.
+        sureness: one of the letters in ``published.yaml``.
+        compared: whether our model is only compared with that of the paper.
     """
 
     error: float
@@ -44,11 +49,11 @@ def published(group: Group) -> Published | None:
     network, compared = NETWORKS[backbone], backbone == "compact"
     config = group.runs[0].config
     if group.data == "addition":
-        model = network if stn == "none" else COUNTS.get(value_at(config, "stn.count") or 1)
+        model = network if stn == "none" else COUNTS.get(config["stn"].get("count", 1))
         return Published(DATA["addition"][model], model, "MNIST addition", "A", compared) if model else None
     model = network if stn == "none" else f"ST-{network} {FAMILIES.get(stn)}"
     column = DATA["columns"].get(group.data)
-    distortion = {k: v for k, v in (value_at(config, "data.distortion") or {}).items() if k != "_target_"}
+    distortion = {k: v for k, v in (config["data"].get("distortion") or {}).items() if k != "_target_"}
     if model not in DATA["models"] or column is None or column["distortion"] != distortion:
         return None
     figure = DATA["models"][model][list(DATA["columns"]).index(group.data)]

@@ -1,10 +1,10 @@
 """Errors on data that a model was not trained on, from the results of ``scripts/evaluate.py``."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from stn_experiments.report.collect import number
 from stn_experiments.report.groups import Group
 from stn_experiments.report.tables import MISSING, Bold, Table
 
@@ -18,22 +18,15 @@ class Matrix:
     errors: list[list[float | None]]
 
     def table(self) -> Table:
-        """The matrix as a table."""
-        rows = [
-            [
-                group.data,
-                group.model,
-                *(self.text(group, *pair) for pair in zip(self.data, errors, strict=True)),
-            ]
-            for group, errors in zip(self.groups, self.errors, strict=True)
-        ]
+        """The matrix as a table, in bold for the data that a group was trained on."""
+        rows = []
+        for group, errors in zip(self.groups, self.errors, strict=True):
+            texts = [MISSING if error is None else f"{error:.2f}" for error in errors]
+            for column, name in enumerate(self.data):
+                if name == group.data:
+                    texts[column] = Bold(texts[column])
+            rows.append([group.data, group.model, *texts])
         return Table(["trained on", "model", *self.data], rows)
-
-    def text(self, group: Group, data: str, error: float | None) -> str:
-        """An error, in bold for the data that the group was trained on."""
-        if error is None:
-            return MISSING
-        return Bold(f"{error:.2f}") if data == group.data else f"{error:.2f}"
 
 
 def robustness(groups: Sequence[Group]) -> Matrix:
@@ -46,10 +39,8 @@ def robustness(groups: Sequence[Group]) -> Matrix:
 
 def errors_on(group: Group) -> dict[str, float]:
     """A group's mean test error on each data set that any of its runs was evaluated on."""
-    found: dict[str, list[float]] = {}
+    errors = defaultdict(list)
     for run in group.finished:
-        own = number(run.result, "test_error")
-        errors = {**run.evaluations, **({} if own is None else {run.config["data"]["name"]: own})}
-        for name, error in errors.items():
-            found.setdefault(name, []).append(error)
-    return {name: mean(errors) for name, errors in found.items()}
+        for name, error in {**run.evaluations, run.data: run.result["test_error"]}.items():
+            errors[name].append(error)
+    return {name: mean(values) for name, values in errors.items()}

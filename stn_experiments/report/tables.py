@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stn_experiments.common.durations import time_text
@@ -14,12 +14,7 @@ MISSING = "–"
 SCORES = {"iou_mean": "IoU", "ink_inside": "ink inside", "hit_rate": "hit rate"}
 """Scores of attention in [0, 1], see docs/metrics.md, and their column heads."""
 NUMBERS = ("parameters", "epochs", "train_seconds", "images_per_second", *SCORES)
-"""Numbers in the CSV beside the error, as means over the seeds."""
-COLUMNS = (
-    *("data", "backbone", "stn", "attention", "settings", "test_error", "test_error_spread", "seeds"),
-    *("best", *NUMBERS),
-    *("published", "published_model", "sureness", "source", "unfinished", "runs"),
-)
+"""Numbers in the CSV besides the error, as means over the seeds."""
 
 
 class Bold(str):
@@ -54,70 +49,71 @@ def overview(groups: Sequence[Group]) -> Table:
     chosen: dict[tuple[str, str], Group] = {}
     for group in sorted(groups, key=lambda group: (not group.finished, group.mean("val_error") or 0)):
         chosen.setdefault((group.base, group.data), group)
-    shown = list(chosen.values())
-    top = {id(shown[place]) for place in best(shown)}
-
-    def text(group: Group | None) -> str:
-        if group is None:
-            return MISSING
+    cells = {}
+    top = best(list(chosen.values()))
+    for index, (place, group) in enumerate(chosen.items()):
         figure = published(group)
-        known = f" [{figure.error:.1f} {figure.sureness}]" if figure else ""
-        return (Bold if id(group) in top else str)(error_text(group) + known)
-
+        text = error_text(group) + (f" [{figure.error:.1f} {figure.sureness}]" if figure else "")
+        cells[place] = Bold(text) if index in top else text
     bases = sorted({group.base for group in groups})
-    rows = [[base, *(text(chosen.get((base, name))) for name in data)] for base in bases]
-    return Table(["model", *data], rows)
+    return Table(
+        ["model", *data], [[base, *(cells.get((base, name), MISSING) for name in data)] for base in bases]
+    )
 
 
 def details(groups: Sequence[Group]) -> Table:
     """A row for each group."""
-    head = ["data", "model", "test error %", "seeds", *SCORES.values(), "parameters", "epochs"]
-    head += ["training time", "images/s", "published %"]
     top = best(groups)
     rows = []
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         error = error_text(group)
         if group.finished and group.unfinished:
             error += f"; {progress(group)}"
         rows.append(
-            [
-                group.data,
-                group.model,
-                Bold(error) if place in top else error,
-                str(len(group.finished)) if group.finished else MISSING,
-                *(score(group, name) for name in SCORES),
-                span(group, "parameters"),
-                span(group, "epochs"),
-                training_time(group),
-                speed(group),
-                str(published(group) or MISSING),
-            ]
+            {
+                "data": group.data,
+                "model": group.model,
+                "test error %": Bold(error) if index in top else error,
+                "seeds": str(len(group.finished) or MISSING),
+                **{head: mean_text(group, name, "{:.2f}".format) for name, head in SCORES.items()},
+                "parameters": range_text(group, "parameters"),
+                "epochs": range_text(group, "epochs"),
+                "training time": mean_text(group, "train_seconds", time_text),
+                "images/s": mean_text(group, "images_per_second", "{:,.0f}".format),
+                "published %": str(published(group) or MISSING),
+            }
         )
-    return Table(head, rows)
+    return Table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def to_csv(groups: Sequence[Group]) -> str:
     """The groups as CSV, with full numbers and empty fields."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
     top = best(groups)
-    for place, group in enumerate(groups):
+    rows = []
+    for index, group in enumerate(groups):
         figure = published(group)
-        writer.writerow(
-            [
-                *(group.data, *group.names, group.settings),
-                *(
-                    group.mean("test_error"),
-                    group.spread("test_error"),
-                    len(group.finished),
-                    int(place in top),
-                ),
-                *(group.mean(name) for name in NUMBERS),
-                *((figure.error, figure.model, figure.sureness, SOURCE) if figure else (None,) * 4),
-                *(progress(group), " ".join(str(run.folder) for run in group.runs)),
-            ]
+        rows.append(
+            {
+                "data": group.data,
+                **group.names._asdict(),
+                "settings": group.settings,
+                "test_error": group.mean("test_error"),
+                "test_error_spread": group.spread("test_error"),
+                "seeds": len(group.finished),
+                "best": int(index in top),
+                **{name: group.mean(name) for name in NUMBERS},
+                "published": figure and figure.error,
+                "published_model": figure and figure.model,
+                "sureness": figure and figure.sureness,
+                "source": figure and SOURCE,
+                "unfinished": progress(group),
+                "runs": " ".join(str(run.folder) for run in group.runs),
+            }
         )
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return buffer.getvalue()
 
 
@@ -135,31 +131,14 @@ def progress(group: Group) -> str:
     return "; ".join(f"{runs} × {text}" if runs > 1 else text for text, runs in count.items())
 
 
-def span(group: Group, name: str) -> str:
-    """A whole number of the results, or its range over the seeds."""
-    ends = ends_of(group.values(name))
-    return "–".join(f"{end:,.0f}" for end in ends) if ends else MISSING
-
-
-def ends_of(values: Iterable[float]) -> list[float]:
-    """The smallest and the largest value, or one value if they are equal."""
-    ordered = sorted(set(values))
-    return ordered if len(ordered) < 2 else [ordered[0], ordered[-1]]
-
-
-def score(group: Group, name: str) -> str:
-    """One of ``SCORES``, the mean over the seeds."""
+def mean_text(group: Group, name: str, text: Callable[[float], str]) -> str:
+    """The mean of a number over the seeds."""
     value = group.mean(name)
-    return MISSING if value is None else f"{value:.2f}"
+    return MISSING if value is None else text(value)
 
 
-def speed(group: Group) -> str:
-    """Images per second while training, the mean over the seeds."""
-    value = group.mean("images_per_second")
-    return MISSING if value is None else f"{value:,.0f}"
-
-
-def training_time(group: Group) -> str:
-    """The mean over the seeds."""
-    seconds = group.mean("train_seconds")
-    return MISSING if seconds is None else time_text(seconds)
+def range_text(group: Group, name: str) -> str:
+    """A whole number of the results, or its range over the seeds."""
+    values = group.values(name)
+    ends = sorted({min(values), max(values)}) if values else []
+    return "–".join(f"{end:,.0f}" for end in ends) or MISSING

@@ -1,0 +1,109 @@
+"""A report on many runs: tables, plots, and one HTML page without a script or another file."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.files import write_atomically
+from stn_experiments.report import plots
+from stn_experiments.report.collect import State, collect
+from stn_experiments.report.groups import group_runs
+from stn_experiments.report.panels import data_uri, strips
+from stn_experiments.report.published import SOURCE, SURENESS
+from stn_experiments.report.robustness import robustness
+from stn_experiments.report.tables import Bold, details, overview, to_csv
+
+
+class Report:
+    """A report on all runs in some folders.
+
+    Args:
+        folders: runs, or folders that hold runs at any depth.
+
+    Attributes:
+        groups: the runs, grouped by data and model.
+        data: the names of the data sets.
+        skipped: a line for each file that could not be read.
+
+    Raises:
+        UserError: a folder is missing, or there is no run that can be read.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        records, self.skipped = collect(folders)
+        self.groups = group_runs(records)
+        self.data = list(dict.fromkeys(group.data for group in self.groups))
+        self.overview = overview(self.groups)
+        self.details = details(self.groups)
+        self.matrix = robustness(self.groups)
+        self.strips = strips(self.groups, self.skipped)
+        self.plots = self._draw()
+
+    @property
+    def counted(self) -> str:
+        """The number of runs in each state, for example ``10 finished, 1 failed``."""
+        count = Counter(run.state for group in self.groups for run in group.runs)
+        return ", ".join(f"{count[state]} {state}" for state in get_args(State) if count[state])
+
+    def write(self, output: Path) -> None:
+        """Write ``index.html``, ``table.md``, ``table.csv`` and ``plots/`` to a folder.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        try:
+            (output / "plots").mkdir(parents=True, exist_ok=True)
+            for name, svg in self.plots.items():
+                file_name = re.sub(r"[^\w.=-]+", "-", name)[:150]
+                write_atomically(output / "plots" / f"{file_name}.svg", svg)
+            write_atomically(output / "table.csv", to_csv(self.groups))
+            write_atomically(output / "table.md", self.markdown())
+            write_atomically(output / "index.html", self.html())
+        except OSError as error:
+            raise UserError(f"--output must be a folder that can be written to: {error}") from error
+
+    def markdown(self) -> str:
+        """All tables in Markdown."""
+        parts = [
+            "# Test error, %\n",
+            f"Mean ± sample standard deviation over seeds. In brackets: {SOURCE}; {SURENESS}. "
+            "Of a model with several settings, the one with the lowest validation error is shown.\n",
+            self.overview.markdown(),
+            "## All models\n",
+            self.details.markdown(),
+        ]
+        if self.matrix.groups:
+            parts += ["## On other data\n", self.matrix.table().markdown()]
+        return "\n".join(parts)
+
+    def html(self) -> str:
+        """The page."""
+        environment = Environment(
+            loader=PackageLoader("stn_experiments.report", "."), autoescape=True, undefined=StrictUndefined
+        )
+        environment.tests["bold"] = lambda text: isinstance(text, Bold)
+        environment.filters["svg_uri"] = lambda svg: data_uri("image/svg+xml", svg.encode())
+        unfinished = [str(run) for group in self.groups for run in group.unfinished]
+        return environment.get_template("page.html.j2").render(
+            report=self, unfinished=unfinished, source=SOURCE, sureness=SURENESS
+        )
+
+    def _draw(self) -> dict[str, str]:
+        """The plots that there is data for, by name."""
+        drawn = {
+            f"curves-{name}": plots.error_curves([group for group in self.groups if group.data == name])
+            for name in self.data
+        }
+        drawn["iou"] = plots.error_scatter(
+            self.groups, "iou_mean", "IoU of the attended box and the digit's box"
+        )
+        drawn["time"] = plots.error_scatter(
+            self.groups, "train_seconds", "training time, s", logarithmic=True
+        )
+        drawn["robustness"] = plots.heat_map(self.matrix)
+        return {name: svg for name, svg in drawn.items() if svg is not None}
