@@ -2,16 +2,19 @@
 
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Range
 
 SIDE = 28
 """The side in pixels of an MNIST digit's own frame."""
+CropSide = Annotated[int, Range(1, SIDE)]
+"""The side in pixels of a crop of a digit."""
+MAX_INK_CELLS = 24
 
 
 def render(digits: Tensor, source: Tensor, size: tuple[int, int]) -> Tensor:
@@ -46,6 +49,12 @@ def ink_boxes(digits: Tensor) -> Tensor:
     (left, right), (top, bottom) = first_and_last(columns), first_and_last(rows)
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
     return torch.stack([torch.stack(corner, -1) for corner in corners], 1)
+
+
+def average_ink(canvases: Tensor) -> Tensor:
+    """The ink of canvases (B, C, H, W) that show only digits, averaged over at most 24×24 cells."""
+    height, width = (min(side // 2, MAX_INK_CELLS) for side in canvases.shape[-2:])
+    return F.adaptive_avg_pool2d(canvases, (height, width))
 
 
 class Clutter(NamedTuple):
@@ -91,18 +100,6 @@ def add_crops(images: Tensor, crops: Tensor, corner: Tensor) -> None:
     for crop, place in zip(crops.flatten(2), places, strict=True):
         flat.scatter_(1, place, flat.gather(1, place) + crop)
     flat.clamp_(max=1)
-
-
-def require_crops(count: int, size: int) -> None:
-    """See that ``count`` crops of ``size`` pixels can be cut from digits.
-
-    Raises:
-        UserError: there are any, and they are larger.
-    """
-    if count and size > SIDE:
-        raise UserError(
-            f"clutter_size must be at most {SIDE}, the side of the digits that crops are cut from, got {size}"
-        )
 
 
 def add_noise(images: Tensor, deviation: float, generator: Generator) -> None:

@@ -1,4 +1,4 @@
-"""Data sets: the splits of distorted MNIST, fresh training batches, fixed validation and test sets."""
+"""Data sets: distorted MNIST or a user's own images; validation and test sets are fixed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class TrainingSet:
 
     Args:
         size: number of digits.
-        draw: the batch of the digits at an index (B,), of which a generator decides what is random; with
-            ``posed=True`` also where its digits are, if that is known.
+        draw: called with indices (B,), a generator and perhaps ``posed=True``; returns their batch. The
+            generator decides everything random. With ``posed=True`` the batch has poses, if they are known.
     """
 
     def __init__(self, size: int, draw: Callable[..., Batch]) -> None:
@@ -37,7 +37,7 @@ class TrainingSet:
 
 
 class Splits(NamedTuple):
-    """The three splits, on one device; validation and test are whole sets, never drawn again."""
+    """The three splits, on one device; validation and test are whole sets that never change."""
 
     train: TrainingSet
     valid: Batch
@@ -49,10 +49,10 @@ class DistortedMnist:
     """MNIST under a distortion.
 
     Args:
-        distortion: what is done to each digit.
-        training: what is done to those of the training set instead, to augment it; null: the same.
+        distortion: what each digit undergoes.
+        training: what each training digit undergoes instead, as augmentation; null: the same.
         root: folder with the four IDX files; by default they are fetched once into a cache.
-        online: distort the training digits anew in every epoch, or once and for all.
+        online: distort the training digits anew in every epoch, or only once.
         seed: decides the split and the fixed sets, whatever the run's own seed, model and device.
         valid_size: digits of the 60,000 that are held out for validation.
     """
@@ -65,24 +65,25 @@ class DistortedMnist:
     valid_size: Annotated[int, Range(1, 50_000)] = 5_000
 
     def __post_init__(self) -> None:
-        for training in (self.training,) if self.training is not None else ():
-            made, wanted = (
-                (self._shape(task), task.classes, task.vocab_size) for task in (training, self.distortion)
+        made, wanted = (
+            ((task.channels, *task.size), task.classes, task.vocab_size)
+            for task in (self.training_task, self.distortion)
+        )
+        if made != wanted:
+            raise UserError(
+                "training must make {} images of {} classes and {} words, as distortion does, "
+                "got {} of {} and {}".format(*wanted, *made)
             )
-            if made != wanted:
-                raise UserError(
-                    "training must make {} images of {} classes and {} words, as distortion does, "
-                    "got {} of {} and {}".format(*wanted, *made)
-                )
+
+    @property
+    def training_task(self) -> Task:
+        """What each training digit undergoes."""
+        return self.training or self.distortion
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        return self._shape(self.distortion)
-
-    @staticmethod
-    def _shape(distortion: Task) -> tuple[int, int, int]:
-        return (distortion.channels, *distortion.size)
+        return (self.distortion.channels, *self.distortion.size)
 
     @property
     def classes(self) -> int:
@@ -91,7 +92,7 @@ class DistortedMnist:
 
     @property
     def vocab_size(self) -> int:
-        """Number of words that its questions are made of, 0 where it asks none."""
+        """Number of words in the questions' vocabulary, 0 if nothing is asked."""
         return self.distortion.vocab_size
 
     @property
@@ -100,49 +101,46 @@ class DistortedMnist:
         return TRAIN_DIGITS - self.valid_size
 
     def load(self, device: torch.device) -> Splits:
-        """Fetch the digits where needed, split them, and draw the fixed sets.
+        """Load the digits, fetching them if needed, split them, and draw the fixed sets.
 
         Raises:
-            UserError: the digits cannot be had, or a file of them is damaged.
+            UserError: the digits are unavailable, or a file is damaged.
         """
         mnist = load_mnist(self.root)
         order = torch.randperm(len(mnist.train.labels), generator=Generator().manual_seed(self.seed))
-        train, valid = (_index_digits(mnist.train, part) for part in order.split(self.train_size))
-        digits = Digits(train.images.to(device), train.labels.to(device))
-        task = self.training or self.distortion
-        frozen = None if self.online else to_device(self._fixed(train, 3, task), device)
+        train, valid = (
+            Digits(mnist.train.images[part], mnist.train.labels[part])
+            for part in order.split(self.train_size)
+        )
+        if self.online:
+            digits = Digits(train.images.to(device), train.labels.to(device))
+            draw = partial(self._draw, digits)
+        else:
+            draw = partial(_index_fixed, to_device(self._draw_fixed(train, 3, self.training_task), device))
         return Splits(
-            TrainingSet(self.train_size, partial(self._draw, digits, frozen)),
-            to_device(self._fixed(valid, 1, self.distortion), device),
-            to_device(self._fixed(mnist.test, 2, self.distortion), device),
+            TrainingSet(self.train_size, draw),
+            to_device(self._draw_fixed(valid, 1, self.distortion), device),
+            to_device(self._draw_fixed(mnist.test, 2, self.distortion), device),
         )
 
-    def _draw(
-        self,
-        digits: Digits,
-        frozen: Batch | None,
-        index: Tensor,
-        generator: Generator,
-        posed: bool = False,
-    ) -> Batch:
-        task = self.training or self.distortion
-        return task.draw(digits, index, generator, posed) if frozen is None else index_batch(frozen, index)
+    def _draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = False) -> Batch:
+        return self.training_task.draw(digits, index, generator, posed)
 
-    def _fixed(self, digits: Digits, stream: int, task: Task) -> Batch:
-        # Always drawn on the CPU, whose generator gives the same images wherever the model is trained.
-        generator = Generator().manual_seed(self.seed * 1_000_003 + stream)
-        parts = torch.arange(len(digits.labels)).split(CHUNK)
-        return concat_batches([task.draw(digits, part, generator) for part in parts])
+    def _draw_fixed(self, digits: Digits, number: int, task: Task) -> Batch:
+        # Always on the CPU, so that the images are the same wherever the model is trained.
+        generator = Generator().manual_seed(self.seed * 1_000_003 + number)
+        chunks = torch.arange(len(digits.labels)).split(CHUNK)
+        return concat_batches([task.draw(digits, chunk, generator) for chunk in chunks])
 
 
 class NpzFile:
-    """A user's own images, as they are, from one ``.npz`` file; nothing is known of where its digits lie.
+    """A user's own images, unchanged and with unknown poses, from one ``.npz`` file.
 
     Args:
-        file: the file, see ``npz.read_npz`` for what it may hold.
+        file: the file; see ``npz.read_npz`` for what it may hold.
         image_size: (height, width) of images that are stored flat; null: they are square.
-        seed: decides the validation split, where the file has none.
-        valid_size: images of that split.
+        seed: decides the validation split if the file has none.
+        valid_size: number of images in that split.
     """
 
     vocab_size = 0
@@ -163,23 +161,21 @@ class NpzFile:
     def load(self, device: torch.device) -> Splits:
         """The three splits on a device."""
         train, valid, test = (to_device(_without_pose(split), device) for split in self._content[:3])
-        return Splits(
-            TrainingSet(self.train_size, lambda index, *_, **__: index_batch(train, index)), valid, test
-        )
+        return Splits(TrainingSet(self.train_size, partial(_index_fixed, train)), valid, test)
 
 
 DataSet = DistortedMnist | NpzFile
 
 
 def one_of_each_class(batch: Batch) -> Batch:
-    """The first image of each class in a batch, by class; of every n-th where there are more than ten."""
+    """The first image of each class in a batch; of every n-th class if there are more than ten."""
     labels = batch.labels.unique()
     firsts = [int((batch.labels == label).nonzero()[0]) for label in labels[:: -(-len(labels) // 10)]]
     return index_batch(batch, torch.tensor(firsts, device=batch.labels.device))
 
 
-def _index_digits(digits: Digits, index: Tensor) -> Digits:
-    return Digits(digits.images[index], digits.labels[index])
+def _index_fixed(batch: Batch, index: Tensor, generator: Generator, posed: bool = False) -> Batch:
+    return index_batch(batch, index)
 
 
 def _without_pose(split: LabelledImages) -> Batch:

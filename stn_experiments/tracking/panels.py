@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stn_experiments.common import geometry
 from stn_experiments.data.batch import Batch
-from stn_experiments.data.questions import in_words
+from stn_experiments.data.questions import decode_question
 from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.view import View
 from stn_experiments.tracking.drawing import (
@@ -211,7 +211,7 @@ def _prediction_cell(logits: Tensor, label: int, asked: list[Word], cell: int) -
 
 def _asked(question: Tensor, views: list[View], colours: list[Colour]) -> list[Word]:
     """The words of a question (T,), each shaded by its weight in the last view that weighs them."""
-    words = in_words(question)
+    words = decode_question(question)
     shades = [PAPER] * len(words)
     for view, colour in zip(views, colours, strict=True):
         if view.words is not None:

@@ -10,14 +10,17 @@ from scipy.interpolate import RBFInterpolator
 
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
+from stn_experiments.config.build import build
 from stn_experiments.data.canvas import Clutter, add_clutter, blur, ink_boxes, render
-from stn_experiments.data.distortions import Addition, Distortion, Mixed, Warp
+from stn_experiments.data.distortions import Addition, Distortion, Mixed
 from stn_experiments.data.mnist import Digits
+from stn_experiments.data.warp import Warp
 
 EVERYTHING = Distortion(
     canvas=(50, 70), angle=60, scale=(0.6, 1.3), place="anywhere", clutter=3, noise=0.1, clutter_size=7
 )
 ALL = torch.arange(40)
+CROPS_OF_29_PIXELS = {"_target_": "stn_experiments.data.distortions.Distortion", "clutter_size": 29}
 
 
 def pixels(points, size):
@@ -242,7 +245,9 @@ def test_corners_move_by_their_deviation_and_never_fold(digits, generator):
 
 def test_a_bent_digit_agrees_with_scipys_spline(digits, generator):
     batch_size, size = 3, (34, 46)
-    matrix = Distortion(canvas=size, angle=30, scale=(0.7, 1.1))._matrices(torch.zeros(3, 4, 2), generator)
+    matrix = Distortion(canvas=size, angle=30, scale=(0.7, 1.1))._draw_matrices(
+        torch.zeros(3, 4, 2), generator
+    )
     bend = torch.randn(batch_size, 16, 2, generator=generator) * 0.2
     warp = Warp(matrix, bend)
     points = geometry.pixel_centres(*size)
@@ -259,9 +264,9 @@ def test_a_bent_digit_agrees_with_scipys_spline(digits, generator):
 
 
 def test_bends_have_their_deviation_in_pixels_of_the_digit(generator):
-    bends = Distortion(bend=1.5)._bends(2000, generator)
+    bends = Distortion(bend=1.5)._draw_bends(2000, generator)
     assert abs(bends.std() * 14 - 1.5) < 0.02
-    assert Distortion()._bends(5, generator) is None
+    assert Distortion()._draw_bends(5, generator) is None
 
 
 @pytest.mark.parametrize("settings", [{"bend": 1.5}, {"corners": 4.0}, {"shear": 0.4}])
@@ -287,7 +292,7 @@ def test_inside_keeps_all_ink_on_the_canvas_and_uses_all_of_it(digits, generator
 
 
 def test_shear_moves_x_by_y(generator):
-    matrix = Distortion(shear=0.5)._matrices(torch.zeros(500, 4, 2), generator)
+    matrix = Distortion(shear=0.5)._draw_matrices(torch.zeros(500, 4, 2), generator)
     assert matrix[:, 0, 1].abs().max() <= 0.5
     assert matrix[:, 0, 1].std() == pytest.approx(0.5 / 3**0.5, rel=0.1)
     torch.testing.assert_close(matrix[:, 1], torch.tensor([[0.0, 1, 0]]).expand(500, -1))
@@ -348,7 +353,10 @@ def test_addition_is_two_digits_and_their_sum(digits, generator):
         (lambda: Distortion(canvas=20), "canvas must be at least the digit's own 28 pixels, got 20"),
         (lambda: Distortion(canvas=(28, 27)), "canvas must be at least"),
         (lambda: Distortion(scale=(1.2, 0.7)), "scale must be given as smallest, largest"),
-        (lambda: Distortion(canvas=60, clutter=1, clutter_size=40), "clutter_size must be at most 28"),
+        (
+            lambda: build(CROPS_OF_29_PIXELS, "data"),
+            "data.clutter_size must be an integer from 1 to 28, got 29",
+        ),
         (lambda: Mixed(canvas=40, kinds={}), "kinds must name at least one distortion"),
         (lambda: Mixed(canvas=40, kinds={"a": Distortion(canvas=30)}), "kinds.a.canvas must be the same"),
     ],

@@ -6,7 +6,7 @@ import torch
 from stn_experiments.common.errors import UserError
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.mnist import Digits
-from stn_experiments.data.questions import KINDS, NUMBERS, Questions, in_words
+from stn_experiments.data.questions import NUMBERS, TEMPLATES, Questions, decode_question
 
 TASKS = [
     Questions(),
@@ -64,10 +64,10 @@ def test_a_person_gives_the_same_answers(squares, generator, task):
     for image, boxes, label, question in zip(
         batch.images[:, 0], batch.pose.box, batch.labels, batch.question, strict=True
     ):
-        words = in_words(question)
+        words = decode_question(question)
         asked.add(" ".join("zero" if word in NUMBERS else word for word in words))
         assert answer(words, seen(image, boxes), task.side) == label
-    assert asked == set(KINDS)
+    assert asked == set(TEMPLATES)
 
 
 def test_poses_boxes_and_ink_say_where_the_digits_are(digits, generator):
@@ -88,11 +88,11 @@ def test_poses_boxes_and_ink_say_where_the_digits_are(digits, generator):
 def test_no_answer_of_a_kind_is_likelier_than_another(squares, generator):
     task = Questions()
     batch = task.draw(squares, torch.zeros(20_000, dtype=torch.long), generator, posed=False)
-    lines = [" ".join(in_words(question)) for question in batch.question]
-    for kind in KINDS:
+    lines = [" ".join(decode_question(question)) for question in batch.question]
+    for kind in TEMPLATES:
         start = kind.removesuffix(" zero")
         answers = batch.labels[torch.tensor([line.startswith(start) for line in lines])]
-        assert len(answers) == pytest.approx(20_000 / len(KINDS), rel=0.06)
+        assert len(answers) == pytest.approx(20_000 / len(TEMPLATES), rel=0.06)
         shares = answers.bincount() / len(answers)
         assert len(shares) == (5 if "many" in kind else 10)
         assert shares.tolist() == pytest.approx([1 / len(shares)] * len(shares), abs=0.03)
@@ -110,7 +110,12 @@ def test_the_generator_decides_all_and_poses_change_nothing(digits):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"canvas": 39}, {"digits": 9, "canvas": (40, 70)}, {"clutter": 1, "clutter_size": 29}]
+    "settings",
+    [
+        {"canvas": 39},
+        {"digits": 9, "canvas": (40, 70)},
+        {"canvas": 20, "side": 9, "clutter": 1, "clutter_size": 21},
+    ],
 )
 def test_what_does_not_fit_is_refused(settings):
     with pytest.raises(UserError, match=r"^(canvas must have room|clutter_size must be)"):
