@@ -1,63 +1,56 @@
 """The speed of the distortions, beside torchvision's by sample and kornia's by batch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.bench import Bench
-from benchmarks.measure import Job, again
-from benchmarks.rivals import NotSupported, kornia_draw, loader, torchvision_samples
-from benchmarks.table import Cell, Table, label, quotient, rate
-from stn_experiments.config.build import build
-from stn_experiments.data.datasets import DistortedMnist
+from benchmarks.bench import Bench, task_of
+from benchmarks.measure import Job, Values, repeat, speeds
+from benchmarks.rivals import Loader, kornia_draw, torchvision_samples
+from benchmarks.table import Table
 from stn_experiments.training.loop import batches_per_chunk
 
 NAMES = (
     *("clean", "rotated", "translated", "rts", "projective", "elastic", "cluttered", "mixed", "noisy"),
     *("motion_blur", "low_contrast", "affnist", "sim2mnist", "addition"),
 )
-OURS, TORCHVISION, KORNIA = "ours", "torchvision, DataLoader", "kornia"
 
 
 def tables(bench: Bench) -> list[Table]:
     """Images per second of every distortion."""
     configs = bench.configs("data", NAMES)
-    rows = [row(bench, config) for config in configs]
     size = configs[0]["trainer"]["batch_size"]
-    return [
-        Table(
-            "data",
-            f"Distortions, images/s in batches of {size}",
-            ["data", OURS, TORCHVISION, KORNIA, "ours ÷ torchvision", "ours ÷ kornia"],
-            rows,
-            f"Ours and kornia's: {batches_per_chunk(size)} batches together, as in training. "
-            f"torchvision's: sample by sample, {bench.workers} workers. All without poses, as in training.",
-        )
-    ]
+    title = f"Distortions, images/s in batches of {size}"
+    note = (
+        f"Ours and kornia's: {batches_per_chunk(size)} batches together, as in training. torchvision's: "
+        f"sample by sample, in a DataLoader with {bench.workers} workers. All without poses, as in training."
+    )
+    return [Table("data", title, [row(bench, config) for config in configs], note)]
 
 
-def row(bench: Bench, config: dict[str, Any]) -> list[Cell]:
+def row(bench: Bench, config: dict[str, Any]) -> dict[str, Values]:
     """One distortion."""
-    task, size = build(config["data"], "data", DistortedMnist).distortion, config["trainer"]["batch_size"]
-    many = batches_per_chunk(size)
+    task, size = task_of(config), config["trainer"]["batch_size"]
+    per_chunk = batches_per_chunk(size)
     train, generator = bench.train_set(task), Generator(bench.device).manual_seed(0)
+    samples, draw = torchvision_samples(task, bench.mnist.train), kornia_draw(task, bench.digits)
 
-    def batches(draw: Callable[[Tensor], object]) -> Job:
-        return again(lambda: draw(torch.randint(train.size, (many * size,), device=bench.device)))
+    def chunks(draw: Callable[[Tensor], object]) -> Job:
+        return repeat(lambda: draw(torch.randint(train.size, (per_chunk * size,), device=bench.device)))
 
-    jobs: dict[str, Job | str] = {OURS: batches(lambda index: train.draw(index, generator))}
-    try:
-        samples = torchvision_samples(task, bench.mnist.train)
-        load = loader(samples, size, bench.workers).job(bench.device)
-        jobs[TORCHVISION] = lambda lots: load(many * lots)
-    except NotSupported as error:
-        jobs[TORCHVISION] = str(error)
-    try:
-        jobs[KORNIA] = batches(kornia_draw(task, bench.digits))
-    except NotSupported as error:
-        jobs[KORNIA] = str(error)
-    ours, *others = bench.measure(jobs).values()
-    rates = [rate(times, many * size) for times in (ours, *others)]
-    return [label(config["data"]["name"]), *rates, *(quotient(times, ours) for times in others)]
+    def loaded(loader: Loader) -> Job:
+        def load(chunks: int) -> None:
+            for images, labels in loader.passes(per_chunk * chunks):
+                images.to(bench.device), labels.to(bench.device)
+
+        return load
+
+    jobs: dict[str, Job | str] = {
+        "ours": chunks(partial(train.draw, generator=generator)),
+        "torchvision": samples if isinstance(samples, str) else loaded(Loader(samples, size, bench.workers)),
+        "kornia": draw if isinstance(draw, str) else chunks(draw),
+    }
+    return {"data": config["data"]["name"], **speeds(bench.measure(jobs), per_chunk * size)}

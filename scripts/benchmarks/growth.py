@@ -1,114 +1,101 @@
-"""Time and memory of a step by canvas, batch and control points.
+"""Time and memory of a step by canvas, batch and control points."""
 
-Each point is measured in its own process, so that memory starts from zero: ``python -m benchmarks.growth``
-reads a point from stdin and writes the measurement to stdout.
-"""
-
-import json
-import os
+import multiprocessing
 import resource
-import subprocess
 import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from benchmarks.bench import Bench, task_of
-from benchmarks.measure import Times
-from benchmarks.table import Cell, Table, label, milliseconds, number
+from benchmarks.measure import Values
+from benchmarks.table import Table
 from benchmarks.training import our_loop
 from stn_experiments.common.errors import UserError
 from stn_experiments.runs.experiment import build_experiment
+from stn_experiments.runs.train import set_up_torch
 
-SCRIPTS = Path(__file__).parents[1]
 POINTS = {
     "data.distortion.canvas": (28, 42, 56, 84, 112),
     "trainer.batch_size": (64, 256, 1024, 4096),
     "stn.family.control_points": (4, 8, 12, 16),
 }
+Result = TypeVar("Result")
+
+
+class Growth(NamedTuple):
+    """A training step: its seconds and images, and the peak memory in MB before training and in all."""
+
+    seconds: float
+    images: int
+    before: float
+    peak: float
 
 
 def tables(bench: Bench) -> list[Table]:
     """Time and peak memory of a step; all points are measured once, then all again for each repeat."""
-    points = [(setting, value) for setting, values in POINTS.items() for value in values]
-    if bench.quick:
-        points = [("data.distortion.canvas", 28)]
-    found: dict[tuple[str, int], list[dict[str, float]]] = {point: [] for point in points}
+    configs = {
+        f"{setting}={value}": bench.config(
+            *(["stn=tps"] if "control_points" in setting else []), last=[f"{setting}={value}"]
+        )
+        for setting, values in POINTS.items()
+        for value in values
+    }
+    found: dict[str, list[Growth]] = {setting: [] for setting in configs}
     for _ in range(bench.repeats):
-        for setting, value in points:
-            family = ["stn=tps"] if "control_points" in setting else []
-            config = bench.config(*family, last=[f"{setting}={value}"])
-            found[setting, value].append(measure_in_process(bench, config))
-    rows = [[label(f"{setting}={value}"), *cells(some)] for (setting, value), some in found.items()]
-    columns = ["setting", "ms per step", "µs per image", "peak memory, MB", "of it by training, MB"]
+        for setting, config in configs.items():
+            found[setting].append(in_new_process(measure_step, config, bench.seconds))
+    rows = [row(setting, steps) for setting, steps in found.items()]
     note = "Each point in its own process. Peak memory: of the process on a CPU, of torch on a GPU."
-    return [Table("growth", "Growth of a training step", columns, rows, note)]
+    return [Table("growth", "Growth of a training step", rows, note)]
 
 
-def cells(found: Iterable[dict[str, float]]) -> list[Cell]:
+def row(setting: str, steps: list[Growth]) -> dict[str, Values]:
     """Time per step and per image, peak memory, and how much of it training has added."""
-    seconds, images, before, peak = zip(*(point.values() for point in found), strict=True)
-    return [
-        milliseconds(Times(seconds)),
-        number(tuple(1e6 * one / count for one, count in zip(seconds, images, strict=True))),
-        number(peak),
-        number(tuple(most - first for most, first in zip(peak, before, strict=True))),
-    ]
+    return {
+        "setting": setting,
+        "ms per step": tuple(1e3 * step.seconds for step in steps),
+        "µs per image": tuple(1e6 * step.seconds / step.images for step in steps),
+        "peak memory, MB": tuple(step.peak for step in steps),
+        "of it by training, MB": tuple(step.peak - step.before for step in steps),
+    }
 
 
-def measure_in_process(bench: Bench, config: dict[str, Any]) -> dict[str, float]:
-    """Measure a point in a new process.
+def in_new_process(work: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a process that has imported torch and done nothing else.
 
     Raises:
         UserError: it failed.
     """
-    question = {"config": config, "seconds": bench.seconds, "quick": bench.quick}
-    command = [sys.executable, "-m", "benchmarks.growth"]
-    path = os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command,
-        input=json.dumps(question),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{' '.join(command[1:])} ended with {done.returncode}: {last}")
-    return json.loads(done.stdout.splitlines()[-1])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
+    with ProcessPoolExecutor(1, context) as pool:
+        try:
+            return pool.submit(work, *arguments).result()
+        except UserError:
+            raise
+        except Exception as error:  # also BrokenProcessPool, where the system ends a process for its memory
+            raise UserError(f"growth could not be measured: {type(error).__name__}: {error}") from error
 
 
-def answer(question: dict[str, Any]) -> dict[str, float]:
-    """Train for a while: seconds and images of a step, and peak memory before and after."""
-    config = question["config"]
-    bench = Bench(lambda _: config, repeats=1, seconds=question["seconds"], quick=question["quick"])
+def measure_step(config: dict[str, Any], seconds: float) -> Growth:
+    """Train for about so many seconds."""
+    bench = Bench(lambda _: config, repeats=1, seconds=seconds)
     experiment = build_experiment(config)
-    job = our_loop(experiment, bench.train_set(task_of(experiment)))
+    set_up_torch(experiment.trainer)
+    job = our_loop(experiment, bench.train_set(task_of(config)))
     before = peak_memory(bench.device)
-    times = bench.measure({"": job})[""]
-    assert isinstance(times, Times)
-    size = experiment.trainer.batch_size
-    return {"seconds": times.median, "images": size, "before": before, "peak": peak_memory(bench.device)}
+    (values,) = bench.measure({"": job}).values()
+    assert not isinstance(values, str)
+    return Growth(values[0], experiment.trainer.batch_size, before, peak_memory(bench.device))
 
 
 def peak_memory(device: torch.device) -> float:
-    """The peak memory so far, in MB."""
+    """The peak memory of this process so far, in MB: torch's on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    # On Linux, ru_maxrss of a process starts with that of its parent.
-    return peak_of(os.getpid()) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def peak_of(process: int) -> float:
-    """The peak memory of a process so far, in MB; 0 if it has ended, or without /proc."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
-
-
-if __name__ == "__main__":
-    print(json.dumps(answer(json.load(sys.stdin))))
+    # On Linux this starts with the memory of the parent, which here is the fork server.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,24 +1,23 @@
-"""A timer for jobs that take turns: rivals meet the same drift of a shared machine.
+"""Time jobs that take turns, so that all of them meet the same drift of a shared machine.
 
-``torch.utils.benchmark`` measures one statement after the other, and cannot time jobs that only know their
-own seconds, such as a pass of a DataLoader with warm workers.
+``torch.utils.benchmark`` measures one statement after the other, and cannot time a job that knows its own
+seconds, as Lightning's does.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
 
 import torch
 
 Job = Callable[[int], float | None]
 """Does a number of units of work; returns the seconds that count, or ``None`` if all do."""
 
-MOST_UNITS = 100_000
+Values = tuple[float, ...] | str
+"""One value for each repeat, or the reason why there are none."""
 
 
-def again(once: Callable[[], object]) -> Job:
+def repeat(once: Callable[[], object]) -> Job:
     """A job whose unit is one call."""
 
     def job(units: int) -> None:
@@ -28,62 +27,83 @@ def again(once: Callable[[], object]) -> Job:
     return job
 
 
-class Times(NamedTuple):
-    """Seconds per unit of work, for each repeat."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The median."""
-        return statistics.median(self.seconds)
-
-
-def spread(values: tuple[float, ...]) -> float:
-    """Half the range, as a fraction of the median."""
-    return (max(values) - min(values)) / 2 / statistics.median(values)
-
-
-def wait(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def interleaved(
     jobs: Mapping[str, Job | str],
     repeats: int,
     seconds: float,
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Times | str]:
-    """Time each job ``repeats`` times for about ``seconds``, warm and in turns: A B A B.
+) -> dict[str, Values]:
+    """Seconds per unit of each job, after a warm-up, in turns: A B A B.
 
-    A text instead of a job is the reason why there is none; it is returned.
+    Args:
+        jobs: by name; a text is the reason why there is no job, and is returned.
+        repeats: measurements of each job.
+        seconds: approximate length of a measurement.
+        device: the device on which the jobs work.
+        clock: the current time in seconds.
     """
-
-    def timed(job: Job, units: int) -> float:
-        wait(device)
-        start = clock()
-        counted = job(units)
-        wait(device)
-        return clock() - start if counted is None else counted
-
-    able = {name: job for name, job in jobs.items() if not isinstance(job, str)}
-    units = {name: _units(partial(timed, job), seconds) for name, job in able.items()}
-    found: dict[str, list[float]] = {name: [] for name in able}
-    for _ in range(repeats):
-        for name, job in able.items():
-            found[name].append(timed(job, units[name]) / units[name])
-    return {name: Times(tuple(found[name])) if name in able else job for name, job in jobs.items()}  # type: ignore[misc]
+    timers = {
+        name: partial(timed, job, device, clock) for name, job in jobs.items() if not isinstance(job, str)
+    }
+    units = {name: _units(timer, seconds) for name, timer in timers.items()}
+    turns = [
+        {name: timer(units=units[name]) / units[name] for name, timer in timers.items()}
+        for _ in range(repeats)
+    ]
+    return {
+        name: job if isinstance(job, str) else tuple(turn[name] for turn in turns)
+        for name, job in jobs.items()
+    }
 
 
-def _units(timed: Callable[[int], float], seconds: float) -> int:
-    """How many units take about ``seconds``; this is the warm-up, too."""
-    timed(1)
+def timed(
+    job: Job, device: torch.device, clock: Callable[[], float] = time.perf_counter, units: int = 1
+) -> float:
+    """Seconds that a job takes, until the device is done."""
+    _synchronize(device)
+    start = clock()
+    counted = job(units)
+    _synchronize(device)
+    return clock() - start if counted is None else counted
+
+
+def per_repeat(figure: Callable[..., float], *columns: Values) -> Values:
+    """A figure of each repeat's values; where some are missing, the reason."""
+    for values in columns:
+        if isinstance(values, str):
+            return values
+    return tuple(map(figure, *columns))
+
+
+def rate(seconds: Values, images: int) -> Values:
+    """Images per second, if a unit of work is so many images."""
+    return per_repeat(lambda one: images / one, seconds)
+
+
+def ratio(one: Values, other: Values) -> Values:
+    """The quotient of each repeat's times."""
+    return per_repeat(lambda a, b: a / b, one, other)
+
+
+def speeds(seconds: Mapping[str, Values], images: int) -> dict[str, Values]:
+    """Columns: images per second of each job, and how many times as fast the first is as each other job."""
+    first, *others = seconds
+    return {
+        **{name: rate(values, images) for name, values in seconds.items()},
+        **{f"{first} ÷ {name}": ratio(seconds[name], seconds[first]) for name in others},
+    }
+
+
+def _units(timer: Callable[..., float], seconds: float) -> int:
+    """How many units take about ``seconds``; finding it out warms the job up."""
+    timer(units=1)
     units = 1
-    while (took := timed(units)) < seconds / 4 and units < MOST_UNITS:
-        units = min(MOST_UNITS, max(2 * units, round(units * seconds / 3 / max(took, 1e-9))), 10 * units)
-    return max(1, min(MOST_UNITS, round(units * seconds / max(took, 1e-9))))
+    while (took := timer(units=units)) < seconds / 4:
+        units *= 2
+    return max(1, round(units * seconds / took))
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

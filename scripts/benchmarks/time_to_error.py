@@ -1,15 +1,15 @@
 """The time until the validation error stays below a bound, of our recipe and of the tutorial's loop."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
 
 from benchmarks import tutorial
 from benchmarks.bench import Bench, task_of
-from benchmarks.measure import wait
-from benchmarks.table import Cell, Table, label, missing, number
+from benchmarks.measure import Values, timed
+from benchmarks.table import Table
 from stn_experiments.common.errors import UserError
 from stn_experiments.data.batch import Batch
 from stn_experiments.data.datasets import TrainingSet
@@ -20,7 +20,6 @@ from stn_experiments.runs.experiment import Experiment, build_experiment
 from stn_experiments.runs.train import make_trainer
 
 BOUNDS = (2.0, 1.0, 0.7)
-OURS, TUTORIAL = "ours", "the tutorial's"
 
 
 class Point(NamedTuple):
@@ -34,66 +33,47 @@ class Point(NamedTuple):
 def tables(bench: Bench) -> list[Table]:
     """Seconds and images to each bound; the two loops take turns, an epoch each."""
     config = bench.configs("data", ["rotated"])[0]
-    experiment = build_experiment(config)
-    task = task_of(experiment)
+    experiment, task = build_experiment(config), task_of(config)
     if task != Distortion(angle=tutorial.ANGLE):
         raise UserError("data must be rotated for time_to_error, because the tutorial's loop trains on that")
     raw, train, valid = bench.held_out(task, config["data"]["valid_size"])
     torch.manual_seed(experiment.seed)  # of the tutorial's dropout
-    curves: dict[str, list[Point]] = {OURS: [], TUTORIAL: []}
-    runs = {OURS: ours(experiment, train, valid), TUTORIAL: tutorials(bench, raw, valid)}
-    while runs:
-        for name in list(runs):
-            if (point := next(runs[name], None)) is None:
-                del runs[name]
-            else:
-                curves[name].append(point)
+    images = experiment.trainer.images_per_epoch or len(raw.labels)
+    loops = ours(experiment, train, valid), tutorials(bench, raw, valid, images // tutorial.BATCH)
+    curves = zip(*zip_longest(*loops), strict=True)
     rows = [
-        [label(name), *(cell for bound in BOUNDS for cell in cells(curve, bound)), *last(curve)]
-        for name, curve in curves.items()
+        row(name, [point for point in curve if point])
+        for name, curve in zip(("ours", "the tutorial's"), curves, strict=True)
     ]
-    heads = [head for bound in BOUNDS for head in (f"seconds to {bound} %", f"images to {bound} %")]
     note = (
         "One run each, with the same validation digits; seconds are of training alone. A bound is reached "
         "after the first epoch from which on every epoch is below it."
     )
-    title = f"Time to a validation error on `{config['data']['name']}`"
-    columns = ["loop", *heads, "last error, %", "seconds in all", "epochs"]
-    return [Table("time_to_error", title, columns, rows, note)]
+    return [Table("time_to_error", f"Time to a validation error on `{config['data']['name']}`", rows, note)]
 
 
 def ours(experiment: Experiment, train: TrainingSet, valid: Batch) -> Iterator[Point]:
     """Our loop, epoch by epoch."""
     trainer = make_trainer(experiment, train)
-    seconds, images = 0.0, 0
+    seconds = 0.0
     while trainer.epoch <= experiment.trainer.epochs:
-        trainer.run_epoch()
-        metrics = trainer.epoch_metrics()
-        seconds, images = seconds + metrics["seconds"], images + int(metrics["images"])
+        seconds += timed(lambda _: trainer.run_epoch() and None, experiment.device)
         trainer.next_epoch()
+        images = trainer.step * experiment.trainer.batch_size
         yield Point(seconds, images, evaluate(trainer.model, valid)["error"])
 
 
-def tutorials(bench: Bench, raw: Digits, valid: Batch) -> Iterator[Point]:
-    """The tutorial's loop, epoch by epoch."""
+def tutorials(bench: Bench, raw: Digits, valid: Batch, steps: int) -> Iterator[Point]:
+    """The tutorial's loop, epoch by epoch of so many steps."""
     model = tutorial.wrapped(0, bench.device)
     network: tutorial.TutorialNet = model.network  # type: ignore[assignment]
     optimizer, loader = tutorial.optimizer(network), tutorial.batches(raw, bench.workers)
-    steps = len(raw.labels) // tutorial.BATCH
     seconds = 0.0
     for epoch in range(1, bench.epochs + 1):
         seconds += timed(
-            lambda: tutorial.train(network, optimizer, loader.passes(steps), bench.device), bench
+            lambda _: tutorial.train(network, optimizer, loader.passes(steps), bench.device), bench.device
         )
         yield Point(seconds, epoch * steps * tutorial.BATCH, evaluate(model, valid)["error"])
-
-
-def timed(work: Callable[[], None], bench: Bench) -> float:
-    """Seconds that it takes."""
-    start = time.perf_counter()
-    work()
-    wait(bench.device)
-    return time.perf_counter() - start
 
 
 def reached(curve: Sequence[Point], bound: float) -> Point | None:
@@ -103,16 +83,18 @@ def reached(curve: Sequence[Point], bound: float) -> Point | None:
     return curve[after] if after < len(curve) else None
 
 
-def cells(curve: Sequence[Point], bound: float) -> list[Cell]:
-    """Seconds and images to a bound."""
-    point = reached(curve, bound)
-    if point is None:
-        best = min(one.error for one in curve)
-        reason = f"not reached in {len(curve)} epochs: at best {best:.2f} %, last {curve[-1].error:.2f} %"
-        return [missing(reason)] * 2
-    return [number((point.seconds,)), number((point.images,))]
-
-
-def last(curve: Sequence[Point]) -> list[Cell]:
-    """The last error, the time and the number of epochs."""
-    return [number((value,)) for value in (curve[-1].error, curve[-1].seconds, len(curve))]
+def row(name: str, curve: Sequence[Point]) -> dict[str, Values]:
+    """Seconds and images to each bound, and the last error, the time and the number of epochs."""
+    last, best = curve[-1], min(point.error for point in curve)
+    cells: dict[str, Values] = {"loop": name}
+    for bound in BOUNDS:
+        point = reached(curve, bound)
+        reason = f"not reached in {len(curve)} epochs: at best {best:.2f} %, last {last.error:.2f} %"
+        cells[f"seconds to {bound} %"] = (point.seconds,) if point else reason
+        cells[f"images to {bound} %"] = (point.images,) if point else reason
+    ends: dict[str, Values] = {
+        "last error, %": (last.error,),
+        "seconds in all": (last.seconds,),
+        "epochs": (len(curve),),
+    }
+    return {**cells, **ends}

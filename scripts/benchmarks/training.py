@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections.abc import Mapping
 from itertools import cycle
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor
 from benchmarks import tutorial
 from benchmarks.bench import Bench, task_of
 from benchmarks.data import NAMES
-from benchmarks.measure import Job, again
-from benchmarks.table import Cell, Table, label, quotient, rate
+from benchmarks.measure import Job, Values, rate, ratio, repeat, speeds
+from benchmarks.table import Table
 from stn_experiments.data.batch import Batch
 from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.runs.experiment import Experiment, build_experiment
@@ -24,8 +25,7 @@ from stn_experiments.training.cuda_graphs import CudaGraphs
 
 BACKBONES = ("compact", "cnn", "fcn", "resnet18")
 PREMADE = 16
-OURS, BARE, TUTORIAL, LIGHTNING = "our loop", "ready-made batches", "the tutorial's loop", "Lightning"
-COLUMNS = [OURS, BARE, "our loop ÷ this"]
+OURS, BARE = "our loop", "ready-made batches"
 NOTE = "Ready-made batches: the same network and optimiser without drawing data and without metrics."
 
 
@@ -36,75 +36,80 @@ def tables(bench: Bench) -> list[Table]:
 
 def backbones(bench: Bench) -> Table:
     """Our loop and bare steps, for each backbone with and without a transformer."""
-    names = [name for name in BACKBONES if not (bench.quick and name == "resnet18")]
     configs = {
         run_name(config): config
         for stn in ("none", "affine")
-        for config in bench.configs("backbone", names, f"stn={stn}")
-    }
+        for config in bench.configs("backbone", BACKBONES, f"stn={stn}")
+    }.values()
     rows = [
-        row(bench, config, f"{config['backbone']['name']}, stn={config['stn']['name']}")
-        for config in configs.values()
+        {"network": f"{config['backbone']['name']}, stn={config['stn']['name']}", **our_speed(bench, config)}
+        for config in configs
     ]
-    config = next(iter(configs.values()))
-    title = (
-        f"Training on `{config['data']['name']}`, images/s in batches of {config['trainer']['batch_size']}"
-    )
-    return Table("training", title, ["network", *COLUMNS], rows, NOTE)
+    config = next(iter(configs))
+    title = f"Training on `{config['data']['name']}`, {unit(config)}"
+    return Table("training", title, rows, NOTE)
 
 
 def data_sets(bench: Bench) -> Table:
     """Our loop and bare steps, for each data set."""
-    configs = bench.configs("data", NAMES[:2] if bench.quick else NAMES)
-    rows = [row(bench, config, config["data"]["name"]) for config in configs]
-    backbone, stn, trainer = (configs[0][group] for group in ("backbone", "stn", "trainer"))
-    title = (
-        f"Training of `{backbone['name']}` with `stn={stn['name']}`, images/s in batches of "
-        f"{trainer['batch_size']}"
-    )
-    return Table("data_sets", title, ["data", *COLUMNS], rows, NOTE)
+    configs = bench.configs("data", NAMES)
+    rows = [{"data": config["data"]["name"], **our_speed(bench, config)} for config in configs]
+    backbone, stn = (configs[0][group]["name"] for group in ("backbone", "stn"))
+    title = f"Training of `{backbone}` with `stn={stn}`, {unit(configs[0])}"
+    return Table("data_sets", title, rows, NOTE)
 
 
-def row(bench: Bench, config: dict[str, Any], name: str) -> list[Cell]:
+def unit(config: Mapping[str, Any]) -> str:
+    """What the numbers are."""
+    return f"images/s in batches of {config['trainer']['batch_size']}"
+
+
+def our_speed(bench: Bench, config: Mapping[str, Any]) -> dict[str, Values]:
     """Our loop and bare steps for one config."""
     one, other = build_experiment(config), build_experiment(config)
-    size, task = one.trainer.batch_size, task_of(one)
-    premade = bench.batches(task, PREMADE, size)
-    times = bench.measure({OURS: our_loop(one, bench.train_set(task)), BARE: bare_steps(other, premade)})
-    return [
-        label(name),
-        *(rate(times[loop], size) for loop in (OURS, BARE)),
-        quotient(times[BARE], times[OURS]),
-    ]
+    size = one.trainer.batch_size
+    return speeds(bench.measure(our_jobs(bench, one, other)), size)
+
+
+def our_jobs(bench: Bench, one: Experiment, other: Experiment) -> dict[str, Job | str]:
+    """Our loop with one experiment, and bare steps with another of the same config."""
+    task, size = task_of(one.config), one.trainer.batch_size
+    return {
+        OURS: our_loop(one, bench.train_set(task)),
+        BARE: bare_steps(other, bench.batches(task, PREMADE, size)),
+    }
 
 
 def tutorials_network(bench: Bench) -> Table:
     """The tutorial's network in our loop, in bare steps, in its own loop and in Lightning."""
+    size = tutorial.BATCH
     config = bench.compose(
-        ["data=rotated", "optimizer=sgd", f"trainer.batch_size={tutorial.BATCH}", "scheduler=constant"]
+        ["data=rotated", "optimizer=sgd", f"trainer.batch_size={size}", "scheduler=constant"]
     )
-    pair = [with_tutorials_network(build_experiment(config)._replace(device=bench.device)) for _ in range(2)]
-    task = task_of(pair[0])
+    one, other = (
+        with_tutorials_network(build_experiment(config)._replace(device=bench.device)) for _ in range(2)
+    )
     loader = tutorial.batches(bench.mnist.train, bench.workers)
     network = tutorial.network(0).to(bench.device)
     optimizer = tutorial.optimizer(network)
-
-    jobs: dict[str, Job | str] = {
-        OURS: our_loop(pair[0], bench.train_set(task)),
-        BARE: bare_steps(pair[1], bench.batches(task, PREMADE, tutorial.BATCH)),
-        TUTORIAL: lambda units: tutorial.train(network, optimizer, loader.passes(units), bench.device),
-        LIGHTNING: lightning_loop(bench),
-    }
-    times = bench.measure(jobs)
+    seconds = bench.measure(
+        {
+            **our_jobs(bench, one, other),
+            "the tutorial's loop": lambda units: tutorial.train(
+                network, optimizer, loader.passes(units), bench.device
+            ),
+            "Lightning": lightning_loop(bench),
+        }
+    )
     rows = [
-        [label(name), rate(took, tutorial.BATCH), quotient(took, times[OURS])] for name, took in times.items()
+        {"loop": name, "images/s": rate(values, size), "our loop ÷ this": ratio(values, seconds[OURS])}
+        for name, values in seconds.items()
     ]
     note = (
-        f"The same network, SGD and batches of {tutorial.BATCH}; the last two read torchvision's transforms "
-        f"through a DataLoader with {bench.workers} workers."
+        f"The same network, SGD and batches of {size}; the last two read torchvision's transforms through a "
+        f"DataLoader with {bench.workers} workers."
     )
-    title = "The network of PyTorch's tutorial on rotated digits"
-    return Table("tutorial", title, ["loop", "images/s", "our loop ÷ this"], rows, note)
+    return Table("tutorial", "The network of PyTorch's tutorial on rotated digits", rows, note)
 
 
 def with_tutorials_network(experiment: Experiment) -> Experiment:
@@ -145,12 +150,7 @@ def bare_steps(experiment: Experiment, batches: list[Batch]) -> Job:
         optimizer.step()
 
     captured = graphs.wrap(step)
-
-    def once() -> None:
-        batch = next(source)
-        captured(batch.images, batch.labels)
-
-    return again(once)
+    return repeat(lambda: captured(*next(source)[:2]))
 
 
 def lightning_loop(bench: Bench) -> Job | str:
@@ -189,7 +189,7 @@ def lightning_loop(bench: Bench) -> Job | str:
     module = Module()
 
     def run(units: int) -> float:
-        loader.sampler.count = units
+        loader.shuffle(units)
         trainer = lightning.Trainer(
             max_epochs=1,
             accelerator={"cuda": "gpu"}.get(bench.device.type, bench.device.type),

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.bench import Bench, task_of
-from benchmarks.measure import Job, again
-from benchmarks.table import Table, label, milliseconds, quotient
+from benchmarks.measure import Job, Values, per_repeat, repeat
+from benchmarks.table import Table
 from stn_experiments.models.classifier import INPUT, Classifier
 from stn_experiments.runs.experiment import build_experiment
 
@@ -21,17 +21,18 @@ def tables(bench: Bench) -> list[Table]:
     for config in bench.configs("stn", FAMILIES):
         experiment = build_experiment(config)
         size = experiment.trainer.batch_size
-        (batch,) = bench.batches(task_of(experiment), 1, size)
+        (batch,) = bench.batches(task_of(config), 1, size)
         model = experiment.model.to(bench.device).train()
-        times = bench.measure(jobs(model, batch.images, batch.labels))
-        shares = [
-            quotient(times[f"transformer {way}"], times[f"backbone {way}"], 100, "")
-            for way in ("forward", "backward")
-        ]
-        rows.append([label(config["stn"]["name"]), *map(milliseconds, times.values()), *shares])
+        seconds = bench.measure(jobs(model, batch.images, batch.labels))
+        row: dict[str, Values] = {"stn": config["stn"]["name"]}
+        for name, values in seconds.items():
+            row[name] = per_repeat(lambda one: 1000 * one, values)
+        for way in ("forward", "backward"):
+            parts = (seconds[f"transformer {way}"], seconds[f"backbone {way}"])
+            row[f"% {way}"] = per_repeat(lambda transformer, backbone: 100 * transformer / backbone, *parts)
+        rows.append(row)
     names = f"`{config['data']['name']}` and `{config['backbone']['name']}`"
-    title = f"Transformers on {names}, milliseconds per batch of {size}"
-    return [Table("transformer", title, ["stn", *times, "% forward", "% backward"], rows)]
+    return [Table("transformer", f"Transformers on {names}, milliseconds per batch of {size}", rows)]
 
 
 def jobs(model: Classifier, images: Tensor, labels: Tensor) -> dict[str, Job | str]:
@@ -44,11 +45,11 @@ def jobs(model: Classifier, images: Tensor, labels: Tensor) -> dict[str, Job | s
 
     def backward(output: Tensor, of: Iterable[Tensor], given: Tensor | None = None) -> Job:
         wanted = list(of)
-        return again(lambda: torch.autograd.grad(output, wanted, given, retain_graph=True))
+        return repeat(lambda: torch.autograd.grad(output, wanted, given, retain_graph=True))
 
     return {
-        "transformer forward": again(lambda: transformer(images)),
+        "transformer forward": repeat(lambda: transformer(images)),
         "transformer backward": backward(seen, transformer.parameters(), direction),
-        "backbone forward": again(lambda: F.cross_entropy(model.backbone(shown), labels)),
+        "backbone forward": repeat(lambda: F.cross_entropy(model.backbone(shown), labels)),
         "backbone backward": backward(loss, [shown, *model.backbone.parameters()]),
     }

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import transforms
 
-from benchmarks.rivals import Loader, Samples, loader
+from benchmarks.rivals import Loader, Samples
 from stn_experiments.data.mnist import Digits
 from stn_experiments.models.classifier import Classifier, ClassifierOutput
 
@@ -86,7 +86,7 @@ def batches(digits: Digits, workers: int) -> Loader:
         transforms.ToTensor(),
         transforms.Normalize((MEAN,), (DEVIATION,)),
     ]
-    return loader(Samples(digits, transforms.Compose(chain)), BATCH, workers)
+    return Loader(Samples(digits, transforms.Compose(chain)), BATCH, workers)
 
 
 def train(
