@@ -1,27 +1,18 @@
 """Evaluation of a model on a fixed set: its error, its transformer's health and where it attends to."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stn_experiments.common import geometry
 from stn_experiments.data.batch import Batch, Pose, index_batch
 from stn_experiments.evaluation.coordinates import to_input_frame
-from stn_experiments.evaluation.localisation_scores import (
-    input_pose,
-    residual_pose,
-    score,
-    spread,
-    stack_outlines,
-)
+from stn_experiments.evaluation.localisation_scores import residual_pose, score, spread
 from stn_experiments.evaluation.metrics import outside_share, theta_spread
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.prediction import Prediction
 
 CHUNK = 250
-LOCALISED = 0.5
-"""A digit is localised if the IoU exceeds this (Jaderberg et al. 2015, co-localisation)."""
 
 
 @torch.no_grad()
@@ -41,8 +32,8 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     """Cross-entropy ``loss`` and ``error`` in percent over a set, which is on the model's device.
 
     Models with transformers also get ``theta_spread`` and ``outside_share`` (see ``metrics``). If the digits'
-    places are known, attention with a location gets the scores of :func:`attention_scores`. A model with one
-    transformer, on images of one digit, gets those of :func:`pose_scores`.
+    places are known, attention with a location gets those of :func:`score`. A model with one transformer, on
+    images of one digit, gets those of :func:`pose_scores`.
     """
     chunks = []
     for start in range(0, len(batch.labels), CHUNK):
@@ -84,32 +75,18 @@ def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
     if digits == len(of_transformers) == 1:
         results["outline"] = of_transformers[0]
     if digits and outlines:
-        results |= attention_scores(outlines, batch.pose)
+        results |= score(outlines, batch.pose.box, batch.pose.ink)
     return results
 
 
-def attention_scores(outlines: Sequence[Tensor], pose: Pose) -> dict[str, Tensor]:
-    """``iou_mean``, ``iou_above_half``, ``ink_inside``, ``off_target`` and ``hit_rate`` (B,), see ``score``.
-
-    The outlines are (B, K, 2), with different K.
-    """
-    scores = score(stack_outlines(outlines), pose.box, pose.ink)
-    iou = scores.pop("iou")
-    return {"iou_mean": iou, "iou_above_half": (iou > LOCALISED).float(), **scores}
-
-
 def pose_scores(outline: Tensor, pose: Pose, size: tuple[int, int]) -> dict[str, Tensor]:
-    """The spread of rotation, scale and translation in V (``residual_…``) and in the input (``input_…``).
+    """The :func:`spread` of the digits' poses in V (``residual_…``) and in the whole canvas (``input_…``).
 
     For one outline (N, K, 2) and one digit an image, on canvases of (height, width).
     """
-    matrix = pose.matrix[:, 0]
-    spreads = {
-        "residual": spread(residual_pose(outline, matrix, size)),
-        "input": spread(input_pose(matrix, size)),
-    }
+    canvas = geometry.boundary_points(1, outline.device).expand(len(outline), -1, -1)
     return {
-        f"{name}_{key}{unit}": values[key]
-        for name, values in spreads.items()
-        for key, unit in (("rotation", "_deg"), ("scale", ""), ("translation", "_px"))
+        f"{name}_{key}": value
+        for name, frame in (("residual", outline), ("input", canvas))
+        for key, value in spread(residual_pose(frame, pose.matrix[:, 0], size)).items()
     }

@@ -1,15 +1,15 @@
 """Scores of attended regions against the true places and poses of the digits.
 
 Polygons are closed lines (B, N, 2) of normalised (x, y), see ``geometry``. An *outline* is that of a view; a
-*box* and a *pose* are those of one digit in ``distortions.Pose``. All functions work per item of the batch,
-on any device, and never make the host wait for it. They expect :func:`bounded` polygons; :func:`score` and
-:func:`residual_pose` bound theirs. A polygon that is not finite counts as one without area.
+*box* and a *pose* are those of one digit in ``distortions.Pose``. No function makes the host wait for the
+device. They expect :func:`bounded` polygons; :func:`score` and :func:`residual_pose` bound theirs.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stn_experiments.common import geometry
@@ -17,23 +17,14 @@ from stn_experiments.common import geometry
 FAR = 1e3
 """Coordinates are clamped to ±``FAR``, because their squares would overflow."""
 
+LOCALISED = 0.5
+"""A digit is localised if the IoU exceeds this (Jaderberg et al. 2015, appendix, co-localisation)."""
+
 HIT = 0.01
-"""A view hits a digit if it holds at least this share of the digit's ink."""
+"""A view hits a digit if it holds at least this fraction of the digit's ink."""
 
-NOTHING = 1e-6
+EPSILON = 1e-6
 """Areas and amounts of ink up to this are rounding errors."""
-
-
-class Overlap(NamedTuple):
-    """How an outline overlaps a box: ``iou`` (B,), intersection over union, in [0, 1], and ``off_target``
-    (B,), the share of the outline outside the box, in [0, 1].
-
-    A digit is localised if the IoU exceeds 0.5 (Jaderberg et al. 2015, appendix, co-localisation). For an
-    outline without area they are 0 and 1.
-    """
-
-    iou: Tensor
-    off_target: Tensor
 
 
 class Residual(NamedTuple):
@@ -49,7 +40,7 @@ class Residual(NamedTuple):
 
 
 def bounded(polygon: Tensor) -> Tensor:
-    """Clamp polygons (..., N, 2) to ±``FAR``; replace those that are not finite by the origin."""
+    """Clamp polygons (..., N, 2) to ±``FAR``; those that are not finite become the origin, without area."""
     finite = polygon.isfinite().flatten(-2).all(-1)
     return torch.where(finite[..., None, None], polygon, 0).clamp(-FAR, FAR)
 
@@ -84,7 +75,7 @@ def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
     last = torch.where(outside_after, crossing, 1).amin(2)
     edges = _cross(polygon, polygon.roll(-1, 1)) * (last - first).clamp(min=0)
 
-    place = along.lerp(along.roll(-1, 1), crossing) / side.square().sum(2).clamp(min=NOTHING**2)[:, None]
+    place = along.lerp(along.roll(-1, 1), crossing) / side.square().sum(2).clamp(min=EPSILON**2)[:, None]
     back_in_less_out = (place.clamp(0, 1) * (outside.float() - outside_after.float())).sum(1)
     sides = _cross(convex, side) * back_in_less_out
 
@@ -92,15 +83,18 @@ def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
     return ((edges.sum(1) + sides.sum(1)).abs() / 2).minimum(largest)
 
 
-def overlap(outline: Tensor, box: Tensor) -> Overlap:
-    """The overlap of outlines (B, K, 2) and boxes (B, 4, 2)."""
+def overlap(outline: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+    """The IoU (B,) of outlines (B, K, 2) and boxes (B, 4, 2), and the fraction (B,) of the outline outside.
+
+    Both are in [0, 1]. For an outline without area they are 0 and 1.
+    """
     intersection, outline_area = intersection_area(outline, box), area(outline)
     union = outline_area + area(box) - intersection
-    return Overlap(_share(intersection, union), 1 - _share(intersection, outline_area))
+    return _fraction(intersection, union), 1 - _fraction(intersection, outline_area)
 
 
 def ink_inside(outline: Tensor, ink: Tensor) -> Tensor:
-    """The share (B,), in [0, 1], of ``ink`` (B, h, w) >= 0 inside outlines (B, K, 2); 0 if there is no ink.
+    """The fraction (B,) of ``ink`` (B, h, w) >= 0 that is inside outlines (B, K, 2); 0 if there is no ink.
 
     A row of cells is inside where its middle line is. By Green's theorem the ink inside is Σ ± F over the
     points where the outline crosses such a line, upwards or downwards, where F is the row's ink left of that
@@ -119,37 +113,31 @@ def ink_inside(outline: Tensor, ink: Tensor) -> Tensor:
     whole = cell.long().clamp(max=width - 1)
     to_the_left = ink @ earlier  # not cumsum, which is not deterministic on CUDA
     inside = to_the_left.gather(2, whole) + (cell - whole) * ink.gather(2, whole)
-    return _share((inside * up_or_down).sum((1, 2)).abs(), to_the_left[:, :, -1].sum(1))
+    return _fraction((inside * up_or_down).sum((1, 2)).abs(), to_the_left[:, :, -1].sum(1))
 
 
-def stack_outlines(outlines: Sequence[Tensor]) -> Tensor:
-    """Stack V outlines (B, K, 2) of different K to (B, V, K, 2); the last points of short ones repeat."""
-    longest = max(outline.shape[1] for outline in outlines)
-    return torch.stack(
-        [
-            torch.cat([outline, outline[:, -1:].expand(-1, longest - outline.shape[1], -1)], 1)
-            for outline in outlines
-        ],
-        1,
-    )
+def score(outlines: Sequence[Tensor], boxes: Tensor, ink: Tensor) -> dict[str, Tensor]:
+    """Scores (B,) of V outlines (B, K, 2), where K may differ, against D digits.
 
+    The digits have ``boxes`` (B, D, 4, 2) and ``ink`` (B, D, h, w).
 
-def score(outlines: Tensor, boxes: Tensor, ink: Tensor) -> dict[str, Tensor]:
-    """Scores (B,) of V outlines (B, V, K, 2) against D digits with ``boxes`` (B, D, 4, 2) and ``ink``.
-
-    ``iou``, ``ink_inside`` and ``off_target`` are means over the digits, each scored in the view of the
-    highest IoU; other digits count as off target. ``hit_rate`` is the share of the views that hold at least
-    ``HIT`` of a digit's ink. ``ink`` is (B, D, h, w).
+    ``iou_mean``, ``ink_inside`` and ``off_target`` are means over the digits, each scored in the view of the
+    highest IoU; other digits count as off target. ``iou_above_half`` is 1 if that mean exceeds ``LOCALISED``.
+    ``hit_rate`` is the fraction of the views that hold at least ``HIT`` of a digit's ink.
     """
-    (batch, views), digits = outlines.shape[:2], boxes.shape[1]
-    outlines = bounded(outlines)
-    pairs = outlines[:, None].expand(-1, digits, -1, -1, -1).flatten(0, 2)
+    (batch, digits), views = boxes.shape[:2], len(outlines)
+    # The last point of a shorter outline repeats.
+    longest = max(outline.shape[1] for outline in outlines)
+    padded = [F.pad(line.mT, (0, longest - line.shape[1]), mode="replicate").mT for line in outlines]
+    pairs = bounded(torch.stack(padded * digits, 1)).flatten(0, 1)
     overlaps = overlap(pairs, boxes.flatten(0, 1).repeat_interleave(views, 0))
     iou, off_target = (value.view(batch, digits, views) for value in overlaps)
     inside = ink_inside(pairs, ink.flatten(0, 1).repeat_interleave(views, 0)).view(batch, digits, views)
     best = iou.argmax(2, keepdim=True)
+    iou_mean = iou.amax(2).mean(1)
     return {
-        "iou": iou.amax(2).mean(1),
+        "iou_mean": iou_mean,
+        "iou_above_half": (iou_mean > LOCALISED).float(),
         "ink_inside": inside.gather(2, best).squeeze(2).mean(1),
         "off_target": off_target.gather(2, best).squeeze(2).mean(1),
         "hit_rate": (inside.amax(1) >= HIT).float().mean(1),
@@ -174,7 +162,7 @@ def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Resid
     Let P and L be the matrices of :func:`axes`, in pixels, of the digit's 28×28 frame and of the outline. V
     shows the frame as D = L^-1 P. ``rotation`` is that of the rotation nearest to D, atan2(D01 - D10,
     D00 + D11) (Higham 1986, polar decomposition), and ``scale`` is sqrt|det D|. For a pure mirror image all
-    rotations are equally near. An outline without area counts as one with the area ``NOTHING``.
+    rotations are equally near. An outline without area counts as one with the area ``EPSILON``.
     """
     frame = geometry.transform(pose, geometry.boundary_points(1, pose.device))
     centre, digit = axes(_pixels(bounded(frame), size))
@@ -185,33 +173,24 @@ def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Resid
     sign = torch.where(view_area < 0, -1.0, 1.0)
     sine, cosine = _cross(y, down) - _cross(right, x), _cross(x, down) + _cross(right, y)
     rotation = torch.atan2(sign * sine, sign * cosine).rad2deg()
-    scale = (digit_area.abs().clamp(min=NOTHING) / view_area.abs().clamp(min=NOTHING)).sqrt()
+    scale = (digit_area.abs().clamp(min=EPSILON) / view_area.abs().clamp(min=EPSILON)).sqrt()
     return Residual(_wrapped(rotation), scale, centre - middle)
-
-
-def input_pose(pose: Tensor, size: tuple[int, int]) -> Residual:
-    """The :func:`residual_pose` of poses (B, 3, 3) if V is the whole canvas (height, width).
-
-    ``scale`` is the side of the digit's frame relative to sqrt(height width).
-    """
-    canvas = geometry.boundary_points(1, pose.device)
-    return residual_pose(canvas.expand(len(pose), -1, -1), pose, size)
 
 
 def spread(residual: Residual) -> dict[str, Tensor]:
     """How much the poses of a set of N items vary; 0 if all are the same.
 
-    ``rotation`` is the root mean square deviation from the circular mean, in degrees; a uniform distribution
-    in ±a gives a / sqrt(3). ``scale`` is the standard deviation of log scale. ``translation`` is the root
-    mean square distance from the mean, in pixels.
+    ``rotation_deg`` is the root mean square deviation from the circular mean; a uniform distribution in ±a
+    gives a / sqrt(3). ``scale`` is the standard deviation of log scale. ``translation_px`` is the root mean
+    square distance from the mean.
     """
     angle = residual.rotation.deg2rad()
     mean = torch.atan2(angle.sin().mean(), angle.cos().mean()).rad2deg()
     offset = residual.translation - residual.translation.mean(0)
     return {
-        "rotation": _wrapped(residual.rotation - mean).square().mean().sqrt(),
+        "rotation_deg": _wrapped(residual.rotation - mean).square().mean().sqrt(),
         "scale": residual.scale.log().std(correction=0),
-        "translation": offset.square().sum(1).mean().sqrt(),
+        "translation_px": offset.square().sum(1).mean().sqrt(),
     }
 
 
@@ -231,8 +210,8 @@ def _signed_area(polygon: Tensor) -> Tensor:
     return _cross(polygon, polygon.roll(-1, 1)).sum(1) / 2
 
 
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > NOTHING, part / whole, 0).clamp(max=1)
+def _fraction(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > EPSILON, part / whole, 0).clamp(max=1)
 
 
 def _wrapped(degrees: Tensor) -> Tensor:

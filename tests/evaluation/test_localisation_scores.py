@@ -1,3 +1,5 @@
+"""Scores against the algorithm of Sutherland and Hodgman, winding numbers and arithmetic."""
+
 import math
 
 import pytest
@@ -13,21 +15,21 @@ from stn_experiments.evaluation.localisation_scores import (
     axes,
     bounded,
     ink_inside,
-    input_pose,
     intersection_area,
     overlap,
     residual_pose,
     score,
     spread,
-    stack_outlines,
 )
 
-SIZES = [(28, 28), (50, 70), (61, 33)]
+SIZES = [(28, 28), (61, 33)]
 SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]
 DIAMOND = [(0.5, -0.25), (1.25, 0.5), (0.5, 1.25), (-0.25, 0.5)]  # sticks out of the square by four corners
 ARROW = [(0, 0), (2, 0.5), (0, 1), (1, 0.5)]  # bent inwards from the left
 COMB = [(-1, -1), (2, -1), (2, 2), (0.75, 2), (0.75, 0.5), (0.25, 0.5), (0.25, 2), (-1, 2)]
 BOX = [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]
+LEFT = [(-1, -1), (0, -1), (0, 1), (-1, 1)]  # half of the canvas
+CANVAS = geometry.boundary_points(8)[None]
 
 seeds = st.integers(0, 2**32 - 1)
 property_test = settings(derandomize=True, deadline=None, max_examples=25)
@@ -37,29 +39,29 @@ def polygon(*points):
     return torch.tensor([points], dtype=torch.float)
 
 
-def similarities(seed, size, count=20, spread=math.pi):
-    """Random poses, rotated by up to ``spread``, scaled and shifted, on canvases of ``size``."""
+def similarities(seed, size, count=20):
+    """Random poses, rotated, scaled and shifted, on canvases of ``size``."""
     generator = torch.Generator().manual_seed(seed)
     angle, scale, *shift = torch.rand(4, count, generator=generator) * 2 - 1
-    matrix = geometry.similarity(angle * spread, 1 + 0.6 * scale, 10 * torch.stack(shift, 1))
+    matrix = geometry.similarity(angle * math.pi, 1 + 0.6 * scale, 10 * torch.stack(shift, 1))
     return geometry.normalised(matrix, (28, 28), size)
 
 
 def turned(degrees, size=(28, 28), scale=1.0, shift=(0.0, 0.0)):
-    angle = torch.tensor([degrees]).deg2rad()
-    matrix = geometry.similarity(angle, torch.tensor([scale]), torch.tensor([shift]))
+    """One pose for each angle."""
+    angle = torch.tensor(degrees).deg2rad()
+    matrix = geometry.similarity(angle, torch.full_like(angle, scale), torch.tensor([shift] * len(degrees)))
     return geometry.normalised(matrix, (28, 28), size)
 
 
 def outline(matrix):
-    return geometry.transform(matrix, geometry.boundary_points(8))
+    return geometry.transform(matrix, CANVAS[0])
 
 
 def around(generator, count, points, least):
     """Simple polygons of random orientation at random places, concave unless ``least`` is 1."""
-    angle = (
-        (torch.arange(points) + 0.9 * torch.rand(count, points, generator=generator)) / points * 2 * math.pi
-    )
+    angle = torch.arange(points) + 0.9 * torch.rand(count, points, generator=generator)
+    angle = angle / points * 2 * math.pi
     radius = least + (1 - least) * torch.rand(count, points, generator=generator)
     place = torch.rand(count, 1, 2, generator=generator) - 0.5
     radius = radius * torch.rand(count, 1, generator=generator)
@@ -99,39 +101,31 @@ def winding(line, points):
     return ((spokes.roll(-1, 0) / spokes).angle().sum(0) / (2 * math.pi)).round()
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [(SQUARE, 1), (DIAMOND, 1.125), (ARROW, 0.5), (COMB, 8.25), (SQUARE[:3], 0.5), (SQUARE[:2], 0)],
-)
-def test_area_in_either_orientation(line, expected):
-    both = polygon(*line)
-    assert area(torch.cat([both, both.flip(1)])).tolist() == pytest.approx([expected] * 2)
+# Areas
 
 
-@pytest.mark.parametrize("flip_line", [False, True])
-@pytest.mark.parametrize("flip_square", [False, True])
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("line", "whole", "expected"),
     [
-        (SQUARE, 1),
-        ([(0.5, 0), (1.5, 0), (1.5, 1), (0.5, 1)], 0.5),  # half, along common sides
-        ([(0.5, 0.25), (1.5, 0.25), (1.5, 2), (0.5, 2)], 0.375),
-        ([(0.25, 0.25), (0.75, 0.25), (0.75, 0.5), (0.25, 0.5)], 0.125),  # within
-        ([(-1, -1), (2, -1), (2, 2), (-1, 2)], 1),  # around
-        ([(1, 0), (2, 0), (2, 1), (1, 1)], 0),  # touching
-        ([(3, 3), (4, 3), (4, 4), (3, 4)], 0),  # apart
-        (DIAMOND, 0.875),  # the corners of the square stick out of the diamond: 4 · 0.25² / 2
-        (ARROW, 0.25),  # its two barbs, of which the square keeps what is left of x = 1
-        (COMB, 0.75),  # around all of the square but for a slot, in two parts below
+        (SQUARE, 1, 1),
+        ([(0.5, 0), (1.5, 0), (1.5, 1), (0.5, 1)], 1, 0.5),  # half, along common sides
+        ([(0.25, 0.25), (0.75, 0.25), (0.75, 0.5), (0.25, 0.5)], 0.125, 0.125),  # within
+        ([(-1, -1), (2, -1), (2, 2), (-1, 2)], 9, 1),  # around
+        ([(1, 0), (2, 0), (2, 1), (1, 1)], 1, 0),  # touching
+        ([(3, 3), (4, 3), (4, 4), (3, 4)], 1, 0),  # apart
+        (DIAMOND, 1.125, 0.875),  # the corners of the square stick out of the diamond: 4 · 0.25² / 2
+        (ARROW, 0.5, 0.25),  # its two barbs, of which the square keeps what is left of x = 1
+        (COMB, 8.25, 0.75),  # around all of the square but for a slot, in two parts below
     ],
 )
-def test_intersection_with_a_square(line, expected, flip_line, flip_square):
+def test_area_and_intersection_with_a_square_in_either_orientation(line, whole, expected):
     line, square = polygon(*line), polygon(*SQUARE)
-    line, square = line.flip(1) if flip_line else line, square.flip(1) if flip_square else square
-    assert intersection_area(line, square).item() == pytest.approx(expected, abs=1e-6)
+    lines, squares = torch.cat([line, line.flip(1)] * 2), torch.cat([square] * 2 + [square.flip(1)] * 2)
+    assert area(lines).tolist() == pytest.approx([whole] * 4)
+    assert intersection_area(lines, squares).tolist() == pytest.approx([expected] * 4, abs=1e-6)
 
 
-@pytest.mark.parametrize(("points", "least"), [(4, 1.0), (8, 0.1), (32, 0.1)])
+@pytest.mark.parametrize(("points", "least"), [(4, 1.0), (32, 0.1)])
 @property_test
 @given(seed=seeds)
 def test_intersection_agrees_with_sutherland_hodgman(points, least, seed):
@@ -139,97 +133,76 @@ def test_intersection_agrees_with_sutherland_hodgman(points, least, seed):
     lines, quads = around(generator, 4, points, least), around(generator, 4, 4, 1.0)
     expected = [clipped_area(*pair) for pair in zip(lines, quads, strict=True)]
     assert intersection_area(lines, quads).tolist() == pytest.approx(expected, abs=2e-6)
+    torch.testing.assert_close(intersection_area(quads, quads), area(quads), atol=1e-6, rtol=1e-5)
 
 
 @property_test
 @given(seed=seeds, x=st.floats(-5, 5), y=st.floats(-5, 5), start=st.integers(1, 31))
-def test_intersection_does_not_depend_on_place_orientation_or_start(seed, x, y, start):
+def test_intersection_does_not_depend_on_place_or_start(seed, x, y, start):
     generator = torch.Generator().manual_seed(seed)
     lines, quads = around(generator, 4, 32, 0.1), around(generator, 4, 4, 1.0)
     both, shift = intersection_area(lines, quads), torch.tensor([x, y])
     for other in [
         intersection_area(lines + shift, quads + shift),
-        intersection_area(lines.flip(1), quads),
-        intersection_area(lines, quads.flip(1)),
         intersection_area(lines.roll(start, 1), quads.roll(start, 1)),
     ]:
         torch.testing.assert_close(other, both, atol=1e-5, rtol=0)
 
 
-@property_test
-@given(seed=seeds)
-def test_a_polygon_intersects_itself_in_its_area(seed):
-    quads = around(torch.Generator().manual_seed(seed), 20, 4, 1.0)
-    torch.testing.assert_close(intersection_area(quads, quads), area(quads), atol=1e-6, rtol=1e-5)
-
-
-def test_repeated_corners_change_nothing():
-    triangle = polygon((0, 0), (0, 0), (1, 0), (1, 1))
-    assert intersection_area(polygon(*SQUARE), triangle).item() == pytest.approx(0.5)
-    assert intersection_area(triangle, polygon(*SQUARE)).item() == pytest.approx(0.5)
-
-
-def test_a_small_polygon_far_out_keeps_its_area():
-    small = polygon(*SQUARE) * 0.01 + 100
+def test_repeated_corners_and_places_far_out_keep_the_area():
+    square, triangle = polygon(*SQUARE), polygon((0, 0), (0, 0), (1, 0), (1, 1))
+    assert intersection_area(square, triangle).item() == pytest.approx(0.5)
+    assert intersection_area(triangle, square).item() == pytest.approx(0.5)
+    small = square * 0.01 + 100
     assert area(small).item() == pytest.approx(1e-4, rel=0.01)
     assert intersection_area(small, small + 0.005).item() == pytest.approx(1e-4 / 4, rel=0.01)
+
+
+# Overlap and ink
 
 
 def test_overlap_of_known_rectangles():
     half = polygon((0, -0.5), (1, -0.5), (1, 0.5), (0, 0.5))
     large = polygon((-1, -1), (1, -1), (1, 1), (-1, 1))
     far = polygon((0.6, 0.6), (1, 0.6), (1, 1), (0.6, 1))
-    lines = torch.cat([half, large, far, polygon(*BOX)])
-    boxes = polygon(*BOX).expand(4, -1, -1)
-    assert overlap(lines, boxes).iou.tolist() == pytest.approx([0.5 / 1.5, 0.25, 0, 1])
-    assert overlap(lines, boxes).off_target.tolist() == pytest.approx([0.5, 0.75, 1, 0])
+    iou, off_target = overlap(torch.cat([half, large, far, polygon(*BOX)]), polygon(*BOX).expand(4, -1, -1))
+    assert iou.tolist() == pytest.approx([0.5 / 1.5, 0.25, 0, 1])
+    assert off_target.tolist() == pytest.approx([0.5, 0.75, 1, 0])
 
 
-BAD = {
+WITHOUT_AREA = {
     "a point": [(0.1, 0.1)] * 4,
-    "a line": [(-0.4, -0.4), (0.4, 0.4), (0.4, 0.4), (-0.4, -0.4)],
     "a slanted line": [(0.1 * i, 0.07 * i + 0.013) for i in (-3, -1, 2, 4, 1, -2)],
     "not a number": [(0, 0), (1, 0), (math.nan, 1), (0, 1)],
-    "infinite": [(0, 0), (math.inf, 0), (1, 1), (0, 1)],
-    "all infinite": [
-        (-math.inf, -math.inf),
-        (math.inf, -math.inf),
-        (math.inf, math.inf),
-        (-math.inf, math.inf),
-    ],
+    "infinite": [(0, 0), (math.inf, 0), (1, -math.inf), (0, 1)],
 }
 
 
-@pytest.mark.parametrize("line", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("line", WITHOUT_AREA.values(), ids=WITHOUT_AREA)
 def test_an_outline_without_area_has_no_overlap(line):
     line, box = bounded(polygon(*line)), polygon(*BOX)
-    assert area(line).item() == pytest.approx(0, abs=1e-7)
-    assert intersection_area(line, box).item() == pytest.approx(0, abs=1e-7)
-    assert intersection_area(box, line).item() == pytest.approx(0, abs=1e-7)
-    assert overlap(line, box).iou.item() == pytest.approx(0, abs=1e-7)
-    assert overlap(line, box).off_target == 1
+    iou, off_target = overlap(line, box)
+    assert off_target == 1
+    for nothing in (iou, area(line), intersection_area(line, box), intersection_area(box, line)):
+        assert nothing.item() == pytest.approx(0, abs=1e-7)
     assert ink_inside(line, torch.ones(1, 5, 5)).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("far", [1e3, 1e6, 1e30])
+@pytest.mark.parametrize("far", [1e3, 1e30])
 def test_a_huge_outline_holds_all_ink_and_has_a_small_iou(far):
-    line, box = bounded(geometry.boundary_points(8)[None] * far), polygon(*BOX)
+    line, box = bounded(CANVAS * far), polygon(*BOX)
     assert intersection_area(line, box).item() == pytest.approx(1, rel=1e-3)
-    assert 0 < overlap(line, box).iou < 1e-6
-    assert 1 - 1e-6 < overlap(line, box).off_target <= 1
+    iou, off_target = overlap(line, box)
+    assert 0 < iou < 1e-6
+    assert 1 - 1e-6 < off_target <= 1
     assert ink_inside(line, torch.ones(1, 2, 2)) == 1
-    assert all(part.isfinite().all() for part in residual_pose(line, turned(30.0), (28, 28)))
+    assert all(part.isfinite().all() for part in residual_pose(line, turned([30.0]), (28, 28)))
 
 
 def test_an_outline_that_crosses_itself_has_scores_in_range():
     bow = polygon((-0.5, -0.5), (0.4, 0.5), (0.4, -0.5), (-0.5, 0.7))
-    box = polygon(*BOX)
-    for value in (*overlap(bow, box), ink_inside(bow, torch.ones(1, 4, 6))):
+    for value in (*overlap(bow, polygon(*BOX)), ink_inside(bow, torch.ones(1, 4, 6))):
         assert 0 <= value <= 1
-
-
-LEFT = [(-1, -1), (0, -1), (0, 1), (-1, 1)]
-THREE_ROWS = [(0, -2 / 3), (2 / 3, 0), (0, 2 / 3), (-2 / 3, 0)]  # corners level with three rows of cells
 
 
 @pytest.mark.parametrize(
@@ -237,19 +210,14 @@ THREE_ROWS = [(0, -2 / 3), (2 / 3, 0), (0, 2 / 3), (-2 / 3, 0)]  # corners level
     [
         (LEFT, [[3, 1], [0, 4]], 3 / 8),
         ([(9 * x, 9 * y) for x, y in LEFT], [[3, 1], [0, 4]], 3 / 8),  # beyond the canvas
-        (LEFT, [[0, 1], [0, 0]], 0),
-        (LEFT, [[0, 0], [0, 0]], 0),
-        (
-            [(-0.75, -1), (0.25, -1), (0.25, 1), (-0.75, 1)],
-            [[2, 4]],
-            (0.75 * 2 + 0.25 * 4) / 6,
-        ),  # parts of cells
+        (LEFT, [[0, 0], [0, 0]], 0),  # no ink
+        ([(x + 0.25, y) for x, y in LEFT], [[2, 4]], (0.75 * 2 + 0.25 * 4) / 6),  # parts of cells
         ([(x - 1, y - 0.5) for x, y in ARROW], [[3, 1, 0, 0]], 0),  # its notch, from x = -1 to 0
-        ([(x - 1, y - 0.5) for x, y in ARROW], [[0, 0, 3, 1]], 1),
-        (THREE_ROWS, [[1, 2, 4]] * 3, (0.5 * 1 + 2 + 0.5 * 4) / 21),  # each row counts once
+        # Its corners are level with three rows of cells; each row counts once.
+        ([(0, -2 / 3), (2 / 3, 0), (0, 2 / 3), (-2 / 3, 0)], [[1, 2, 4]] * 3, (0.5 * 1 + 2 + 0.5 * 4) / 21),
     ],
 )
-def test_ink_inside_is_a_share_of_the_ink(line, ink, expected):
+def test_ink_inside_is_a_fraction_of_the_ink(line, ink, expected):
     both = torch.cat([polygon(*line), polygon(*line).flip(1)])
     ink = torch.tensor([ink] * 2, dtype=torch.float)
     assert ink_inside(both, ink).tolist() == pytest.approx([expected] * 2, abs=1e-6)
@@ -272,13 +240,14 @@ def test_an_outline_on_the_digit_holds_its_ink(digits, size):
     places = geometry.transform(torch.linalg.inv(pose), geometry.pixel_centres(*size))
     ink = render(digits.images.float() / 255, places, size)[:, 0]
     box = geometry.transform(pose, geometry.boundary_points(1) * 20 / 28)  # of the fixture's ink
-    for seen in (box, outline(pose)):
-        assert ink_inside(seen, ink).min() > (0.93 if seen is box else 0.999)  # interpolation blurs the ink
-        torch.testing.assert_close(overlap(seen, box).iou, area(box) / area(seen), atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            overlap(seen, box).off_target, 1 - area(box) / area(seen), atol=1e-5, rtol=0
-        )
-    torch.testing.assert_close(overlap(outline(pose), box).iou, torch.full((40,), (20 / 28) ** 2))
+    assert ink_inside(box, ink).min() > 0.93  # interpolation blurs the ink
+    assert ink_inside(outline(pose), ink).min() > 0.999
+    iou, off_target = overlap(outline(pose), box)
+    torch.testing.assert_close(iou, torch.full((40,), (20 / 28) ** 2))
+    torch.testing.assert_close(off_target, 1 - iou, atol=1e-5, rtol=0)
+
+
+# Poses
 
 
 def test_axes_of_an_affine_outline_are_its_matrix():
@@ -301,27 +270,15 @@ def test_the_residual_pose_is_the_identity_if_v_is_the_digits_frame(size, seed):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@property_test
-@given(seed=seeds)
-def test_the_residual_pose_of_the_identity_is_the_input_pose(size, seed):
-    pose = similarities(seed, size)
-    same = geometry.boundary_points(8).expand(20, -1, -1)
-    for ours, given_pose in zip(residual_pose(same, pose, size), input_pose(pose, size), strict=True):
-        torch.testing.assert_close(ours, given_pose)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("degrees", [-150.0, -30.0, 0.0, 30.0, 90.0, 179.0])
-def test_input_pose_is_the_pose_of_the_digit(size, degrees):
-    rotation, scale, translation = input_pose(turned(degrees, size, 0.7, (3.0, -5.0)), size)
-    assert rotation.item() == pytest.approx(degrees, abs=1e-3)
-    assert scale.item() == pytest.approx(0.7 * 28 / math.sqrt(size[0] * size[1]))
-    assert translation.tolist()[0] == pytest.approx([3, -5], abs=1e-4)
-
-
-@pytest.mark.parametrize("size", SIZES)
 def test_residual_pose_is_the_pose_of_the_digit_in_v(size):
-    digit, view = turned(50.0, size, 0.5, (4.0, 1.0)), turned(20.0, size, 1.0, (1.0, 2.0))
+    degrees = [-150.0, -30.0, 0.0, 30.0, 90.0, 179.0]
+    rotation, scale, translation = residual_pose(
+        CANVAS.expand(6, -1, -1), turned(degrees, size, 0.7, (3.0, -5.0)), size
+    )
+    assert rotation.tolist() == pytest.approx(degrees, abs=1e-3)
+    assert scale.tolist() == pytest.approx([0.7 * 28 / math.sqrt(size[0] * size[1])] * 6)
+    torch.testing.assert_close(translation, torch.tensor([[3.0, -5.0]] * 6), atol=1e-4, rtol=0)
+    digit, view = turned([50.0], size, 0.5, (4.0, 1.0)), turned([20.0], size, 1.0, (1.0, 2.0))
     rotation, scale, translation = residual_pose(outline(view), digit, size)
     assert rotation.item() == pytest.approx(30, abs=1e-3)
     assert scale.item() == pytest.approx(0.5)
@@ -329,15 +286,12 @@ def test_residual_pose_is_the_pose_of_the_digit_in_v(size):
 
 
 def test_angles_wrap_to_180_inclusive():
-    views = torch.cat([outline(turned(angle)) for angle in (0.0, 170.0, -100.0)])
-    poses = torch.cat([turned(angle) for angle in (180.0, -170.0, 100.0)])
-    rotation = residual_pose(views, poses, (28, 28)).rotation
-    assert rotation.abs().tolist() == pytest.approx([180, 20, 160], abs=1e-3)
-    assert rotation[1:].tolist() == pytest.approx([20, -160], abs=1e-3)
+    views, poses = outline(turned([170.0, -100.0])), turned([-170.0, 100.0])
+    assert residual_pose(views, poses, (28, 28)).rotation.tolist() == pytest.approx([20, -160], abs=1e-3)
     exact = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))[None]
     for hair in (-1e-12, 0, 1e-12):  # within rounding error of half a turn
         exact[0, 0, 1] = hair
-        assert residual_pose(geometry.boundary_points(8)[None], exact, (28, 28)).rotation == 180
+        assert residual_pose(CANVAS, exact, (28, 28)).rotation == 180
     assert residual_pose(outline(exact), torch.eye(3)[None], (28, 28)).rotation == 180
 
 
@@ -351,17 +305,15 @@ def test_a_projective_pose_is_measured_by_the_middles_of_its_sides():
 
 
 def test_a_mirrored_view_has_a_pose_and_a_collapsed_one_is_finite():
-    mirrored = geometry.boundary_points(8)[None] * torch.tensor([-0.5, 1.0])
+    mirrored = CANVAS * torch.tensor([-0.5, 1.0])
     stretched = torch.diag(torch.tensor([0.5, 1.0, 1.0]))[None]
     rotation, scale, _ = residual_pose(mirrored, torch.eye(3)[None], (28, 28))
     assert rotation.abs().item() == pytest.approx(180)  # V shows diag(-2, 1), to which that is nearest
     assert scale.item() == pytest.approx(math.sqrt(2))
     assert residual_pose(mirrored, stretched, (28, 28)).scale.item() == pytest.approx(1)
-    nothing, broken = torch.zeros(1, 32, 2), torch.full((1, 32, 2), math.nan)
-    for line in (mirrored, nothing, broken, -broken, broken.nan_to_num(math.inf) * math.inf):
-        residual = residual_pose(line, torch.eye(3)[None], (28, 28))
-        assert all(part.isfinite().all() for part in residual)
-        assert all(value.isfinite() for value in spread(residual).values())
+    for value in (0, math.nan, math.inf):
+        residual = residual_pose(torch.full((1, 32, 2), value), torch.eye(3)[None], (28, 28))
+        assert all(part.isfinite().all() for part in (*residual, *spread(residual).values()))
 
 
 def residuals(rotation, scale=1.0, translation=(0.0, 0.0)):
@@ -370,19 +322,18 @@ def residuals(rotation, scale=1.0, translation=(0.0, 0.0)):
     return Residual(rotation, ones * torch.as_tensor(scale), ones[:, None] * torch.as_tensor(translation))
 
 
-@pytest.mark.parametrize("middle", [0, 75, 180])
-def test_rotation_spread_of_a_uniform_distribution(middle):
-    angle = middle + torch.linspace(-90, 90, 10001)
-    wrapped = torch.where(angle > 180, angle - 360, angle)
-    assert spread(residuals(wrapped))["rotation"].item() == pytest.approx(90 / math.sqrt(3), abs=0.05)
+def test_rotation_spread_of_a_uniform_distribution():
+    for middle in (0, 75, 180):
+        angle = middle + torch.linspace(-90, 90, 10001)
+        wrapped = torch.where(angle > 180, angle - 360, angle)
+        assert spread(residuals(wrapped))["rotation_deg"].item() == pytest.approx(90 / math.sqrt(3), abs=0.05)
 
 
 @pytest.mark.parametrize(
     ("residual", "expected"),
     [
-        (residuals([5.0] * 4, 0.3, (7.0, -2.0)), (0, 0, 0)),
+        (residuals([180.0] * 4, 0.3, (7.0, -2.0)), (0, 0, 0)),
         (residuals([179.0, -179.0]), (1, 0, 0)),  # across the seam
-        (residuals([180.0] * 9), (0, 0, 0)),
         (residuals([0.0] * 2, [0.5, 2.0], [[3.0, 4.0], [-3.0, -4.0]]), (0, math.log(2), 5)),
     ],
 )
@@ -390,50 +341,42 @@ def test_spread_of_known_poses(residual, expected):
     assert [value.item() for value in spread(residual).values()] == pytest.approx(expected, abs=1e-3)
 
 
+# Scores of several views and digits
+
+
 def test_score_takes_the_best_view_of_each_digit_and_then_the_mean():
+    """The two views have outlines of different numbers of points."""
     generator = torch.Generator().manual_seed(0)
     boxes, ink = around(generator, 30, 4, 1.0).view(10, 3, 4, 2), torch.rand(10, 3, 5, 6, generator=generator)
-    outlines = around(generator, 20, 32, 0.5).view(10, 2, 32, 2)
+    outlines = [around(generator, 10, 4, 0.5), around(generator, 10, 32, 0.5)]
     scores = score(outlines, boxes, ink)
-    assert set(scores) == {"iou", "ink_inside", "off_target", "hit_rate"}
+    assert set(scores) == {"iou_mean", "iou_above_half", "ink_inside", "off_target", "hit_rate"}
     for item in range(10):
         expected = torch.zeros(3)
         for digit in range(3):
             box = boxes[item, digit, None]
-            line = max(outlines[item].split(1), key=lambda view: overlap(view, box).iou.item())
-            inside = ink_inside(line, ink[item, digit, None])
-            both = overlap(line, box)
-            expected += torch.cat([both.iou, inside, both.off_target]) / 3
-        ours = [scores[name][item].item() for name in ("iou", "ink_inside", "off_target")]
+            line = max((view[item, None] for view in outlines), key=lambda view: overlap(view, box)[0].item())
+            iou, off_target = overlap(line, box)
+            expected += torch.cat([iou, ink_inside(line, ink[item, digit, None]), off_target]) / 3
+        ours = [scores[name][item].item() for name in ("iou_mean", "ink_inside", "off_target")]
         assert ours == pytest.approx(expected.tolist(), abs=1e-5)
+    assert scores["iou_above_half"].equal((scores["iou_mean"] > 0.5).float())
 
 
-def test_hit_rate_is_the_share_of_views_with_ink_of_any_digit():
-    left, right = (polygon((x, -1), (x + 1, -1), (x + 1, 1), (x, 1)) for x in (-1, 0))
+def test_hit_rate_is_the_fraction_of_views_with_ink_of_any_digit():
+    left, right = polygon(*LEFT), polygon(*LEFT) + torch.tensor([1.0, 0.0])
     ink = torch.tensor([[[[4.0, 0.0]], [[0.0, 0.0]]]])
     boxes = torch.cat([left, right])[None]
-    assert score(torch.stack([left, right], 1), boxes, ink)["hit_rate"].tolist() == [0.5]
-    assert score(torch.stack([left, left], 1), boxes, ink)["hit_rate"].tolist() == [1]
-    assert score(right[:, None], boxes, ink)["hit_rate"].tolist() == [0]
-
-
-def test_outlines_of_any_number_of_points_are_scored_stack_outlines():
-    generator = torch.Generator().manual_seed(1)
-    short, long = around(generator, 6, 4, 0.4), around(generator, 6, 32, 0.4)
-    boxes, ink = around(generator, 6, 4, 1.0), torch.rand(6, 5, 7, generator=generator)
-    both = stack_outlines([short, long])
-    assert both.shape == (6, 2, 32, 2)
-    torch.testing.assert_close(overlap(both[:, 0], boxes).iou, overlap(short, boxes).iou)
-    torch.testing.assert_close(ink_inside(both[:, 0], ink), ink_inside(short, ink))
-    assert both[:, 1].equal(long)
+    for views, expected in [((left, right), 0.5), ((left, left), 1), ((right,), 0)]:
+        assert score(views, boxes, ink)["hit_rate"].item() == expected
+    assert score([left], left[:, None], ink[:, :1])["iou_above_half"].item() == 1
 
 
 def test_the_host_never_waits_for_the_device():
     """Tensors without values raise an error where the host would read them."""
-    lines, boxes = torch.empty(5, 2, 32, 2, device="meta"), torch.empty(5, 1, 4, 2, device="meta")
+    line, boxes = torch.empty(5, 32, 2, device="meta"), torch.empty(5, 1, 4, 2, device="meta")
     ink = torch.empty(5, 1, 3, 3, device="meta")
-    assert {value.shape for value in score(lines, boxes, ink).values()} == {(5,)}
-    pose = torch.empty(5, 3, 3, device="meta")
-    for residual in (residual_pose(lines[:, 0], pose, (28, 28)), input_pose(pose, (28, 28))):
-        assert [part.shape for part in residual] == [(5,), (5,), (5, 2)]
-        assert all(value.shape == () for value in spread(residual).values())
+    assert {value.shape for value in score([line, line], boxes, ink).values()} == {(5,)}
+    residual = residual_pose(line, torch.empty(5, 3, 3, device="meta"), (28, 28))
+    assert [part.shape for part in residual] == [(5,), (5,), (5, 2)]
+    assert all(value.shape == () for value in spread(residual).values())
