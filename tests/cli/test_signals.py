@@ -277,7 +277,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.mark.slow
 def test_a_process_stops_at_each_signal_and_the_next_one_resumes(train, tmp_path):
-    settings = npz_settings(tmp_path / "digits.npz")
+    settings = npz_settings(tmp_path)
     run = train.run_of(small=settings)
     command = [sys.executable, "-c", SLOW_SCRIPT, ROOT / "scripts" / "train.py", *settings]
     command += [f"run.root={run.folder.parent}"]

@@ -2,8 +2,10 @@
 
 import json
 import resource
+import subprocess
+import sys
+import time
 from functools import partial
-from hashlib import md5
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from stn_experiments.runs.train import TrainingRun, summary, train
 from stn_experiments.storage import checkpoints, run_folder
 from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.tracking.panels import draw_panel
+from tests.conftest import ROOT
 
 SMALL = (
     "trainer=quick",
@@ -25,7 +28,8 @@ SMALL = (
     "backbone.pool=2",
 )
 STEPS = 4  # in each of two epochs
-TIMES = ("seconds", "train_seconds", "images_per_second")
+VARYING = ("seconds", "train_seconds", "images_per_second", "commit", "run")
+TOO_LONG = 300  # seconds, for runs that take a few
 FULL = "[Errno 27] File too large"  # what the system says beyond the limit of SmallFiles
 CONFIGS, WHOLE = {}, {}
 
@@ -73,31 +77,47 @@ def make_quick(monkeypatch):
 
 
 def outcome(run):
-    """Everything in the folder of a finished run except times."""
+    """Everything in the folder of a finished run except its config and what differs from time to time."""
     history = [without_times(json.loads(line)) for line in run.history_file.read_text().splitlines()]
-    last, best = (checkpoints.load(path) for path in (run.last, run.best))
-    weights = (last["trainer"]["model"], last["trainer"]["optimizer"], best["model"])
-    panels = {path.name: md5(path.read_bytes()).hexdigest() for path in run.animation.parent.iterdir()}
+    states = {path.name: without_times(checkpoints.load(path)) for path in (run.last, run.best)}
     return {
         "result": without_times(run.result()),
         "history": history,
-        "weights": checkpoints.digest(weights),
-        "panels": panels,
+        "checkpoints": {name: checkpoints.digest(state) for name, state in states.items()},
+        "panels": {path.name: path.read_bytes() for path in run.animation.parent.iterdir()},
     }
 
 
-def without_times(line):
-    return {key: value for key, value in line.items() if key not in TIMES}
+def without_times(value):
+    """A nested value without times, the commit and the run's name."""
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in VARYING}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
-def npz_settings(path):
-    """The settings of a run on digits of a new file, which another process can read."""
+def npz_settings(folder, count=120):
+    """The settings of a run on ``count`` digits of a new file, with a checkpoint every two steps."""
     images = np.random.default_rng(0).integers(0, 256, (10, 28, 28), np.uint8)
-    counts = {"train": 120, "valid": 20, "test": 20}
+    counts = {"train": count, "valid": 20, "test": 20}
     arrays = {f"x_{split}": np.resize(images, (count, 28, 28)) for split, count in counts.items()}
     arrays |= {f"y_{split}": np.arange(count) % 10 for split, count in counts.items()}
-    np.savez(path, **arrays)
-    return ("data=npz", f"data.file={path}", *SMALL)
+    np.savez(folder / "digits.npz", **arrays)
+    saved = ("run.checkpoint_seconds=null", "run.checkpoint_steps=2")
+    return ("data=npz", f"data.file={folder / 'digits.npz'}", *SMALL, *saved)
+
+
+def start_script(*settings):
+    """Start ``scripts/train.py`` in another process."""
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, settings)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_until(condition):
+    """Wait until a condition holds."""
+    end = time.monotonic() + TOO_LONG
+    while not condition():
+        assert time.monotonic() < end, "a condition that was waited for does not hold"
+        time.sleep(0.005)
 
 
 def files(folder):

@@ -22,7 +22,7 @@ from stn_experiments.storage import lock, run_folder
 from stn_experiments.storage.lock import run_lock
 from stn_experiments.sweeps import progress
 from stn_experiments.sweeps.progress import SweepProgress, SweepStatus, active_sweeps, sweep_status
-from tests.runs.soak import TOO_LONG, npz_settings, start_script, wait_until
+from tests.runs.harness import TOO_LONG, npz_settings, start_script, wait_until
 
 TRAIN = "train"
 """The function of ``runs.train`` that trains one run."""

@@ -8,13 +8,13 @@ import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from stn_experiments.runs.train import train
+from stn_experiments.storage.run_folder import RunFolder
 from tests.conftest import ROOT
-from tests.runs.soak import SMALL, TOO_LONG, blobs, outcome, wait_until
+from tests.runs.harness import TOO_LONG, npz_settings, outcome, wait_until
 from tests.sweeps.slurm_cluster import NoCluster, ask, cluster
 
 pytestmark = pytest.mark.slow
@@ -37,13 +37,9 @@ def slurm(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     """Overrides of small runs on digits from a file."""
-    images, labels = blobs(8080)
-    arrays = {f"{name}_{split}": array[part].numpy() for name, array in (("x", images), ("y", labels))
-              for split, part in (("train", slice(8040)), ("test", slice(8040, 8080)))}  # fmt: skip
-    file = tmp_path_factory.mktemp("images") / "digits.npz"
-    np.savez(file, **arrays)
-    own = ("trainer.epochs=2", "run.checkpoint_steps=50", "stn=none", "data.valid_size=40")
-    return [*SMALL, *own, "data=npz", f"data.file={file}"]
+    folder = tmp_path_factory.mktemp("images")
+    more = ("trainer.epochs=2", "trainer.batch_size=20", "run.checkpoint_steps=50", "stn=none")
+    return (*npz_settings(folder, count=8000), *more)
 
 
 @pytest.fixture
@@ -153,7 +149,7 @@ def test_a_preempted_run_resumes_and_a_cancelled_one_is_trained_by_the_next_swee
     (saved,) = set(steps("stopped", log(root, jobs[1])))
     assert 0 < saved < STEPS
     assert steps("resumes", log(root, jobs[1])) == [saved]
-    assert outcome(preempted) == outcome(whole / preempted.name)
+    assert outcome(RunFolder(preempted)) == outcome(RunFolder(whole / preempted.name))
 
     again = start(*grid)
     _, errors = again.communicate(timeout=TOO_LONG)
@@ -163,4 +159,4 @@ def test_a_preempted_run_resumes_and_a_cancelled_one_is_trained_by_the_next_swee
     logs = [log(root, job) for job in jobs[4:]]
     assert ["is finished already" in text for text in logs] == [False, True, True, True]
     assert steps("resumes", logs[0])[0] >= steps("stopped", log(root, jobs[0]))[-1] > 0
-    assert outcome(cancelled) == outcome(whole / cancelled.name)
+    assert outcome(RunFolder(cancelled)) == outcome(RunFolder(whole / cancelled.name))

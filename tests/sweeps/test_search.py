@@ -19,7 +19,7 @@ from stn_experiments.storage.lock import run_lock
 from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.sweeps import search as module
 from stn_experiments.sweeps.search import search
-from tests.runs.soak import TOO_LONG, npz_settings, start_script, wait_until
+from tests.runs.harness import TOO_LONG, npz_settings, start_script, wait_until
 
 LR = "trainer.localisation_lr"
 BEST = 0.3

@@ -11,13 +11,14 @@ import time
 
 import pytest
 
+from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.sweeps.progress import active_sweeps
 from tests.conftest import ROOT
-from tests.runs.soak import TOO_LONG, npz_settings, outcome, require_same, wait_until
+from tests.runs.harness import TOO_LONG, npz_settings, outcome, wait_until
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tests/runs/soak.py is for Linux"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="for Linux"),
 ]
 
 GRID = ("stn=none,affine", "seed=0,1,2")
@@ -114,5 +115,5 @@ def test_a_sweep_that_is_killed_gives_the_same_results(start, command, tmp_path,
     assert {name: now[name] for name in seen} == seen
     assert len(now) == RUNS
     for name in now:
-        require_same(outcome(root / name), outcome(whole / name))
+        assert outcome(RunFolder(root / name)) == outcome(RunFolder(whole / name))
     assert table(command, root) == table(command, whole)
