@@ -92,7 +92,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.slow
 def test_a_process_on_a_full_disk_prints_two_lines_and_no_traceback(train, tmp_path):
     """TensorBoard's file is the first that is too long, the last checkpoint the second."""
-    settings = npz_settings(tmp_path)
+    settings = (*npz_settings(tmp_path), "run.checkpoint_steps=null")
     script = [sys.executable, "-c", LIMITED, "130000", str(ROOT / "scripts" / "train.py")]
     command = [*script, *settings, f"run.root={tmp_path / 'outputs'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
