@@ -1,25 +1,25 @@
-"""The four ways in which a command ends early, each with its own exit code (see the README)."""
+"""The errors that end a command with one line, each with its own exit code (see the README)."""
 
 
 class UserError(Exception):
-    """A mistake in a setting or a file that the user can mend: one clear line, exit code 2."""
+    """A setting or a file is wrong, and the user can fix it."""
 
     exit_code = 2
 
 
 class DataUnavailable(UserError):
-    """MNIST could be had from none of its sources: one clear line, exit code 3."""
+    """No source of MNIST could be read."""
 
     exit_code = 3
 
 
 class TrainingFailed(UserError):
-    """Training could not go on, as with a loss that is not finite: one clear line, exit code 4."""
+    """Training cannot continue, for example because the loss is not finite."""
 
     exit_code = 4
 
 
 class RunLocked(UserError):
-    """Another process trains the run, or may well do so: one clear line, exit code 5."""
+    """Another process trains the run, or may be training it."""
 
     exit_code = 5

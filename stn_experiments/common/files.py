@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, JSON, and short digests of configs."""
+"""Atomic writes, JSON, and short digests of configs."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
 """Points and matrices, in the convention of ``torch.nn.functional.grid_sample``.
 
-Points are (x, y), with x to the right and y *down*. They are normalised: the outer *edges* of an image lie at
+Points are (x, y), with x to the right and y *down*. They are normalised: the outer *edges* of an image are at
 -1 and 1 (``align_corners=False``). Angles are in radians, positive counter-clockwise as seen on the screen.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FAR = 1e-6
-"""The smallest absolute third homogeneous coordinate; it keeps points at infinity finite."""
+MIN_DEPTH = 1e-6
+"""The smallest absolute value of a third homogeneous coordinate; it keeps points at infinity finite."""
 
 
 def constant(values: Sequence[float], like: Tensor) -> Tensor:
@@ -41,7 +41,11 @@ def transform(matrix: Tensor, points: Tensor, horizon: float | None = None) -> T
     """
     moved = _product(matrix, points)
     depth = moved[:, 2:]
-    depth = torch.where(depth.abs() < FAR, FAR, depth) if horizon is None else depth.clamp(min=horizon)
+    depth = (
+        torch.where(depth.abs() < MIN_DEPTH, MIN_DEPTH, depth)
+        if horizon is None
+        else depth.clamp(min=horizon)
+    )
     return (moved[:, :2] / depth).mT
 
 
@@ -61,8 +65,8 @@ def _product(matrix: Tensor, points: Tensor) -> Tensor:
 
 def control_points(per_side: int) -> Tensor:
     """A regular grid of points from edge to edge of the [-1, 1] square, row by row: (per_side², 2)."""
-    places = torch.linspace(-1, 1, per_side)
-    return torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).reshape(-1, 2)
+    ticks = torch.linspace(-1, 1, per_side)
+    return torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).reshape(-1, 2)
 
 
 def spline_basis(control: Tensor, points: Tensor) -> Tensor:
@@ -132,6 +136,6 @@ def homography(source: Tensor, target: Tensor) -> Tensor:
 def is_convex(corners: Tensor) -> Tensor:
     """Whether quadrilaterals (B, 4, 2), clockwise on the screen, are clearly convex: (B,)."""
     edge = corners.roll(-1, 1) - corners
-    after = edge.roll(-1, 1)
-    turn = edge[..., 0] * after[..., 1] - edge[..., 1] * after[..., 0]
-    return (turn > 0.1 * edge.norm(dim=2) * after.norm(dim=2)).all(1)
+    next_edge = edge.roll(-1, 1)
+    turn = edge[..., 0] * next_edge[..., 1] - edge[..., 1] * next_edge[..., 0]
+    return (turn > 0.1 * edge.norm(dim=2) * next_edge.norm(dim=2)).all(1)

@@ -1,4 +1,4 @@
-"""The ranges that settings may take, written once, in the signature of what they set."""
+"""Types with a range, for the signatures that settings configure."""
 
 from typing import Annotated, NamedTuple
 
@@ -20,7 +20,7 @@ Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**31 - 1)]
 Pixels = Annotated[int, Range(1, 1024)]
 Size = Pixels | tuple[Pixels, Pixels]
-"""A side in pixels, or (height, width)."""
+"""The side of a square in pixels, or (height, width)."""
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -20,10 +20,6 @@ NEEDED = {"data.name": str, "backbone.name": str, "stn.name": str, "seed": int, 
 State = Literal["finished", "running", "failed", "stopped"]
 
 
-class Damaged(Exception):
-    """A run cannot be read; the message says which file is damaged."""
-
-
 class Names(NamedTuple):
     """The names of a model."""
 
@@ -58,12 +54,10 @@ class Record:
 
     @property
     def seed(self) -> int:
-        """The run's seed."""
         return self.config["seed"]
 
     @property
     def data(self) -> str:
-        """The name of the run's data."""
         return self.config["data"]["name"]
 
     @property
@@ -107,7 +101,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
     for folder in find_runs(folders):
         try:
             records.append(read_run(folder, skipped))
-        except (Damaged, OSError) as error:  # a run may be deleted while it is read
+        except (UserError, OSError) as error:  # a run may be deleted while it is read
             skipped.append(f"{folder}: skipped, {error}")
     if not records:
         where = ", ".join(map(str, folders))
@@ -139,13 +133,13 @@ def read_run(folder: Path, skipped: list[str]) -> Record:
     """Read a run; ``skipped`` gets a line for each damaged file that a report can do without.
 
     Raises:
-        Damaged: the config or the result cannot be read.
+        UserError: the config or the result cannot be read.
     """
     run = RunFolder(folder)
     config = read_config(run)
     finished, result = run.result_file.exists(), read_json(run.result_file)
     if finished and number(result, "test_error") is None:
-        raise Damaged("result.json has no test_error")
+        raise UserError("result.json has no test_error")
     return Record(
         folder,
         config,
@@ -162,17 +156,17 @@ def read_config(run: RunFolder) -> dict[str, Any]:
     """A run's config, with everything that a report needs.
 
     Raises:
-        Damaged: it cannot be read, or a setting is missing.
+        UserError: it cannot be read, or a setting is missing.
     """
     try:
         config = run.config()
     except (UserError, ValueError, RecursionError) as error:
-        raise Damaged("config.yaml cannot be read") from error
+        raise UserError("config.yaml cannot be read") from error
     for name, kind in NEEDED.items():
         group, _, key = name.rpartition(".")
         settings = config.get(group) if group else config
         if not isinstance(settings, Mapping) or type(settings.get(key)) is not kind:
-            raise Damaged(f"config.yaml has no {name}")
+            raise UserError(f"config.yaml has no {name}")
     return config
 
 

@@ -77,23 +77,23 @@ class Group:
 
 def group_runs(records: Sequence[Record]) -> list[Group]:
     """The groups by data; those of one data set by test error, and those without a finished run last."""
-    groups = [
-        make_group(f"{name} {data}".strip(), names, settings, runs)
-        for (name, data), of_data in split(records, lambda run: run.data, data_settings).items()
-        for (names, settings), runs in split(of_data, lambda run: run.names, model_settings).items()
-    ]
+    groups = []
+    for (name, text), of_data in split(records, lambda run: run.data, changes_data).items():
+        models = split(of_data, lambda run: run.names, lambda setting: not changes_data(setting))
+        groups += [make_group(f"{name} {text}".strip(), *model, runs) for model, runs in models.items()]
     return sorted(groups, key=rank)
 
 
 def split(
-    runs: Sequence[Record], name: Callable[[Record], Name], settings: Callable[[Record], dict[str, Any]]
+    runs: Sequence[Record], name: Callable[[Record], Name], counts: Callable[[str], bool]
 ) -> dict[tuple[Name, str], list[Record]]:
-    """Split runs by their name, and those of one name by the settings that differ between them."""
+    """Split runs by name, and those of one name by the settings that differ, of those that count."""
     by_name, found = defaultdict(list), defaultdict(list)
     for run in runs:
         by_name[name(run)].append(run)
     for key, namesakes in by_name.items():
-        differing = differing_settings([settings(run) for run in namesakes])
+        settings = [{k: v for k, v in effective_settings(run).items() if counts(k)} for run in namesakes]
+        differing = differing_settings(settings)
         for run, text in zip(namesakes, differing, strict=True):
             found[key, text].append(run)
     return found
@@ -143,16 +143,6 @@ def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
             if key in one and (as_text(one[key]) != usual or 2 * count <= counts.total()):
                 texts.append(f"{key}={as_text(one[key])}")
     return [" ".join(texts) for texts in differing]
-
-
-def data_settings(run: Record) -> dict[str, Any]:
-    """The settings that can change the test set."""
-    return {key: value for key, value in effective_settings(run).items() if changes_data(key)}
-
-
-def model_settings(run: Record) -> dict[str, Any]:
-    """The settings that can change the result, and do not change the test set."""
-    return {key: value for key, value in effective_settings(run).items() if not changes_data(key)}
 
 
 def changes_data(name: str) -> bool:

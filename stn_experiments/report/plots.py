@@ -2,12 +2,14 @@
 
 import io
 import textwrap
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 from statistics import mean, stdev
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -99,20 +101,20 @@ def draw_curve(plot: Axes, group: Group, style: SeriesStyle) -> None:
         label=label(group),
         zorder=3,
     )
-    if any(spreads):
-        low = [max(value - spread, MIN_ERROR) for value, spread in zip(means, spreads, strict=True)]
-        high = [value + spread for value, spread in zip(means, spreads, strict=True)]
+    if spreads.any():
+        low, high = np.maximum(means - spreads, MIN_ERROR), means + spreads
         plot.fill_between(epochs, low, high, color=style.colour, alpha=0.2, linewidth=0, zorder=2)
 
 
-def over_seeds(group: Group) -> tuple[list[int], list[float], list[float]]:
+def over_seeds(group: Group) -> tuple[list[int], np.ndarray, np.ndarray]:
     """The epochs of a group's runs, and the mean and standard deviation of their validation errors."""
-    errors: dict[int, list[float]] = {}
+    errors = defaultdict(list)
     for metrics in chain.from_iterable(run.history for run in group.runs):
-        errors.setdefault(int(metrics["epoch"]), []).append(max(metrics["val_error"], MIN_ERROR))
+        errors[int(metrics["epoch"])].append(max(metrics["val_error"], MIN_ERROR))
     epochs = sorted(errors)
     means = [mean(errors[epoch]) for epoch in epochs]
-    return epochs, means, [stdev(errors[epoch]) if len(errors[epoch]) > 1 else 0.0 for epoch in epochs]
+    spreads = [stdev(errors[epoch]) if len(errors[epoch]) > 1 else 0.0 for epoch in epochs]
+    return epochs, np.array(means), np.array(spreads)
 
 
 def label(group: Group) -> str:
@@ -163,12 +165,10 @@ def heat_map(matrix: Matrix) -> str | None:
     """The matrix as a heat map with the errors in it; ``None`` if it is empty."""
     if not matrix.groups:
         return None
-    # NaN leaves a cell white.
-    errors = [
-        [float("nan") if error is None else max(error, MIN_ERROR) for error in row] for row in matrix.errors
-    ]
-    known = [max(error, MIN_ERROR) for row in matrix.errors for error in row if error is not None]
-    low, high = min(known), max(known)
+    errors = np.maximum(
+        np.array(matrix.errors, dtype=float), MIN_ERROR
+    )  # NaN if unknown; such a cell is white
+    low, high = np.nanmin(errors), np.nanmax(errors)
     norm = LogNorm(low, high if high > low else 2 * low)
     names = ["\n".join(textwrap.wrap(f"{group.data}: {group.model}", 48)) for group in matrix.groups]
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
@@ -179,7 +179,7 @@ def heat_map(matrix: Matrix) -> str | None:
         # The texts are those of the table, without the two columns of names.
         for y, row in enumerate(matrix.table().rows):
             for x, text in enumerate(row[2:]):
-                dark = norm(errors[y][x]) > 0.55  # larger errors are darker; false for NaN
+                dark = norm(errors[y, x]) > 0.55  # larger errors are darker; false for NaN
                 weight = "bold" if isinstance(text, Bold) else "normal"
                 colour = "white" if dark else "black"
                 plot.text(x, y, text, ha="center", va="center", color=colour, weight=weight)
