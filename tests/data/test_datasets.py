@@ -1,11 +1,16 @@
+"""Data sets split the digits, draw training batches anew, and keep the fixed sets fixed."""
+
+import numpy as np
 import pytest
 import torch
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.data import datasets
-from stn_experiments.data.datasets import DistortedMnist
+from stn_experiments.data.batch import Batch, unknown_pose
+from stn_experiments.data.datasets import DistortedMnist, NpzFile, one_of_each_class
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.mnist import Digits, Mnist
+from stn_experiments.data.questions import Questions
 
 CPU = torch.device("cpu")
 TURNED = Distortion(angle=90)
@@ -24,20 +29,21 @@ def mnist(monkeypatch):
 
     fake = Mnist(numbered(60_000, 0), numbered(10_000, 60_000))
     monkeypatch.setattr(datasets, "load_mnist", lambda root: fake)
-    return fake
 
 
 def numbers(images):
-    """Which digits these are, from what :func:`mnist` wrote into them."""
-    codes = images.reshape(-1, *images.shape[-2:])[:, 13, 12:15].float()
-    codes = (codes if codes.max() > 1 else codes * 255).round() - 1
+    """The numbers that :func:`mnist` wrote into digits."""
+    codes = (images[:, 0, 13, 12:15] * 255).round() - 1
     return (codes * torch.tensor([1.0, 100, 10_000])).sum(1).int().tolist()
 
 
-def test_the_splits_hold_each_digit_once(mnist):
-    train, valid, test = DistortedMnist(Distortion()).load(CPU)
-    assert (train.size, len(valid.labels), len(test.labels)) == (55_000, 5_000, 10_000)
-    everything = train.draw(train.order(torch.Generator()), torch.Generator())
+@pytest.mark.parametrize("valid_size", [5_000, 10_000])
+def test_the_splits_hold_each_digit_once(mnist, generator, valid_size):
+    data = DistortedMnist(Distortion(), valid_size=valid_size)
+    train, valid, test = data.load(CPU)
+    assert train.size == data.train_size == 60_000 - valid_size
+    assert len(valid.labels) == valid_size
+    everything = train.draw(train.order(generator), generator)
     together = numbers(everything.images) + numbers(valid.images)
     assert sorted(together) == list(range(60_000))
     assert together != list(range(60_000))
@@ -45,52 +51,36 @@ def test_the_splits_hold_each_digit_once(mnist):
     assert valid.labels.tolist() == [number % 10 for number in numbers(valid.images)]
 
 
-def test_the_fixed_sets_depend_on_the_data_seed_alone(mnist):
+def test_only_the_seed_of_the_data_decides_the_fixed_sets(mnist):
     one, same = (DistortedMnist(TURNED).load(CPU) for _ in range(2))
     other = DistortedMnist(TURNED, seed=1).load(CPU)
     for name in ("valid", "test"):
         assert getattr(one, name).images.equal(getattr(same, name).images)
-        assert not getattr(one, name).images.equal(getattr(other, name).images)
-    assert one.test.pose.matrix.equal(same.test.pose.matrix)
+        assert not getattr(one, name).pose.matrix.equal(getattr(other, name).pose.matrix)
+    assert not one.valid.labels.equal(other.valid.labels)
+    matrix = one.test.pose.matrix
+    assert matrix.equal(same.test.pose.matrix)
+    assert not matrix[:1000].equal(matrix[1000:2000])  # of two chunks
+    assert not matrix[:1000].equal(one.valid.pose.matrix[:1000])
 
 
-def test_test_digits_are_not_all_turned_alike_from_chunk_to_chunk(mnist):
-    matrix = DistortedMnist(TURNED).load(CPU).test.pose.matrix
-    assert not matrix[:1000].equal(matrix[1000:2000])
-
-
-def test_an_order_is_of_all_digits_and_another_every_time(mnist, generator):
+def test_each_order_is_of_all_digits_and_differs(mnist, generator):
     train = DistortedMnist(Distortion()).load(CPU).train
     one, other = train.order(generator), train.order(generator)
     assert one.sort().values.equal(torch.arange(55_000))
     assert not one.equal(other)
-    assert numbers(train.draw(one[:500], generator).images) != numbers(
-        train.draw(other[:500], generator).images
-    )
 
 
-@pytest.mark.parametrize("fresh", [True, False])
-def test_training_images_are_drawn_afresh_unless_frozen(mnist, fresh, generator):
-    train = DistortedMnist(TURNED, online=fresh).load(CPU).train
+@pytest.mark.parametrize("online", [True, False])
+def test_training_images_are_drawn_anew_if_online(few_digits, generator, online):
+    train = DistortedMnist(TURNED, online=online, valid_size=40).load(CPU).train
     index = torch.tensor([3, 1, 4])
     first, second = (train.draw(index, generator) for _ in range(2))
     assert first.labels.equal(second.labels)
-    assert first.images.equal(second.images) is not fresh
+    assert first.images.equal(second.images) is not online
 
 
-def test_the_validation_split_has_the_size_asked_for(mnist):
-    data = DistortedMnist(Distortion(), valid_size=10_000)
-    train, valid, _ = data.load(CPU)
-    assert (train.size, len(valid.labels), data.train_size) == (50_000, 10_000, 50_000)
-
-
-def test_shape_and_classes():
-    data = DistortedMnist(Distortion(canvas=(30, 50)))
-    assert data.shape == (1, 30, 50)
-    assert data.classes == 10
-
-
-def test_training_digits_can_be_distorted_otherwise_than_those_of_the_fixed_sets(few_digits):
+def test_training_digits_can_have_a_distortion_of_their_own(few_digits):
     mild, wild = Distortion(angle=10), Distortion(angle=10, bend=2, shear=0.3)
     plain, augmented, other = (
         DistortedMnist(distortion, training=training, valid_size=40).load(CPU)
@@ -100,12 +90,46 @@ def test_training_digits_can_be_distorted_otherwise_than_those_of_the_fixed_sets
     drawn, expected = (
         splits.train.draw(index, torch.Generator().manual_seed(0)) for splits in (augmented, other)
     )
-    assert torch.equal(drawn.images, expected.images)
+    assert drawn.images.equal(expected.images)
     for fixed in ("valid", "test"):
-        assert torch.equal(getattr(plain, fixed).images, getattr(augmented, fixed).images)
-        assert not torch.equal(getattr(other, fixed).images, getattr(augmented, fixed).images)
+        assert getattr(plain, fixed).images.equal(getattr(augmented, fixed).images)
+        assert not getattr(other, fixed).images.equal(getattr(augmented, fixed).images)
 
 
-def test_training_images_must_be_as_those_of_the_fixed_sets():
-    with pytest.raises(UserError, match=r"training must make \(1, 28, 28\) images of 10 classes"):
-        DistortedMnist(Distortion(), training=Distortion(canvas=40))
+@pytest.mark.parametrize(
+    ("distortion", "training"),
+    [(Distortion(), Distortion(canvas=40)), (Questions(), Distortion(canvas=60))],
+)
+def test_training_images_must_be_like_those_of_the_fixed_sets(distortion, training):
+    with pytest.raises(UserError, match=r"training must make \(1, .* images of 10 classes"):
+        DistortedMnist(distortion, training=training)
+
+
+def test_own_images(tmp_path, generator):
+    counts = {"train": 12, "valid": 6, "test": 9}
+    arrays = {f"x_{name}": np.full((count, 5, 7, 3), count, np.uint8) for name, count in counts.items()}
+    arrays |= {f"y_{name}": np.arange(count) % 4 for name, count in counts.items()}
+    np.savez(tmp_path / "own.npz", **arrays)
+    data = NpzFile(str(tmp_path / "own.npz"))
+    assert (data.shape, data.classes, data.train_size, data.vocab_size) == ((3, 5, 7), 4, 12, 0)
+    train, valid, test = data.load(CPU)
+    assert sorted(train.order(generator).tolist()) == list(range(12))
+    some = train.draw(torch.tensor([3, 2]), generator, posed=True)
+    for batch, labels, grey in (
+        (some, [3, 2], 12),
+        (valid, [*range(4), 0, 1], 6),
+        (test, [*range(4)] * 2 + [0], 9),
+    ):
+        assert batch.labels.tolist() == labels
+        torch.testing.assert_close(batch.images, torch.full((len(labels), 3, 5, 7), grey / 255))
+        assert batch.pose.box.shape == (len(labels), 0, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [([3, 0, 3, 0, 1], [0, 1, 3]), ([*range(25), 0], list(range(0, 25, 3)))]
+)
+def test_one_of_each_class_or_of_every_nth(labels, expected):
+    images = torch.arange(len(labels)).float().view(-1, 1, 1, 1)
+    batch = one_of_each_class(Batch(images, torch.tensor(labels), unknown_pose(len(labels))))
+    assert batch.labels.tolist() == expected
+    assert batch.images.flatten().tolist() == [labels.index(label) for label in expected]

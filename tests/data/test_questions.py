@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.mnist import Digits
 from stn_experiments.data.questions import NUMBERS, TEMPLATES, Questions, decode_question
 
@@ -98,7 +97,7 @@ def test_no_answer_of_a_kind_is_likelier_than_another(squares, generator):
         assert shares.tolist() == pytest.approx([1 / len(shares)] * len(shares), abs=0.03)
 
 
-def test_the_generator_decides_all_and_poses_change_nothing(digits):
+def test_the_generator_decides_everything_and_poses_change_nothing(digits):
     task, index = Questions(clutter=4), torch.arange(10)
     one, two, other = (
         task.draw(digits, index, torch.Generator().manual_seed(seed), posed)
@@ -107,29 +106,28 @@ def test_the_generator_decides_all_and_poses_change_nothing(digits):
     for field in ("images", "labels", "question"):
         assert getattr(one, field).equal(getattr(two, field))
         assert not getattr(one, field).equal(getattr(other, field))
+    plain = Questions().draw(digits, index, torch.Generator().manual_seed(3))
+    assert plain.labels.equal(one.labels)
+    assert (one.images.sum((1, 2, 3)) > plain.images.sum((1, 2, 3))).all()
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {"canvas": 39},
+        {"canvas": (20, 80)},
         {"digits": 9, "canvas": (40, 70)},
         {"canvas": 20, "side": 9, "clutter": 1, "clutter_size": 21},
     ],
 )
-def test_what_does_not_fit_is_refused(settings):
-    with pytest.raises(UserError, match=r"^(canvas must have room|clutter_size must be)"):
+def test_what_does_not_fit_on_the_canvas_is_refused(settings):
+    with pytest.raises(
+        UserError, match=r"^(canvas must have room|clutter_size must be at most the canvas's 20)"
+    ):
         Questions(**settings)
 
 
-def test_a_class_without_digits_is_told(digits, generator):
+def test_a_class_without_digits_is_named(digits, generator):
     some = Digits(digits.images[:7], digits.labels[:7])
     with pytest.raises(UserError, match=r"no 7: data\.valid_size"):
         Questions().draw(some, torch.arange(3), generator)
-
-
-def test_only_the_same_questions_can_be_trained_on(compose):
-    from stn_experiments.data.datasets import DistortedMnist
-
-    with pytest.raises(UserError, match="training must make"):
-        DistortedMnist(Questions(), training=Distortion(canvas=60))
