@@ -84,8 +84,6 @@ TRANSFORMED = {"theta_spread", "outside_share"} | {
         (("stn=none",), set()),
         (("stn=none", "attention=se"), set()),
         (("stn=none", "attention=cbam"), LOCATED),
-        (("stn=none", "attention=mask"), LOCATED),
-        (("stn=affine",), LOCATED | TRANSFORMED),
         (("stn=affine", "attention=se"), LOCATED | TRANSFORMED),
         (("stn=affine", "attention=cbam"), LOCATED | TRANSFORMED),
     ],

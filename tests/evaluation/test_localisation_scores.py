@@ -307,8 +307,8 @@ def test_a_projective_pose_is_measured_by_the_middles_of_its_sides():
 def test_a_mirrored_view_has_a_pose_and_a_collapsed_one_is_finite():
     mirrored = CANVAS * torch.tensor([-0.5, 1.0])
     stretched = torch.diag(torch.tensor([0.5, 1.0, 1.0]))[None]
-    rotation, scale, _ = residual_pose(mirrored, torch.eye(3)[None], (28, 28))
-    assert rotation.abs().item() == pytest.approx(180)  # V shows diag(-2, 1), to which that is nearest
+    rotation, scale, _ = residual_pose(mirrored, turned([30.0]), (28, 28))
+    assert rotation.item() == pytest.approx(-150)  # V shows diag(-2, 1) R(30°), to which that is nearest
     assert scale.item() == pytest.approx(math.sqrt(2))
     assert residual_pose(mirrored, stretched, (28, 28)).scale.item() == pytest.approx(1)
     for value in (0, math.nan, math.inf):

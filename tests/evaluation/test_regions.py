@@ -23,8 +23,7 @@ def in_cells(outline, height, width):
     return [*ends.amin(0).tolist(), *ends.amax(0).tolist()]
 
 
-@pytest.mark.parametrize("blur", [1, 3, 5])
-@pytest.mark.parametrize("size", [(4, 4), (7, 7), (9, 14), (30, 30), (1, 8)])
+@pytest.mark.parametrize(("size", "blur"), [((4, 4), 1), ((9, 14), 3), ((30, 30), 5), ((1, 8), 3)])
 def test_the_densest_region_agrees_with_scipy(size, blur, generator):
     heats = torch.rand(50, 1, *size, generator=generator)
     heats = F.avg_pool2d(heats, blur, 1, blur // 2, count_include_pad=False)[:, 0]
@@ -50,7 +49,7 @@ def test_diagonal_neighbours_are_connected_and_others_are_left_out():
     assert bottom == pytest.approx((3, 5))
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e-30, torch.nan])
+@pytest.mark.parametrize("value", [0.0, 1 / 3, torch.nan])
 def test_the_region_of_a_constant_heat_is_the_whole_map(value):
     outline = densest_region(torch.full((2, 7, 13), value))
     assert outline.tolist() == [[[-1, -1], [1, -1], [1, 1], [-1, 1]]] * 2
