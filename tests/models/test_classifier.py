@@ -62,11 +62,6 @@ def test_auto_is_the_default_localisation_network_of_the_backbone():
 @pytest.mark.parametrize(
     ("backbone", "settings", "message"),
     [
-        (
-            Compact,
-            {"at": "layer9"},
-            "at must name places among input, stem, layer1, layer2, layer3, got layer9",
-        ),
         (FCN, {"at": "hidden2"}, "at must name places among input, hidden1, got hidden2"),
         (Compact, {"at": []}, "at must name different places, at least one"),
         (Compact, {"at": ["input", "input"]}, "at must name different places"),

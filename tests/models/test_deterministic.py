@@ -23,20 +23,17 @@ def test_deterministic_versions_are_not_used_on_a_cpu():
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("size", [(7, 11), (12, 5)])
-@pytest.mark.parametrize("reach", [0.9, 1.3, 20.0])
-def test_bilinear_sampling_by_indexing_agrees_with_grid_sample(generator, size, reach):
-    source = torch.rand(3, 2, *size, generator=generator, dtype=torch.double).requires_grad_()
-    grid = (
-        (torch.rand(3, 6, 9, 2, generator=generator, dtype=torch.double) * 2 - 1) * reach
-    ).requires_grad_()
+@pytest.mark.parametrize("reach", [1.3, 20.0])
+def test_bilinear_sampling_by_indexing_agrees_with_grid_sample(generator, reach):
+    source = torch.rand(3, 2, 7, 11, generator=generator, dtype=torch.double).requires_grad_()
+    grid = (torch.rand(3, 6, 9, 2, generator=generator, dtype=torch.double) * 2 - 1) * reach
+    grid.requires_grad_()
     weight = torch.rand(3, 2, 6, 9, generator=generator, dtype=torch.double)
     results = []
     for sample in (bilinear_sample, lambda *both: F.grid_sample(*both, align_corners=False)):
         output = sample(source, grid)
         results.append((output, *torch.autograd.grad((output * weight).sum(), (source, grid))))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*results)
 
 
 def test_points_that_are_not_finite_read_black():
@@ -53,7 +50,7 @@ def test_the_sampler_uses_it_for_bilinear_and_zeros(required, generator):
     assert Sampler("bicubic", "border")(source, grid * 2).equal(bordered)
 
 
-@pytest.mark.parametrize(("size", "side"), [((7, 7), 4), ((15, 9), 4), ((4, 6), 1), ((3, 3), 3)])
+@pytest.mark.parametrize(("size", "side"), [((15, 9), 4), ((4, 6), 1)])
 def test_average_pooling_by_products_agrees_with_adaptive_pooling(required, generator, size, side):
     maps = torch.rand(2, 5, *size, generator=generator)
     torch.testing.assert_close(AveragePool(side)(maps), F.adaptive_avg_pool2d(maps, side))

@@ -8,11 +8,9 @@ from timm.layers.cbam import CbamModule
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.models import SpatialTransformer
-from stn_experiments.models.backbones import CNN, FCN, Compact, NoBackbone, ResNet18
+from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.gates import CBAM, SE, CBAMConfig, Mask, MaskConfig, SEConfig
-
-CONFIGS = [SEConfig, CBAMConfig, MaskConfig]
 
 
 def classifier(config, backbone=Compact):
@@ -76,9 +74,9 @@ def test_a_mask_by_hand():
     assert gated.channels is None
 
 
-@pytest.mark.parametrize("gate", [SE(32), CBAM(32), Mask(32)], ids=["se", "cbam", "mask"])
-def test_gates_keep_the_memory_format_and_half_precision(gate, generator):
-    gate = gate.to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("kind", [SE, CBAM, Mask])
+def test_gates_keep_the_memory_format_and_half_precision(kind, generator):
+    gate = kind(32).to(memory_format=torch.channels_last)
     maps = torch.rand(2, 32, 6, 5, generator=generator).contiguous(memory_format=torch.channels_last)
     whole = gate(maps)
     assert whole.output.is_contiguous(memory_format=torch.channels_last)
@@ -88,8 +86,9 @@ def test_gates_keep_the_memory_format_and_half_precision(gate, generator):
     torch.testing.assert_close(half.output.float(), whole.output, atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("backbone", [Compact, CNN, ResNet18])
+@pytest.mark.parametrize(
+    ("config", "backbone"), [(SEConfig, Compact), (CBAMConfig, ResNet18), (MaskConfig, CNN)]
+)
 def test_gates_are_behind_every_stage_and_every_parameter_learns(config, backbone, generator):
     model = classifier(config(), backbone).train()
     assert list(model.gates) == list(model.backbone.input_shapes)
@@ -99,9 +98,9 @@ def test_gates_are_behind_every_stage_and_every_parameter_learns(config, backbon
     assert unchanged == []
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_a_gate_weights_the_input_of_the_next_stage(config, generator):
-    model, images = classifier(config(at=["stem", "layer2"])), torch.rand(2, 1, 28, 28, generator=generator)
+def test_a_gate_weights_the_input_of_the_next_stage(generator):
+    model = classifier(CBAMConfig(at=["stem", "layer2"]))
+    images = torch.rand(2, 1, 28, 28, generator=generator)
     features = images
     for name, stage in model.backbone.stages.named_children():
         features = stage(features)
@@ -112,7 +111,7 @@ def test_a_gate_weights_the_input_of_the_next_stage(config, generator):
     torch.testing.assert_close(output.logits, model.backbone.classify(features))
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", [SEConfig, CBAMConfig, MaskConfig])
 def test_gates_start_half_open(config, generator):
     gated = classifier(config(at="stem"))(torch.rand(4, 1, 28, 28, generator=generator)).stages["stem"].gate
     weights = [some for some in (gated.channels, gated.mask) if some is not None]
@@ -120,7 +119,7 @@ def test_gates_start_half_open(config, generator):
     assert all(some.min() > 0.1 and some.max() < 0.9 for some in weights)
 
 
-@pytest.mark.parametrize(("config", "train"), [(SEConfig, True), (CBAMConfig, False), (MaskConfig, True)])
+@pytest.mark.parametrize(("config", "train"), [(SEConfig, True), (CBAMConfig, False)])
 def test_a_gated_network_compiles_into_one_graph(config, train, generator):
     torch.manual_seed(0)
     transformer, backbone = SpatialTransformer((1, 28, 28), 20), Compact((1, 20, 20), 10)
@@ -136,8 +135,7 @@ def test_a_gated_network_compiles_into_one_graph(config, train, generator):
         (Compact, "layer9", "at must name different stages among stem, .*, got layer9"),
         (Compact, [], r"at must name different stages among stem, .*, got \[\]"),
         (Compact, ["stem", "stem"], r"at must name different stages among stem, .*, got \['stem', 'stem'\]"),
-        (FCN, None, "name must not be cbam for a backbone without a stage whose output is a map"),
-        (NoBackbone, "hidden1", "name must not be cbam for a backbone without a stage whose output is a map"),
+        (FCN, "hidden1", "name must not be cbam for a backbone without a stage whose output is a map"),
     ],
 )
 def test_impossible_places_are_refused(backbone, at, message):
@@ -145,7 +143,7 @@ def test_impossible_places_are_refused(backbone, at, message):
         classifier(CBAMConfig(at=at), backbone)
 
 
-@pytest.mark.parametrize("config", [CBAMConfig, MaskConfig])
-def test_an_even_kernel_is_refused(config):
-    with pytest.raises(UserError, match=r"^kernel must be odd, got 4"):
-        classifier(config(kernel=4))
+def test_an_even_kernel_is_refused():
+    for config in (CBAMConfig, MaskConfig):
+        with pytest.raises(UserError, match=r"^kernel must be odd, got 4"):
+            classifier(config(kernel=4))

@@ -90,20 +90,6 @@ def test_the_generator_decides_the_places():
     assert not head_views(one)[1].outline.equal(head_views(other)[1].outline)
 
 
-def test_training_steps_are_reproducible():
-    weights = []
-    for _ in range(2):
-        network = model()
-        optimizer = torch.optim.AdamW(network.parameters(), 0.01)
-        for seed in range(3):
-            output, labels = random_path(network, images(), seed), torch.arange(6) % 5
-            optimizer.zero_grad()
-            (F.cross_entropy(output.logits, labels) + policy_loss(output, labels)).backward()
-            optimizer.step()
-        weights.append(torch.cat([parameter.detach().flatten() for parameter in network.parameters()]))
-    assert weights[0].equal(weights[1])
-
-
 def test_reinforce_trains_the_locator_and_the_baseline_alone():
     network, labels = model(), torch.arange(6) % 5
     locator = {id(parameter) for parameter in network.localisation_parameters()}
