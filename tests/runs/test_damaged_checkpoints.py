@@ -13,18 +13,20 @@ DAMAGES = {
     "a flipped bit": flip_a_bit,
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
     "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_if_the_last_checkpoint_is_damaged_the_one_before_it_is_used(train, interrupted, whole, damage):
+def test_without_a_sound_last_checkpoint_the_one_before_it_is_used(train, interrupted, whole, damage):
     DAMAGES[damage](interrupted.last)
     code, out, err = train()
     assert (code, err) == (0, "")
-    damaged, resumes = out.splitlines()[:2]
-    assert damaged.startswith(f"the checkpoint {interrupted.last} is damaged: ")
-    assert damaged.endswith("; using the one before it")
-    assert resumes == f"{interrupted.folder} resumes after step 5 (in epoch 2)"
+    *damaged, resumes = out.partition(" (in epoch 2)\n")[0].splitlines()
+    assert resumes == f"{interrupted.folder} resumes after step 5"
+    if damage != "missing":
+        assert damaged[0].startswith(f"the checkpoint {interrupted.last} is damaged: ")
+        assert damaged[0].endswith("; using the one before it")
     assert outcome(interrupted) == whole
 
 
@@ -47,14 +49,6 @@ def test_a_damaged_checkpoint_never_replaces_the_sound_one(train, interrupted, w
     assert outcome(interrupted) == whole
 
 
-def test_without_the_last_checkpoint_the_one_before_it_is_used(train, interrupted, whole):
-    interrupted.last.unlink()
-    code, out, _ = train()
-    assert code == 0
-    assert f"{interrupted.folder} resumes after step 5 (in epoch 2)" in out
-    assert outcome(interrupted) == whole
-
-
 def test_two_damaged_checkpoints_are_one_line_and_nothing_is_deleted(train, interrupted, whole):
     for path in (interrupted.last, interrupted.previous):
         flip_a_bit(path)
@@ -68,45 +62,38 @@ def test_two_damaged_checkpoints_are_one_line_and_nothing_is_deleted(train, inte
     assert outcome(interrupted) == whole
 
 
-def foreign(run, other):
-    shutil.copy(other.last, run.last)
-
-
-def best_of_the_same(run, other):
-    shutil.copy(run.best, run.last)
-
-
 def edit(run, change):
     state = checkpoints.load(run.last)
     change(state["trainer"])
     checkpoints.save(state, run.last)
 
 
-def older_network(run, other):
-    edit(run, lambda trainer: trainer["model"].pop("backbone.head.bias"))
+REPLACED = {
+    "of another run": lambda run, other: shutil.copy(other.last, run.last),
+    "of the best epoch": lambda run, _: shutil.copy(run.best, run.last),
+    "of an older network": lambda run, _: edit(run, lambda state: state["model"].pop("backbone.head.bias")),
+    "of another width": lambda run, _: edit(
+        run, lambda state: state["model"].update({"backbone.head.bias": torch.zeros(9)})
+    ),
+    "of other data": lambda run, _: edit(
+        run, lambda state: state["progress"].update(metrics=torch.zeros(4, 3))
+    ),
+}
 
 
-def other_width(run, other):
-    edit(run, lambda trainer: trainer["model"].update({"backbone.head.bias": torch.zeros(9)}))
-
-
-def other_data(run, other):
-    edit(run, lambda trainer: trainer["progress"].update(metrics=torch.zeros(4, 3)))
-
-
-@pytest.mark.parametrize("replaced", [foreign, best_of_the_same, older_network, other_width, other_data])
+@pytest.mark.parametrize("replaced", REPLACED)
 def test_a_checkpoint_that_does_not_fit_this_run_is_refused(train, interrupted, monkeypatch, replaced):
     other = train.run_of("seed=1")
-    if replaced is foreign:
+    if replaced == "of another run":
         with monkeypatch.context() as patched:
             interrupt_after(patched, 4)
             assert train("seed=1")[0] == 130
-    replaced(interrupted, other)
+    REPLACED[replaced](interrupted, other)
     before = files(interrupted.folder)
     code, out, err = train()
     assert (code, out) == (2, "")
     assert_one_line(err, str(interrupted.last.parent), "run.force=true starts this run again")
-    assert other.folder.name in err or replaced is not foreign
+    assert other.folder.name in err or replaced != "of another run"
     after = files(interrupted.folder)
     assert all(after[path] == content for path, content in before.items() if path.suffix == ".pt")
 

@@ -5,19 +5,15 @@ import logging
 import os
 import random
 import resource
-import shutil
 import sys
 import time
-from hashlib import md5
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import record_writer
 
-from stn_experiments.data import datasets, idx, mnist
 from stn_experiments.runs import train as train_module
 from stn_experiments.runs.train import TrainingRun
 from stn_experiments.storage import checkpoints
@@ -30,6 +26,7 @@ from tests.runs.harness import (
     assert_one_line,
     inject,
     interrupt_after,
+    npz_settings,
     outcome,
 )
 
@@ -127,36 +124,18 @@ def test_a_clock_that_jumps_changes_nothing(train, whole, monkeypatch):
     assert outcome(train.run) == whole
 
 
-def test_the_cache_may_be_deleted_while_a_run_trains(train, whole, digits, monkeypatch, tmp_path):
-    """The digits are those of ``few_digits``, here in four files with their own MD5 sums."""
-    arrays = [
-        np.tile(part.numpy(), (times,) + (1,) * (part.dim() - 1))
-        for part, times in zip(digits * 2, (4, 4, 1, 1), strict=True)
-    ]
-    contents = [idx.encode(array.astype(np.uint8)) for array in arrays]
-    table = [
-        idx.IdxFile(file.name, md5(content).hexdigest(), array.shape)
-        for file, content, array in zip(idx.FILES, contents, arrays, strict=True)
-    ]
-    cache = tmp_path / "xdg" / "stn-experiments" / "mnist"
-    cache.mkdir(parents=True)
-    for file, content in zip(table, contents, strict=True):
-        (cache / file.name).write_bytes(content)
-    monkeypatch.setattr(mnist, "FILES", tuple(table))
-    monkeypatch.setattr(mnist, "SOURCES", {})
-    monkeypatch.setattr(datasets, "load_mnist", mnist.load_mnist)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.delenv("STN_DATA_DIR", raising=False)
-    evaluate = train_module.evaluate
+def test_the_data_may_be_deleted_while_a_run_trains(train, monkeypatch, tmp_path):
+    settings, evaluate = npz_settings(tmp_path), train_module.evaluate
+    assert train(root="whole", small=settings)[0] == 0
 
     def delete_and_evaluate(model, batch):
-        shutil.rmtree(tmp_path / "xdg", ignore_errors=True)
+        (tmp_path / "digits.npz").unlink(missing_ok=True)
         return evaluate(model, batch)
 
     monkeypatch.setattr(train_module, "evaluate", delete_and_evaluate)
-    assert train()[::2] == (0, "")
-    assert not cache.exists()
-    assert outcome(train.run) == whole
+    assert train(small=settings)[::2] == (0, "")
+    one, other = (train.run_of(root=root, small=settings) for root in ("outputs", "whole"))
+    assert outcome(one) == outcome(other)
 
 
 def before_each_step(monkeypatch, act):
@@ -170,41 +149,44 @@ def before_each_step(monkeypatch, act):
     monkeypatch.setattr(Trainer, "train_step", step)
 
 
+MEMORY = (4, "too little memory for trainer.batch_size=30;")
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "code", "words"),
     [
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you"),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has a total"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("could not create a primitive"),  # oneDNN, found with resnet18 under a limit
-        MemoryError(),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), *MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has"), *MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), *MEMORY),
+        (RuntimeError("could not create a primitive"), *MEMORY),  # oneDNN, found with resnet18 under a limit
+        (MemoryError(), *MEMORY),
+        (
+            RuntimeError("CUDA error: operation not permitted when stream is capturing\nSearch for it"),
+            2,
+            "trainer.cuda_graph must be false for this network, which waits for the device",
+        ),
+        (
+            RuntimeError("x does not have a deterministic implementation, but you set it"),
+            2,
+            "trainer.deterministic cannot be true here: x does not have a deterministic implementation",
+        ),
     ],
-    ids=["cpu", "cuda", "cublas", "onednn", "python"],
+    ids=["cpu", "cuda", "cublas", "onednn", "python", "capture", "deterministic"],
 )
-def test_too_little_memory_is_one_line_that_names_the_batch_size(train, whole, monkeypatch, error):
+def test_an_error_of_torch_is_one_line_that_names_the_setting(train, whole, monkeypatch, error, code, words):
     def fail(trainer, batch):
         if trainer.step == 5:
             raise error
 
     with monkeypatch.context() as patched:
         before_each_step(patched, fail)
-        code, _, err = train()
-    assert code == 4
-    assert_one_line(err, "too little memory for trainer.batch_size=30;")
+        got, _, err = train()
+    assert got == code
+    assert_one_line(err, words)
     assert_complete(train.run)
     if isinstance(error, MemoryError):
         assert "resumes after step 4 (in epoch 2)" in train()[1]
         assert outcome(train.run) == whole
-
-
-def test_a_step_that_cannot_be_captured_is_one_line(train, monkeypatch):
-    def fail(trainer, batch):
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nSearch for it")
-
-    before_each_step(monkeypatch, fail)
-    code, _, err = train()
-    assert code == 2
-    assert_one_line(err, "trainer.cuda_graph must be false for this network, which waits for the device")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits and reports the size of a process")
@@ -266,7 +248,6 @@ def spoil(monkeypatch, kind, step):
     ("kind", "step", "every", "saved"),
     [
         ("loss", 6, 1, 5),
-        ("gradient", 6, 1, 5),
         ("gradient", 6, "null", 4),
         ("loss", 1, 1, None),
         ("gradient", 8, 3, 6),
@@ -323,21 +304,20 @@ def shift_out(trainer):
 
 
 @pytest.mark.parametrize(
-    ("diagnosis", "settings", "every", "warning", "remedy"),
+    ("diagnosis", "settings", "warning", "remedy"),
     [
-        ("outside", [], 1, "epoch 1: most of the sampling grid is outside", "trainer.localisation_clip=1"),
-        ("outside", [], "null", "epoch 1: most of the sampling grid is outside", "a new start"),
-        ("still", ["trainer.localisation_lr=0"], 1, "epoch 1: theta is the same", "stn.localisation"),
-        ("no gradient", ["stn.interpolation=nearest"], 1, "step 1: the localisation network has no", "stn."),
+        ("outside", [], "epoch 1: most of the sampling grid is outside", "trainer.localisation_clip=1"),
+        ("still", ["trainer.localisation_lr=0"], "epoch 1: theta is the same", "stn.localisation"),
+        ("no gradient", ["stn.interpolation=nearest"], "step 1: the localisation network has no", "stn."),
     ],
 )
 def test_a_collapse_is_one_warning_in_the_whole_run_and_in_its_result(
-    train, monkeypatch, caplog, diagnosis, settings, every, warning, remedy
+    train, monkeypatch, caplog, diagnosis, settings, warning, remedy
 ):
     if diagnosis == "outside":
         change_trainer(monkeypatch, shift_out)
-    settings = (*settings, "trainer.epochs=3", f"run.checkpoint_steps={every}")
-    for step in (1, 9) if every == 1 else (4,):
+    settings = (*settings, "trainer.epochs=3", "run.checkpoint_steps=1")
+    for step in (1, 9):
         with monkeypatch.context() as patched:
             interrupt_after(patched, step)
             assert train(*settings)[0] == 130
@@ -386,12 +366,6 @@ def test_a_checkpoint_is_saved_when_it_is_due_and_after_each_epoch(
     assert saved == steps
     assert outcome(train.run) == whole
     assert [path.name for path in train.run.folder.parent.iterdir()] == [train.run.folder.name]
-
-
-def test_how_a_run_is_saved_does_not_change_its_folder(train):
-    settings = ("run.checkpoint_seconds=1", "run.checkpoint_steps=2", "run.force=true", "run.replay=3")
-    assert train.run_of(*settings).folder == train.run.folder
-    assert train.run_of("trainer.batch_size=10").folder != train.run.folder
 
 
 def test_deterministic_is_the_same_on_a_cpu_and_ends_with_its_run(train, whole):
