@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from stn_experiments.common.files import digest
 from stn_experiments.report import watch as watching
 from stn_experiments.report.collect import collect
 from stn_experiments.report.groups import differing_settings, group_runs
@@ -258,13 +259,15 @@ def test_the_published_table_is_that_of_the_paper_on_the_data_of_the_configs(com
 def test_evaluations_become_a_matrix(write_run, groups):
     write_run("a", 1.0, evaluations={"clean-11": 2.0, "noisy-22": 4.0})
     write_run("b", 3.0, seed=1, evaluations={"clean-11": 5.0})
-    write_run("c", 7.0, stn="none", evaluations={"noisy-22": 8.0, "noisy-33": 9.0})
+    own = "rotated-" + digest({"name": "rotated", "distortion": DISTORTIONS["rotated"]})
+    others = {"noisy-22": 8.0, "noisy-33": 9.0, own: 7.0, "rotated-00": 6.0}
+    write_run("c", 7.0, stn="none", evaluations=others)
     write_run("d", 9.0, stn="tps")
     table = robustness(groups()).table()
-    assert table.head == ["trained on", "model", "clean", "noisy", "noisy-33", "rotated"]
+    assert table.head == ["trained on", "model", "clean", "noisy", "noisy-33", "rotated", "rotated-00"]
     assert table.rows == [
-        ["rotated", "compact + affine", "3.50", "4.00", "–", "2.00"],
-        ["rotated", "compact + none", "–", "8.00", "9.00", "7.00"],
+        ["rotated", "compact + affine", "3.50", "4.00", "–", "2.00", "–"],
+        ["rotated", "compact + none", "–", "8.00", "9.00", "7.00", "6.00"],
     ]
     assert bold(table) == ["2.00", "7.00"]
 
@@ -277,7 +280,7 @@ def test_evaluations_become_a_matrix(write_run, groups):
     [
         ("config.yaml", b"a: [", "config.yaml cannot be read"),
         ("config.yaml", b"\xff\xfe\xfa", "config.yaml cannot be read"),
-        ("config.yaml", b"seed: 1", "config.yaml has no data.name"),
+        ("config.yaml", b"data: {name: 3}", "config.yaml has no data.name"),
         ("config.yaml", b"data: rotated", "config.yaml has no data.name"),
         ("result.json", b'{"test_error": 1', "result.json has no test_error"),
         ("result.json", b'{"test_error": NaN}', "result.json has no test_error"),
