@@ -76,12 +76,6 @@ def test_only_the_seed_decides_the_initial_weights(compose, more):
     assert not one.equal(other)
 
 
-def test_the_widths_keep_their_ratio(compose):
-    cnn = build_experiment(compose("backbone=cnn", "stn=none", "backbone.parameters=400000")).model
-    first, second = (len(cnn.backbone.stages.get_submodule(name).weight) for name in ("conv1.0", "conv2.0"))
-    assert second == pytest.approx(2 * first, abs=1)
-
-
 @pytest.mark.parametrize("backbone", ["compact", "cnn", "fcn"])
 def test_scaling_to_its_own_size_changes_nothing(compose, backbone):
     config = compose(f"backbone={backbone}", "stn=none")
@@ -102,18 +96,10 @@ def test_scaling_to_its_own_size_changes_nothing(compose, backbone):
             "backbone=resnet18 +backbone.parameters=400000",
             "backbone.parameters must be null, as resnet18 has no widths to scale",
         ),
-        (
-            "sweep=table1 backbone=resnet18",
-            "backbone.parameters must be null, as resnet18 has no widths to scale",
-        ),
         ("backbone.parameters=1", "backbone.parameters must be a number that the network comes within 5 %"),
         ("backbone=cnn stn=tps backbone.parameters=1000", "comes within 5 % of, as"),
         ("backbone=fcn backbone.parameters=100000000000", "comes within 5 % of, as"),
-        ("backbone=cnn backbone.parameters=100000000000", "comes within 5 % of, as"),
-        ("backbone.parameters=100000000000", "got 100000000000"),
         ("backbone.parameters=0", "backbone.parameters must be an integer at least 1 or null, got 0"),
-        ("backbone.parameters=many", "backbone.parameters must be an integer at least 1 or null, got 'many'"),
-        ("backbone.parameters=400000.5", "backbone.parameters must be an integer"),
         # other mistakes are reported as without a number of parameters
         ("backbone=fcn backbone.parameters=9000 backbone.widths=[0,8]", "backbone.widths must be a list"),
         (
@@ -131,20 +117,10 @@ def test_a_size_that_is_not_possible_is_one_clear_line(compose, line, words):
     assert "\n" not in message
 
 
-def test_the_command_reports_it_in_one_line(command, tmp_path):
-    code, out, err = command("train.py", "backbone.parameters=1")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("error: backbone.parameters must be a number that the network comes within 5 % of")
-    assert err.endswith(", got 1\n")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_scaled_run_is_rebuilt_from_its_folder(compose, few_digits, tmp_path):
     few = [word for word in few_digits if not word.startswith("backbone.width")]
-    root = f"run.root={tmp_path}"
-    config = compose(*few, "backbone.parameters=20000", "trainer=quick", "trainer.device=cpu", root)
+    words = ("backbone.parameters=20000", "trainer=quick", "trainer.device=cpu", f"run.root={tmp_path}")
+    config = compose(*few, *words)
     result = train(config)
     assert abs(result["parameters"] - 20_000) <= 1000
-    again, _ = evaluate_run(RunFolder.of(config), device_name="cpu")
-    assert again["test_error"] == result["test_error"]
-    assert again["test_loss"] == pytest.approx(result["test_loss"])
+    assert evaluate_run(RunFolder.of(config), device_name="cpu")[0]["test_error"] == result["test_error"]
