@@ -116,16 +116,13 @@ def rank(group: Group) -> tuple[str, bool, float, str]:
 
 def best(groups: Sequence[Group]) -> set[int]:
     """The indices of the groups with the lowest test error on their data, rounded to the two digits shown."""
-    errors = [group.mean("test_error") for group in groups]
+    means = {index: group.mean("test_error") for index, group in enumerate(groups)}
+    errors = {index: round(error, 2) for index, error in means.items() if error is not None}
     lowest: dict[str, float] = {}
-    for group, error in zip(groups, errors, strict=True):
-        if error is not None:
-            lowest[group.data] = min(lowest.get(group.data, error), error)
-    return {
-        index
-        for index, (group, error) in enumerate(zip(groups, errors, strict=True))
-        if error is not None and round(error, 2) == round(lowest[group.data], 2)
-    }
+    for index, error in errors.items():
+        data = groups[index].data
+        lowest[data] = min(lowest.get(data, error), error)
+    return {index for index, error in errors.items() if error == lowest[groups[index].data]}
 
 
 def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
