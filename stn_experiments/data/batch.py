@@ -1,11 +1,13 @@
-"""Batches of labelled images with the true poses of their digits, and the interface of what draws them."""
+"""Batches of labelled images, the true poses of their digits, and the base class of what draws them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
+from stn_experiments.common.ranges import Size, height_width
 from stn_experiments.data.mnist import Digits
 
 
@@ -35,26 +37,28 @@ class Batch(NamedTuple):
     question: Tensor | None = None
 
 
-@runtime_checkable
-class Task(Protocol):
-    """Draws labelled images of digits: the classes in ``distortions``, and ``questions.Questions``."""
+class Task(ABC):
+    """Draws labelled images of digits on a canvas; see ``distortions`` and ``questions``.
+
+    ``vocab_size`` is the number of words in the questions' vocabulary, 0 if nothing is asked.
+    """
+
+    canvas: Size
+    channels = 1
+    classes = 10
+    vocab_size = 0
 
     @property
     def size(self) -> tuple[int, int]:
         """The canvas's (height, width)."""
+        return height_width(self.canvas)
 
     @property
-    def channels(self) -> int:
-        """Channels of an image."""
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return (self.channels, *self.size)
 
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of words in the questions' vocabulary, 0 if nothing is asked."""
-
+    @abstractmethod
     def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """Draw images of the digits at ``index`` (B,), on their device; all randomness is the generator's.
 

@@ -66,8 +66,7 @@ class DistortedMnist:
 
     def __post_init__(self) -> None:
         made, wanted = (
-            ((task.channels, *task.size), task.classes, task.vocab_size)
-            for task in (self.training_task, self.distortion)
+            (task.shape, task.classes, task.vocab_size) for task in (self.training_task, self.distortion)
         )
         if made != wanted:
             raise UserError(
@@ -83,7 +82,7 @@ class DistortedMnist:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        return (self.distortion.channels, *self.distortion.size)
+        return self.distortion.shape
 
     @property
     def classes(self) -> int:

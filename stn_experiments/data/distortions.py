@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Range, Size, height_width
-from stn_experiments.data.batch import Batch, Pose, concat_batches, index_batch, unknown_pose
+from stn_experiments.common.ranges import Range, Size
+from stn_experiments.data.batch import Batch, Pose, Task, concat_batches, index_batch, unknown_pose
 from stn_experiments.data.canvas import (
     SIDE,
     Clutter,
@@ -37,7 +37,7 @@ CHUNK_PIXELS = 2**19
 
 
 @dataclass(frozen=True)
-class Distortion:
+class Distortion(Task):
     """A digit is warped and placed on a black canvas; then clutter, contrast, blur and noise are applied.
 
     Args:
@@ -73,20 +73,11 @@ class Distortion:
     blur_angle: Annotated[float, Range(-180, 180)] = 15.0
     noise: Annotated[float, Range(0, 10)] = 0.0
 
-    classes = 10
-    channels = 1
-    vocab_size = 0
-
     def __post_init__(self) -> None:
         if min(self.size) < SIDE:
             raise UserError(f"canvas must be at least the digit's own {SIDE} pixels, got {self.canvas}")
         if self.scale[0] > self.scale[1]:
             raise UserError(f"scale must be given as smallest, largest, got {list(self.scale)}")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The canvas's (height, width)."""
-        return height_width(self.canvas)
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """See :meth:`Task.draw`."""
@@ -179,7 +170,7 @@ class Distortion:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(Task):
     """Each image has one of several distortions, at random; each batch has equally many images of each.
 
     Args:
@@ -190,10 +181,6 @@ class Mixed:
     canvas: Size
     kinds: Mapping[str, Distortion]
 
-    classes = 10
-    channels = 1
-    vocab_size = 0
-
     def __post_init__(self) -> None:
         if not self.kinds:
             raise UserError("kinds must name at least one distortion, got none")
@@ -202,11 +189,6 @@ class Mixed:
                 raise UserError(
                     f"kinds.{name}.canvas must be the same as canvas, {self.canvas}, got {kind.canvas}"
                 )
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The canvas's (height, width)."""
-        return height_width(self.canvas)
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """See :meth:`Task.draw`; the kind of each image is drawn too."""
@@ -220,7 +202,7 @@ class Mixed:
 
 
 @dataclass(frozen=True)
-class Addition:
+class Addition(Task):
     """Two digits, each with its own distortion and channel; the label is their sum.
 
     The task for parallel transformers of Jaderberg et al. 2015, appendix A.
@@ -233,18 +215,12 @@ class Addition:
     canvas: Size
     each: Distortion
 
-    classes = 19
     channels = 2
-    vocab_size = 0
+    classes = 19
 
     def __post_init__(self) -> None:
-        if self.each.size != height_width(self.canvas):
+        if self.each.size != self.size:
             raise UserError(f"each.canvas must be the same as canvas, {self.canvas}, got {self.each.canvas}")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The canvas's (height, width)."""
-        return height_width(self.canvas)
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """See :meth:`Task.draw`; the second digits are drawn too."""

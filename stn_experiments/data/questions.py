@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Range, Size, height_width
-from stn_experiments.data.batch import Batch, Pose, unknown_pose
+from stn_experiments.common.ranges import Range, Size
+from stn_experiments.data.batch import Batch, Pose, Task, unknown_pose
 from stn_experiments.data.canvas import (
     SIDE,
     Clutter,
@@ -57,7 +57,7 @@ class Scene(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(Task):
     """Several digits on one canvas, and a question about them whose answer is a number from 0 to 9.
 
     The canvas is a grid of cells: as many rows and columns as digits of ``side`` pixels fit. Each digit lies
@@ -86,8 +86,6 @@ class Questions:
     clutter: Annotated[int, Range(0, 1000)] = 0
     clutter_size: CropSide = 6
 
-    classes = CLASSES
-    channels = 1
     vocab_size = len(WORDS)
 
     def __post_init__(self) -> None:
@@ -100,11 +98,6 @@ class Questions:
         side = min(self.size)
         if self.clutter and self.clutter_size > side:
             raise UserError(f"clutter_size must be at most the canvas's {side}, got {self.clutter_size}")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The canvas's (height, width)."""
-        return height_width(self.canvas)
 
     @property
     def grid(self) -> tuple[int, int]:
