@@ -40,27 +40,6 @@ def test_a_short_run_learns(real_run):
 
 
 @pytest.mark.slow
-def test_the_same_command_in_another_process_is_the_same_result(real_run, run_script, tmp_path):
-    done = run_script("train.py", *SHORT, f"run.root={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    (folder,) = tmp_path.iterdir()
-    assert folder.name == real_run[1].name
-    one, other = (json.loads((run / "result.json").read_text()) for run in (real_run[1], folder))
-    times = ("train_seconds", "images_per_second")
-    assert {k: v for k, v in one.items() if k not in times} == {
-        k: v for k, v in other.items() if k not in times
-    }
-
-
-@pytest.mark.slow
-def test_the_same_command_again_returns_at_once(real_run, run_script):
-    done = run_script("train.py", *SHORT, f"run.root={real_run[0]}")
-    assert done.returncode == 0
-    assert "is finished already" in done.stdout
-    assert "epoch" not in done.stdout.replace("best epoch", "")
-
-
-@pytest.mark.slow
 def test_a_run_is_rebuilt_from_its_folder_alone(real_run, run_script, tmp_path):
     copy = shutil.copytree(real_run[1], tmp_path / "moved")
     done = run_script("evaluate.py", copy, "--device", "cpu")

@@ -34,9 +34,9 @@ def evaluate_run(
     for group in NAMED_GROUPS:
         if group not in config:
             raise UserError(f"{run.config_file} has no group {group}: an earlier version trained this run")
-    own = build(config["data"], "data")
+    own = build(config["data"], "data", DataSet)
     data_config = data_config or config["data"]
-    data = build(data_config, "data")
+    data = build(data_config, "data", DataSet)
     check_compatible(run, own, data)
     model = load_model(run, config, own).to(find_device(device_name))
     test = data.load(find_device(device_name)).test

@@ -11,7 +11,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.evaluation.metrics import outside_share
-from stn_experiments.runs.experiment import Experiment, build_experiment
+from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.train import load_state, make_trainer, set_up_torch
 from stn_experiments.runs.translate_errors import translate_errors
 from stn_experiments.storage import checkpoints
@@ -37,31 +37,28 @@ def replay(config: Mapping[str, Any]) -> str:
     folder = RunFolder.of(config)
     if not os.path.exists(folder.config_file):  # noqa: PTH110 (Path.exists may raise)
         raise UserError(f"run.replay shows a step of a run that was trained, but there is no {folder.folder}")
-    with translate_errors(experiment, folder):
-        return replay_step(experiment, folder)
-
-
-def replay_step(experiment: Experiment, folder: RunFolder) -> str:
-    """See :func:`replay`."""
     wanted = experiment.run.replay
     assert wanted is not None
-    set_up_torch(experiment.trainer)
-    trainer = make_trainer(experiment, experiment.data.load(experiment.device).train)
-    last = experiment.trainer.epochs * trainer.steps_per_epoch
-    if wanted > last:
-        raise UserError(f"run.replay must be a step of the run, from 1 to {last}, got {wanted}")
-    if state := checkpoints.newest(folder, before=wanted):
-        load_state(trainer, state, folder)
-    while trainer.run_epoch(until_step=wanted - 1):  # the epoch is complete, so the step is in a later one
-        trainer.next_epoch()
-    trainer.cuda_graphs.enabled = False
-    batch = next(trainer.batches(with_pose=True))
-    picture = folder.folder / "replays" / f"step-{wanted:06d}.png"
-    picture.parent.mkdir(exist_ok=True)
-    first = index_batch(batch, slice(0, SHOWN))
-    panel = draw_panel(first, predict(trainer.model, first), f"step {wanted:,}, before the update")
-    save_picture(panel, picture)
-    return f"{describe_step(trainer, batch)}\npanel       {picture}"
+    with translate_errors(experiment, folder):
+        set_up_torch(experiment.trainer)
+        trainer = make_trainer(experiment, experiment.data.load(experiment.device).train)
+        last = experiment.trainer.epochs * trainer.steps_per_epoch
+        if wanted > last:
+            raise UserError(f"run.replay must be a step of the run, from 1 to {last}, got {wanted}")
+        if state := checkpoints.newest(folder, before=wanted):
+            load_state(trainer, state, folder)
+        while trainer.run_epoch(
+            until_step=wanted - 1
+        ):  # the epoch is complete, so the step is in a later one
+            trainer.next_epoch()
+        trainer.cuda_graphs.enabled = False
+        batch = next(trainer.batches(with_pose=True))
+        picture = folder.folder / "replays" / f"step-{wanted:06d}.png"
+        picture.parent.mkdir(exist_ok=True)
+        first = index_batch(batch, slice(0, SHOWN))
+        panel = draw_panel(first, predict(trainer.model, first), f"step {wanted:,}, before the update")
+        save_picture(panel, picture)
+        return f"{describe_step(trainer, batch)}\npanel       {picture}"
 
 
 def describe_step(trainer: Trainer, batch: Batch) -> str:

@@ -22,32 +22,25 @@ def translate_errors(experiment: Experiment, folder: RunFolder) -> Iterator[None
     """
     try:
         yield
-    except (OSError, MemoryError, RuntimeError) as error:
-        translated = _translate(error, experiment, folder)
-        if translated is None:
-            raise
-        raise translated from error
-
-
-def _translate(
-    error: OSError | MemoryError | RuntimeError, experiment: Experiment, folder: RunFolder
-) -> UserError | None:
-    if isinstance(error, OSError):
+    except OSError as error:
         what = "its output" if isinstance(error, BrokenPipeError) else str(folder.folder)
-        return TrainingFailed(
+        raise TrainingFailed(
             f"training stopped: {what} cannot be written to ({error}); everything saved in {folder.folder} "
             "is complete, and the same command resumes from it"
-        )
-    if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error)):
-        return TrainingFailed(
-            "training stopped: there is too little memory for "
-            f"trainer.batch_size={experiment.trainer.batch_size}; a smaller one needs less"
-        )
-    first_line = (str(error).splitlines() or [""])[0]
-    if "captur" in str(error):  # CUDA and torch say this in several ways
-        return UserError(
-            f"trainer.cuda_graph must be false for this network, which waits for the device ({first_line})"
-        )
-    if "deterministic" in str(error):
-        return UserError(f"trainer.deterministic cannot be true here: {first_line}")
-    return None
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        message = str(error)
+        first_line = message.partition("\n")[0]
+        if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, message):
+            raise TrainingFailed(
+                "training stopped: there is too little memory for "
+                f"trainer.batch_size={experiment.trainer.batch_size}; a smaller one needs less"
+            ) from error
+        if "captur" in message:  # CUDA and torch say this in several ways
+            raise UserError(
+                "trainer.cuda_graph must be false for this network, which waits for the device "
+                f"({first_line})"
+            ) from error
+        if "deterministic" in message:
+            raise UserError(f"trainer.deterministic cannot be true here: {first_line}") from error
+        raise

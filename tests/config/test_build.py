@@ -1,6 +1,7 @@
 from typing import Annotated, Literal
 
 import pytest
+import torch
 
 from stn_experiments.common.errors import TrainingFailed, UserError
 from stn_experiments.common.ranges import Range, Size
@@ -60,13 +61,10 @@ def test_a_null_target_builds_nothing():
             {"_target_": "stn_experiments.storage.run_folder.subprocess.run"},
             r"data\._target_ does not exist",
         ),
-        (
-            {"_target_": "stn_experiments.data.distortions.math"},
-            r"data\._target_ must be a class or function",
-        ),
+        ({"_target_": "stn_experiments.data.distortions.math"}, r"data\._target_ must make a Distortion"),
         (
             {"_target_": "stn_experiments.storage.environment.version"},
-            r"data\._target_ must be a class or function",
+            r"data\._target_ must make a Distortion",
         ),
         ({"_target_": "stn_experiments.nowhere.Thing"}, r"data\._target_ does not exist"),
         ({"_target_": 3}, r"data\._target_ must begin with"),
@@ -77,7 +75,7 @@ def test_a_null_target_builds_nothing():
 )
 def test_a_mistake_is_one_clear_line(mistake, words):
     with pytest.raises(UserError, match=words) as caught:
-        build(mistake, "data")
+        build(mistake, "data", Distortion | Mixed | torch.optim.Optimizer | None)
     assert "\n" not in str(caught.value)
 
 

@@ -66,30 +66,3 @@ def test_the_attentions_that_a_sweep_compares_are_all_there_and_of_about_one_siz
             model = build_experiment(compose(f"data={data}", f"experiment={recipe}")).model
             count = sum(parameter.numel() for parameter in model.parameters())
             assert count == pytest.approx(127_600, rel=0.0125)
-
-
-def test_a_users_own_file_is_trained_on(compose, tmp_path, digits):
-    from stn_experiments.runs.train import train
-
-    images, labels = digits.images.numpy(), digits.labels.numpy()
-    np.savez(
-        tmp_path / "own.npz",
-        X_train=images.reshape(40, -1),
-        Y_train=np.eye(10)[labels],
-        X_test=images,
-        Y_test=labels,
-    )
-    result = train(
-        compose(
-            "data=npz",
-            f"data.file={tmp_path / 'own.npz'}",
-            "trainer=quick",
-            "trainer.batch_size=8",
-            "backbone.width=4",
-            f"run.root={tmp_path}",
-            "trainer.device=cpu",
-        )
-    )
-    assert result["status"] == "finished"
-    assert "theta_spread" in result
-    assert "iou_mean" not in result

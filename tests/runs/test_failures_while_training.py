@@ -136,6 +136,8 @@ def test_the_data_may_be_deleted_while_a_run_trains(train, monkeypatch, tmp_path
     assert train(small=settings)[::2] == (0, "")
     one, other = (train.run_of(root=root, small=settings) for root in ("outputs", "whole"))
     assert outcome(one) == outcome(other)
+    assert "theta_spread" in one.result()
+    assert "iou_mean" not in one.result()  # where the digits are is not known
 
 
 def before_each_step(monkeypatch, act):
