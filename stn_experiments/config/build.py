@@ -82,7 +82,10 @@ def locate(node: Any, path: str, kind: Any = Any) -> Any:
         target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
         raise UserError(f"{path}._target_ does not exist: {name!r}") from None
-    if not callable(target) or not _makes(target, kind):
+    is_own = f"{getattr(target, '__module__', '')}.".startswith(
+        ALLOWED
+    )  # a module imports others' classes too
+    if not is_own or not _makes(target, kind):
         raise UserError(f"{path}._target_ must make {describe(kind)}, got {name!r}")
     return target
 

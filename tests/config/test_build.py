@@ -66,6 +66,7 @@ def test_a_null_target_builds_nothing():
             {"_target_": "stn_experiments.storage.environment.version"},
             r"data\._target_ must make a Distortion",
         ),
+        ({"_target_": "stn_experiments.storage.run_folder.Path"}, r"data\._target_ must make a D"),
         ({"_target_": "stn_experiments.nowhere.Thing"}, r"data\._target_ does not exist"),
         ({"_target_": 3}, r"data\._target_ must begin with"),
         ({"canvas": 30}, r"data must be a config group with a _target_"),

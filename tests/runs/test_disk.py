@@ -3,8 +3,6 @@
 import errno
 import os
 import shutil
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,8 +11,6 @@ import pytest
 from stn_experiments.runs import train as train_module
 from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.storage import checkpoints, run_folder
-from stn_experiments.storage.run_folder import RunFolder
-from tests.conftest import ROOT
 from tests.runs.harness import (
     FULL,
     SmallFiles,
@@ -22,7 +18,6 @@ from tests.runs.harness import (
     assert_one_line,
     files,
     inject,
-    npz_settings,
     outcome,
 )
 
@@ -79,34 +74,6 @@ def test_a_disk_that_fails_only_at_fsync_is_no_different(train, whole, monkeypat
     assert_complete(train.run)
     assert train()[0] == 0
     assert outcome(train.run) == whole
-
-
-LIMITED = """
-import resource, runpy, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-@pytest.mark.slow
-def test_a_process_on_a_full_disk_prints_two_lines_and_no_traceback(train, tmp_path):
-    """TensorBoard's file is the first that is too long, the last checkpoint the second."""
-    settings = (*npz_settings(tmp_path), "run.checkpoint_steps=null")
-    script = [sys.executable, "-c", LIMITED, "130000", str(ROOT / "scripts" / "train.py")]
-    command = [*script, *settings, f"run.root={tmp_path / 'outputs'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
-    assert done.returncode == 4
-    warning, error = done.stderr.splitlines()
-    assert warning == f"warning: TensorBoard cannot be written ({FULL}); the run goes on without it"
-    assert error.startswith("error: training stopped: ")
-    assert FULL in error
-    (folder,) = (path for path in (tmp_path / "outputs").iterdir() if path.name.startswith("npz"))
-    assert_complete(RunFolder(folder))
-    for root in ("outputs", "whole"):
-        assert train(root=root, small=settings)[0] == 0
-    one, other = (outcome(RunFolder(tmp_path / root / folder.name)) for root in ("outputs", "whole"))
-    assert {**one, "panels": None} == {**other, "panels": None}  # the process has drawn larger ones
 
 
 @pytest.mark.parametrize("name", ["", "panels", "checkpoints", "config.yaml", "checkpoints/last.pt", "lock"])

@@ -1,4 +1,4 @@
-"""Killed runs resume to the same result, and processes that start together do not disturb one another."""
+"""Killed runs resume to the same result."""
 
 import multiprocessing
 import os
@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,12 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from stn_experiments.config.compose import compose
 from stn_experiments.runs.train import TrainingRun, train
 from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.training.loop import Trainer
-from tests.conftest import ROOT
-from tests.runs.harness import TOO_LONG, npz_settings, outcome, start_script, wait_until
+from tests.runs.harness import TOO_LONG, npz_settings, outcome
 
 STEPS = 2  # between two checkpoints
 ANY_TIME = 8  # kills that do not wait for an event
@@ -35,79 +32,6 @@ WRITES = {
     "half panel-#.png",
 }
 """Events that a run must have: otherwise this test would no longer kill where it should."""
-
-# Eight processes look for MNIST in the same empty cache. The one that fetches it waits for the others.
-FETCH = """
-import hashlib, os, sys, time
-from pathlib import Path
-from stn_experiments.data import idx, mnist
-from tests.data.test_mnist import CONTENTS, NAMES, SHAPES, VALUES
-
-def slow(_):
-    with (work / "calls").open("a") as calls:
-        calls.write("called ")
-    while len(list(work.glob("begun-*"))) < 8:
-        time.sleep(0.005)
-    time.sleep(0.5)  # without a lock the others come here meanwhile
-    return CONTENTS
-
-def load(number):
-    (work / f"begun-{number}").touch()
-    digits = mnist.load_mnist()
-    assert digits.train.labels.tolist() == VALUES[1]
-    assert digits.test.images.flatten().tolist() == VALUES[2]
-
-work = Path(sys.argv[1])
-sums = [hashlib.md5(content).hexdigest() for content in CONTENTS]
-mnist.FILES = tuple(map(idx.IdxFile, NAMES, sums, SHAPES))
-mnist.SOURCES = {"slow": slow}
-for number in range(8):
-    if not os.fork():
-        load(number)
-        sys.exit()
-print([os.wait()[1] for _ in range(8)])
-"""
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    return (*npz_settings(tmp_path_factory.mktemp("images")), "trainer.epochs=3")
-
-
-@pytest.fixture(scope="module")
-def alone(settings, tmp_path_factory, run_script):
-    """Two runs, with seeds 0 and 1, that were made one after the other by one process."""
-    root = tmp_path_factory.mktemp("alone")
-    done = run_script("train.py", "-m", *settings, "seed=0,1", f"run.root={root}")
-    assert done.returncode == 0, done.stderr
-    return [run_in(root, seed) for seed in (0, 1)]
-
-
-@pytest.fixture
-def start(settings):
-    """Start ``scripts/train.py`` in a process of its own, which ends with the test."""
-    started = []
-
-    def run(*more):
-        started.append(start_script(*settings, *more))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
-        with process:  # closes its pipes
-            pass
-
-
-def run_in(root, seed):
-    (folder,) = root.glob(f"npz-compact-affine-seed{seed}-*")
-    return RunFolder(folder)
-
-
-def holders(root):
-    """The processes that the lock files of the runs name."""
-    found = [re.search(r"(?m)^pid=(\d+)$", path.read_text()) for path in root.glob("*/lock")]
-    return [int(one[1]) for one in found if one]
 
 
 def kind_of(event):
@@ -159,10 +83,10 @@ def train_and_die(config, log, kind, count, seconds):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_any_moment_has_the_same_result(settings, tmp_path):
+def test_a_run_that_is_killed_at_any_moment_has_the_same_result(compose, tmp_path):
     """At each kind of event and at random times. Killed again and again, a run loses few steps."""
     chance, log = random.Random(0), tmp_path / "events"
-    config = compose(ROOT / "configs", [*settings, f"run.root={tmp_path / 'outputs'}"])
+    config = compose(*npz_settings(tmp_path), "trainer.epochs=3", f"run.root={tmp_path / 'outputs'}")
     run, processes = RunFolder.of(config), multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])
 
@@ -203,61 +127,3 @@ def test_a_run_that_is_killed_at_any_moment_has_the_same_result(settings, tmp_pa
         assert code == (-signal.SIGKILL if kind else -signal.SIGALRM)
     assert exit_code() == 0
     finish()
-
-
-@pytest.mark.slow
-def test_a_command_that_is_killed_resumes(start, alone, tmp_path):
-    process = start(f"run.root={tmp_path}")
-    wait_until(lambda: list(tmp_path.glob("*/checkpoints/last.pt")) or process.poll() is not None)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    process = start(f"run.root={tmp_path}")
-    out, error = process.communicate(timeout=TOO_LONG)
-    assert process.returncode == 0, error
-    assert re.search(r"resumes after step [1-9]", out)
-    assert outcome(run_in(tmp_path, 0)) == outcome(alone[0])
-
-
-@pytest.mark.slow
-def test_of_eight_processes_with_one_command_one_trains(start, alone, tmp_path):
-    processes = [start(f"run.root={tmp_path}") for _ in range(8)]
-    wait_until(lambda: holders(tmp_path) or any(process.poll() is not None for process in processes))
-    (holder,) = holders(tmp_path)
-    os.kill(holder, signal.SIGSTOP)  # or it could be done before the slowest of the others has begun
-    try:
-        (worker,) = (process for process in processes if process.pid == holder)
-        processes.remove(worker)
-        run = run_in(tmp_path, 0)
-        output = [process.communicate(timeout=TOO_LONG) for process in processes]
-    finally:
-        os.kill(holder, signal.SIGCONT)
-    assert [process.returncode for process in processes] == [5] * 7
-    for out, error in output:
-        assert out == ""
-        words = rf"error: {run.folder} is held by process {holder} on \S+: wait for it or stop it\n"
-        assert re.fullmatch(words, error)
-    _, error = worker.communicate(timeout=TOO_LONG)
-    assert worker.returncode == 0, error
-    assert list(tmp_path.rglob("result.json")) == [run.result_file]
-    assert outcome(run) == outcome(alone[0])
-
-
-@pytest.mark.slow
-def test_eight_seeds_at_the_same_time_have_the_results_of_single_runs(start, alone, tmp_path):
-    processes = [start(f"run.root={tmp_path}", f"seed={seed}") for seed in range(8)]
-    errors = [process.communicate(timeout=TOO_LONG)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 8, errors
-    runs = [run_in(tmp_path, seed) for seed in range(8)]
-    for run, same in zip(runs, alone, strict=False):
-        assert run.folder.name == same.folder.name
-        assert outcome(run) == outcome(same)
-    assert len({run.panel(1).read_bytes() for run in runs}) == 8
-
-
-@pytest.mark.slow
-def test_of_eight_processes_one_fetches_mnist(tmp_path):
-    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "STN_DATA_DIR": ""}
-    command = [sys.executable, "-c", FETCH, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TOO_LONG, cwd=ROOT, env=env)
-    assert done.stdout == f"{[0] * 8}\n", done.stderr
-    assert (tmp_path / "calls").read_text() == "called "
