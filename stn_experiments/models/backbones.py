@@ -92,8 +92,7 @@ class Backbone(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Class scores (B, classes) of the last stage's output."""
-        if self.head is None:
-            raise TypeError("this backbone has no classifier, as an attention head replaces it")
+        assert self.head is not None, "an attention head replaces the classifier of this backbone"
         # Channels last, as in memory, so neither the forward nor the backward pass copies them.
         return self.head(self.pool(features).movedim(1, -1).flatten(1))
 

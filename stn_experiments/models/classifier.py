@@ -175,9 +175,7 @@ class Classifier(nn.Module):
 
     def localisation_parameters(self) -> list[nn.Parameter]:
         """The parameters of all localisation networks."""
-        networks = [module.localisation for module in self.modules() if hasattr(module, "localisation")]
-        modules = [network for network in networks if isinstance(network, nn.Module)]
-        return [parameter for module in modules for parameter in module.parameters()]
+        return [weights for name, weights in self.named_parameters() if ".localisation." in name]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """An optimiser's parameter groups: the network, then its localisation networks if it has any."""

@@ -65,13 +65,8 @@ class CoAttentionHead(AttentionHead):
     7). Unlike in the paper, each place of the map has a learned position vector added; without it, a set of
     places could not express "left of". Padding words get no weight.
 
-    The view shows the mean weights of the three levels. Training makes no views.
-
-    Args:
-        shape: (C, h, w) of the map.
-        classes: number of answers.
-        vocab_size: number of words, with padding.
-        settings: the other settings.
+    The view shows the mean weights of the three levels. Training makes no views. ``vocab_size`` counts the
+    padding word.
     """
 
     places: Tensor
@@ -96,8 +91,7 @@ class CoAttentionHead(AttentionHead):
     def forward(
         self, features: Tensor, question: Tensor | None = None, generator: Generator | None = None
     ) -> Prediction:
-        if question is None:
-            raise TypeError("co-attention needs a question about each image, got none")
+        assert question is not None, "co-attention needs a question about each image"
         if self.blind == "image":
             features = torch.zeros_like(features)
         if self.blind == "question":

@@ -27,9 +27,7 @@ class Gated(NamedTuple):
 class SE(nn.Module):
     """Squeeze and excitation (Hu et al. 2018, section 3): channel weights sigmoid(W₂ ReLU(W₁ mean)).
 
-    Args:
-        channels: channels of the map.
-        reduction: ratio of channels to hidden units.
+    ``reduction`` is the ratio of ``channels`` to hidden units.
     """
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
@@ -45,10 +43,8 @@ class SE(nn.Module):
 class CBAM(nn.Module):
     """Convolutional block attention module (Woo et al. 2018): equations 2 and 3, in this order.
 
-    Args:
-        channels: channels of the map.
-        reduction: ratio of channels to hidden units.
-        kernel: side of the convolution that weights places.
+    ``reduction`` is the ratio of ``channels`` to hidden units, ``kernel`` the side of the convolution that
+    weights places.
     """
 
     def __init__(self, channels: int, reduction: int = 4, kernel: int = 7) -> None:
@@ -68,12 +64,7 @@ class CBAM(nn.Module):
 
 
 class Mask(nn.Module):
-    """A soft mask from one convolution of the map: the simplest spatial attention.
-
-    Args:
-        channels: channels of the map.
-        kernel: side of the convolution.
-    """
+    """A soft mask from one convolution of the map: the simplest spatial attention."""
 
     def __init__(self, channels: int, kernel: int = 3) -> None:
         super().__init__()

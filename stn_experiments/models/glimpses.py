@@ -8,6 +8,7 @@ chooses each place from what it has seen before. The choice is random, so it is 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, NamedTuple
 
 import torch
@@ -64,9 +65,7 @@ class GlimpseConfig(AttentionHeadConfig):
 class GlimpseNetwork(nn.Module):
     """g = ReLU(Linear(ReLU(Linear(patches))) + Linear(ReLU(Linear(place)))), section 3 of the paper.
 
-    Args:
-        inputs: number of values in the patches of one place.
-        width: units of g; the hidden layers have half as many.
+    The patches of one place have ``inputs`` values; g has ``width`` units, the hidden layers half as many.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -100,11 +99,6 @@ class GlimpseHead(AttentionHead):
     With a generator, each image gets a random path. Without one there are ``copies`` paths whose noise is
     fixed and the same for every image, so a prediction does not depend on the other images of the batch. The
     views are those of the first path.
-
-    Args:
-        shape: (C, H, W) of the map.
-        classes: number of classes.
-        settings: the other settings.
     """
 
     noise: Tensor
@@ -181,10 +175,8 @@ class GlimpseHead(AttentionHead):
     def _views(self, rollout: Rollout) -> list[View]:
         """One view for each glimpse; the marks of all but the first lie between it and the one before."""
         steps = torch.arange(1, PATH_SEGMENTS, device=rollout.logits.device)[:, None] / PATH_SEGMENTS
-        views: list[View] = []
-        for place, before, patch in zip(
-            rollout.places, [None, *rollout.places], rollout.patches, strict=False
-        ):
-            path = None if before is None else torch.lerp(before[:, None], place[:, None], steps)
-            views.append(View(patch, self.retina.outline(place), path))
-        return views
+        paths = [torch.lerp(a[:, None], b[:, None], steps) for a, b in pairwise(rollout.places)]
+        return [
+            View(patch, self.retina.outline(place), path)
+            for place, patch, path in zip(rollout.places, rollout.patches, [None, *paths], strict=True)
+        ]

@@ -48,15 +48,15 @@ class Features(nn.Sequential):
         self.width = width
 
 
-def fully_connected(shape: Shape, width: int = 32) -> Features:
+def fully_connected(shape: Shape, width: int) -> Features:
     """The paper's layers for ST-FCN: three hidden layers of ``width`` units."""
     inputs = shape[0] * shape[1] * shape[2]
     layers = [_hidden(size, width) for size in (inputs, width, width)]
     return Features(width, nn.Flatten(), *layers)
 
 
-def convolutional(shape: Shape, width: int = 32, filters: int = 20) -> Features:
-    """The paper's layers for ST-CNN: two 5×5 convolutions at half size, then ``width`` hidden units.
+def convolutional(shape: Shape, width: int) -> Features:
+    """The paper's layers for ST-CNN: two 5×5 convolutions of 20 filters at half size, then ``width`` units.
 
     Unlike the paper's, the convolutions are padded, so U may have any size.
     """
@@ -65,23 +65,21 @@ def convolutional(shape: Shape, width: int = 32, filters: int = 20) -> Features:
     return Features(
         width,
         nn.AvgPool2d(2, ceil_mode=True),
-        *(nn.Conv2d(channels, filters, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
-        *(nn.Conv2d(filters, filters, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
+        *(nn.Conv2d(channels, 20, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
+        *(nn.Conv2d(20, 20, 5, padding=2), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()),
         nn.Flatten(),
-        _hidden(filters * cells, width),
+        _hidden(20 * cells, width),
     )
 
 
-def keypoints(
-    shape: Shape, width: int = 32, filters: tuple[int, int] = (16, 32), count: int = 16
-) -> Features:
-    """The positions of ``count`` learned keypoints and the mean of each map: the default.
+def keypoints(shape: Shape, width: int) -> Features:
+    """The positions of 16 learned keypoints and the means of 32 maps: the default.
 
     The paper flattens its maps, so the next layer has to learn each position separately. Here a softmax over
     a map gives the expected position of a keypoint (Levine et al. 2016, "End-to-end training of deep
     visuomotor policies", section 5.1), which follows the digit from the first training step.
     """
-    first, second = filters
+    first, second, count = 16, 32, 16
     descriptors = 2 * count + second
     return Features(
         descriptors + width,

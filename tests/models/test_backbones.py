@@ -42,7 +42,7 @@ def test_an_input_too_small_is_refused():
 
 def test_building_leaves_batch_normalisation_untouched():
     backbone = Compact((1, 28, 28), 10)
-    assert backbone.training
+    assert all(m.training for m in backbone.modules())
     assert all(m.num_batches_tracked == 0 for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 

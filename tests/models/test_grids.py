@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 
 from stn_experiments.common import geometry
 from stn_experiments.models.grids import (
+    HORIZON,
     Affine,
     Attention,
     GridGenerator,
@@ -109,7 +110,9 @@ def test_theta_and_matrix_are_inverse_and_transforms_compose(family, generator):
 def test_a_horizon_inside_the_image_gives_a_finite_grid():
     theta = torch.tensor([[1.0, 0, 0, 0, 1, 0, 3, 0], [1, 0, 0, 0, 1, 0, -1, 0]], requires_grad=True)
     grid = GridGenerator(Projective(), (7, 9))(theta)
-    assert grid.abs().max() < 11
+    points = geometry.pixel_centres(7, 9).view(7, 9, 2)
+    depth = torch.stack([3 * points[..., :1] + 1, -points[..., :1] + 1]).clamp(min=HORIZON)
+    torch.testing.assert_close(grid, points / depth)
     grid.sum().backward()
     assert theta.grad.isfinite().all()
 
@@ -147,9 +150,18 @@ def test_gradients_of_grid_and_sampler(family, interpolation, generator):
 
 
 @pytest.mark.parametrize("family", [Affine, Projective, ThinPlateSpline])
-def test_the_outline_follows_the_corners_of_the_grid(family, generator):
-    fine = GridGenerator(family(), (200, 300))
+def test_the_outline_follows_the_edge_of_the_grid(family, generator):
+    fine = GridGenerator(family(), (200, 320))
     theta = thetas(fine.family, 3, generator)
     grid, outline = fine(theta), fine.outline(theta)
-    corners = grid[:, [0, 0, -1, -1], [0, -1, -1, 0]]
-    assert (outline[:, :: outline.shape[1] // 4] - corners).abs().max() < 0.04
+    per_side = outline.shape[1] // 4
+    assert per_side == (8 if family is ThinPlateSpline else 1)
+    top, right, bottom, left = outline.split(per_side, 1)
+    column, row = 320 // per_side, 200 // per_side
+    for side, edge in [
+        (top, grid[:, 0, ::column]),
+        (right, grid[:, ::row, -1]),
+        (bottom, grid[:, -1].flip(1)[:, ::column]),
+        (left, grid[:, :, 0].flip(1)[:, ::row]),
+    ]:
+        assert (side - edge).abs().max() < 0.04

@@ -111,10 +111,10 @@ def test_antialiasing_averages_the_pixels_that_a_small_output_would_skip(generat
 
 
 def test_oversampling_matches_the_identity():
-    for canvas, oversample in [(28, 1), (20, 1), (42, 2), (60, 2), (100, 4)]:
-        model = transformer((1, canvas, canvas), (28, 28))
+    for canvas, oversample in [((28, 28), 1), ((20, 20), 1), ((42, 42), 2), ((60, 28), 2), ((100, 100), 4)]:
+        model = transformer((1, *canvas), (28, 28))
         assert model.sampler.oversample == oversample
-        assert model(torch.rand(1, 1, canvas, canvas)).output.shape == (1, 1, 28, 28)
+        assert model(torch.rand(1, 1, *canvas)).output.shape == (1, 1, 28, 28)
 
 
 def test_theta_and_grid_keep_single_precision_under_autocast():
