@@ -50,7 +50,11 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         print(f"{folder.folder} is finished already; run.force=true trains it again")
         return result
     with open_run(experiment) as run:
-        return run.run()
+        if not experiment.run.force and (result := folder.result()) is not None:
+            return result  # the process that held the folder until now has finished the run
+        for _ in run.epochs():
+            pass
+        return run.finish()
 
 
 @contextmanager
@@ -86,14 +90,6 @@ class TrainingRun:
             experiment.run.checkpoint_seconds, experiment.run.checkpoint_steps
         )
         self.board: TensorBoard | None = None
-
-    def run(self) -> dict[str, Any]:
-        """Train to the end, and return the result."""
-        if not self.experiment.run.force and (result := self.folder.result()) is not None:
-            return result  # the process that held the folder until now has finished the run
-        for _ in self.epochs():
-            pass
-        return self.finish()
 
     def epochs(self) -> Generator[dict[str, Any], None, None]:
         """Train epoch by epoch from the newest checkpoint on, and yield the metrics of each new epoch."""
