@@ -26,13 +26,8 @@ def main() -> None:
     for question in questions:
         if question not in QUESTIONS:
             raise UserError(f"a question must be one of {', '.join(QUESTIONS)}, got {question}")
-    for name in ("repeats", "epochs", "seconds"):
-        if not 0 < (value := getattr(arguments, name)) < math.inf:
-            raise UserError(f"--{name} must be above 0, got {value}")
-    if arguments.workers is not None and arguments.workers < 0:
-        raise UserError(f"--workers must be at least 0, got {arguments.workers}")
     if arguments.quick:
-        arguments.repeats, arguments.seconds, arguments.epochs = 3, 0.3, 1
+        arguments.repeats, arguments.seconds = 3, 0.3
         overrides = [*QUICK, *overrides]
 
     from benchmarks.bench import Bench  # torch is slow to load, and --help does not need it
@@ -42,9 +37,7 @@ def main() -> None:
     from stn_experiments.runs.train import set_up_torch
 
     workers = cores() if arguments.workers is None else arguments.workers
-    bench = Bench(
-        partial(compose, CONFIGS), overrides, arguments.repeats, arguments.seconds, arguments.epochs, workers
-    )
+    bench = Bench(partial(compose, CONFIGS), overrides, arguments.repeats, arguments.seconds, workers)
     set_up_torch(build_experiment(bench.config()).trainer)  # reports a bad override
     command = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
     about = {"command": command, **machine(workers)}
@@ -64,25 +57,31 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="QUESTION or a.b=value",
-        help=f"any of {', '.join(QUESTIONS)} (default: all), and overrides as for scripts/train.py",
-    )
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each number, default 5")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement, default 1")
-    parser.add_argument(
-        "--epochs", type=int, default=12, help="largest number of epochs of the tutorial's loop, default 12"
-    )
-    parser.add_argument("--workers", type=int, help="workers of each DataLoader, default: one per core")
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs/benchmark"), help="the folder to write to"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="one brief measurement of each number, in minutes"
-    )
+    add = parser.add_argument
+    about = f"any of {', '.join(QUESTIONS)} (default: all), and overrides as for scripts/train.py"
+    add("words", nargs="*", metavar="QUESTION or a.b=value", help=about)
+    add("--repeats", type=partial(above, 0, int), default=5, help="measurements of each number, default 5")
+    add("--seconds", type=partial(above, 0, float), default=1.0, help="length of each, default 1")
+    add("--workers", type=partial(above, -1, int), help="workers of each DataLoader, default: one per core")
+    add("--output", type=Path, default=Path("outputs/benchmark"), help="the folder to write to")
+    add("--quick", action="store_true", help="one brief measurement of each number, in a few minutes")
     return parser.parse_intermixed_args()
+
+
+def above(bound: int, kind: type[int] | type[float], text: str) -> float:
+    """The number of an option.
+
+    Raises:
+        ArgumentTypeError: it is not above the bound, or not finite.
+    """
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not bound < value < math.inf:
+        noun = "whole number" if kind is int else "number"
+        raise argparse.ArgumentTypeError(f"must be a {noun} above {bound}, got {text}")
+    return value
 
 
 if __name__ == "__main__":

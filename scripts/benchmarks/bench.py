@@ -25,7 +25,6 @@ class Bench:
         overrides: those of the user.
         repeats: measurements of each number.
         seconds: length of each measurement.
-        epochs: largest number of epochs of the tutorial's loop.
         workers: of each DataLoader.
     """
 
@@ -33,7 +32,6 @@ class Bench:
     overrides: Sequence[str] = ()
     repeats: int = 5
     seconds: float = 1.0
-    epochs: int = 12
     workers: int = 2
 
     def config(self, *choices: str, last: Sequence[str] = ()) -> dict[str, Any]:

@@ -6,6 +6,7 @@ random field instead of bending a thin plate spline. Neither returns poses.
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -39,15 +40,9 @@ class Samples(Dataset[tuple[Tensor, int]]):
         return len(self.digits.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self._one(index)
-        if self.pairs:
-            other, more = self._one(random.randrange(len(self)))
-            image, label = torch.cat([image, other]), label + more
-        return image, label
-
-    def _one(self, index: int) -> tuple[Tensor, int]:
-        picture = Image.fromarray(self.digits.images[index].numpy())
-        return self.transform(picture), int(self.digits.labels[index])
+        picked = [index, *([random.randrange(len(self))] if self.pairs else [])]
+        images = [self.transform(Image.fromarray(self.digits.images[place].numpy())) for place in picked]
+        return torch.cat(images), sum(int(self.digits.labels[place]) for place in picked)
 
 
 class Loader:
@@ -115,7 +110,8 @@ def _by_sample(task: Distortion, digits: Digits) -> v2.Compose:
         chain.append(v2.ElasticTransform(alpha=30.0, sigma=4.0, **bilinear))
     chain += [v2.PILToTensor(), v2.ToDtype(torch.float, scale=True)]
     if task.clutter:
-        chain.append(Clutter(digits, task.clutter, task.clutter_size))
+        clutter = partial(_clutter, digits=digits, count=task.clutter, side=task.clutter_size)
+        chain.append(v2.Lambda(clutter))
     return v2.Compose([*_pad(task), *chain, *_fade(task)])
 
 
@@ -168,19 +164,12 @@ def _fade(task: Distortion) -> list[nn.Module]:
     return chain
 
 
-class Clutter:
-    """Crops of other digits on one image (1, H, W), written for one sample."""
-
-    def __init__(self, digits: Digits, count: int, side: int) -> None:
-        self.digits = digits
-        self.count = count
-        self.side = side
-
-    def __call__(self, image: Tensor) -> Tensor:
-        side, (height, width) = self.side, image.shape[1:]
-        for _ in range(self.count):
-            other = self.digits.images[random.randrange(len(self.digits.labels))]
-            y, x = random.randint(0, SIDE - side), random.randint(0, SIDE - side)
-            top, left = random.randint(0, height - side), random.randint(0, width - side)
-            image[0, top : top + side, left : left + side] += other[y : y + side, x : x + side] / 255
-        return image.clamp_(max=1)
+def _clutter(image: Tensor, digits: Digits, count: int, side: int) -> Tensor:
+    """Add crops of other digits to one image (1, H, W), as one writes it for one sample."""
+    height, width = image.shape[1:]
+    for _ in range(count):
+        other = digits.images[random.randrange(len(digits.labels))]
+        y, x = random.randint(0, SIDE - side), random.randint(0, SIDE - side)
+        top, left = random.randint(0, height - side), random.randint(0, width - side)
+        image[0, top : top + side, left : left + side] += other[y : y + side, x : x + side] / 255
+    return image.clamp_(max=1)

@@ -1,25 +1,30 @@
 """The time until the validation error stays below a bound, of our recipe and of the tutorial's loop."""
 
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 
 from benchmarks import tutorial
 from benchmarks.bench import Bench, task_of
-from benchmarks.measure import Values, timed
+from benchmarks.measure import Job, Values, timed
 from benchmarks.table import Table
+from benchmarks.training import our_loop
 from stn_experiments.common.errors import UserError
-from stn_experiments.data.batch import Batch
-from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.data.distortions import Distortion
-from stn_experiments.data.mnist import Digits
 from stn_experiments.evaluation.evaluate import evaluate
-from stn_experiments.runs.experiment import Experiment, build_experiment
-from stn_experiments.runs.train import make_trainer
+from stn_experiments.models.classifier import Classifier
+from stn_experiments.runs.experiment import build_experiment
 
 BOUNDS = (2.0, 1.0, 0.7)
+
+
+class Loop(NamedTuple):
+    """Steps of training, the model that they train, and images in a batch."""
+
+    job: Job
+    model: Classifier
+    batch: int
 
 
 class Point(NamedTuple):
@@ -37,43 +42,30 @@ def tables(bench: Bench) -> list[Table]:
     if task != Distortion(angle=tutorial.ANGLE):
         raise UserError("data must be rotated for time_to_error, because the tutorial's loop trains on that")
     raw, train, valid = bench.held_out(task, config["data"]["valid_size"])
+    wrapped = tutorial.Wrapped().to(bench.device)
+    loader = tutorial.batches(raw, bench.workers)
     torch.manual_seed(experiment.seed)  # of the tutorial's dropout
     images = experiment.trainer.images_per_epoch or len(raw.labels)
-    loops = ours(experiment, train, valid), tutorials(bench, raw, valid, images // tutorial.BATCH)
-    curves = zip(*zip_longest(*loops), strict=True)
-    rows = [
-        row(name, [point for point in curve if point])
-        for name, curve in zip(("ours", "the tutorial's"), curves, strict=True)
-    ]
+    loops = {
+        "ours": Loop(our_loop(experiment, train), experiment.model, experiment.trainer.batch_size),
+        "the tutorial's": Loop(
+            tutorial.loop(wrapped.network, loader, bench.device), cast(Classifier, wrapped), tutorial.BATCH
+        ),
+    }
+    curves: dict[str, list[Point]] = {name: [] for name in loops}
+    seconds = dict.fromkeys(loops, 0.0)
+    for epoch in range(1, experiment.trainer.epochs + 1):
+        for name, (job, model, batch) in loops.items():
+            steps = images // batch
+            seconds[name] += timed(job, bench.device, units=steps)
+            error = evaluate(model, valid)["error"]
+            curves[name].append(Point(seconds[name], epoch * steps * batch, error))
     note = (
         "One run each, with the same validation digits; seconds are of training alone. A bound is reached "
         "after the first epoch from which on every epoch is below it."
     )
+    rows = [row(name, curve) for name, curve in curves.items()]
     return [Table("time_to_error", f"Time to a validation error on `{config['data']['name']}`", rows, note)]
-
-
-def ours(experiment: Experiment, train: TrainingSet, valid: Batch) -> Iterator[Point]:
-    """Our loop, epoch by epoch."""
-    trainer = make_trainer(experiment, train)
-    seconds = 0.0
-    while trainer.epoch <= experiment.trainer.epochs:
-        seconds += timed(lambda _: trainer.run_epoch() and None, experiment.device)
-        trainer.next_epoch()
-        images = trainer.step * experiment.trainer.batch_size
-        yield Point(seconds, images, evaluate(trainer.model, valid)["error"])
-
-
-def tutorials(bench: Bench, raw: Digits, valid: Batch, steps: int) -> Iterator[Point]:
-    """The tutorial's loop, epoch by epoch of so many steps."""
-    model = tutorial.wrapped(0, bench.device)
-    network: tutorial.TutorialNet = model.network  # type: ignore[assignment]
-    optimizer, loader = tutorial.optimizer(network), tutorial.batches(raw, bench.workers)
-    seconds = 0.0
-    for epoch in range(1, bench.epochs + 1):
-        seconds += timed(
-            lambda _: tutorial.train(network, optimizer, loader.passes(steps), bench.device), bench.device
-        )
-        yield Point(seconds, epoch * steps * tutorial.BATCH, evaluate(model, valid)["error"])
 
 
 def reached(curve: Sequence[Point], bound: float) -> Point | None:

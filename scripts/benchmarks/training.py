@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from itertools import cycle
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from benchmarks.measure import Job, Values, rate, ratio, repeat, speeds
 from benchmarks.table import Table
 from stn_experiments.data.batch import Batch
 from stn_experiments.data.datasets import TrainingSet
+from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs.experiment import Experiment, build_experiment
 from stn_experiments.runs.train import make_trainer
 from stn_experiments.storage.run_folder import run_name
@@ -40,23 +41,29 @@ def backbones(bench: Bench) -> Table:
         run_name(config): config
         for stn in ("none", "affine")
         for config in bench.configs("backbone", BACKBONES, f"stn={stn}")
-    }.values()
-    rows = [
-        {"network": f"{config['backbone']['name']}, stn={config['stn']['name']}", **our_speed(bench, config)}
-        for config in configs
+    }
+    rows: list[dict[str, Values]] = [
+        {"network": f"{backbone}, stn={stn}", **our_speed(bench, config)}
+        for config in configs.values()
+        for _, backbone, stn in [names(config)]
     ]
-    config = next(iter(configs))
-    title = f"Training on `{config['data']['name']}`, {unit(config)}"
-    return Table("training", title, rows, NOTE)
+    config = next(iter(configs.values()))
+    return Table("training", f"Training on `{names(config)[0]}`, {unit(config)}", rows, NOTE)
 
 
 def data_sets(bench: Bench) -> Table:
     """Our loop and bare steps, for each data set."""
     configs = bench.configs("data", NAMES)
-    rows = [{"data": config["data"]["name"], **our_speed(bench, config)} for config in configs]
-    backbone, stn = (configs[0][group]["name"] for group in ("backbone", "stn"))
-    title = f"Training of `{backbone}` with `stn={stn}`, {unit(configs[0])}"
-    return Table("data_sets", title, rows, NOTE)
+    rows: list[dict[str, Values]] = [
+        {"data": names(config)[0], **our_speed(bench, config)} for config in configs
+    ]
+    _, backbone, stn = names(configs[0])
+    return Table("data_sets", f"Training of `{backbone}` with `stn={stn}`, {unit(configs[0])}", rows, NOTE)
+
+
+def names(config: Mapping[str, Any]) -> list[str]:
+    """The names of data, backbone and transformer."""
+    return [config[group]["name"] for group in ("data", "backbone", "stn")]
 
 
 def unit(config: Mapping[str, Any]) -> str:
@@ -66,9 +73,8 @@ def unit(config: Mapping[str, Any]) -> str:
 
 def our_speed(bench: Bench, config: Mapping[str, Any]) -> dict[str, Values]:
     """Our loop and bare steps for one config."""
-    one, other = build_experiment(config), build_experiment(config)
-    size = one.trainer.batch_size
-    return speeds(bench.measure(our_jobs(bench, one, other)), size)
+    seconds = bench.measure(our_jobs(bench, *(build_experiment(config) for _ in range(2))))
+    return speeds(seconds, config["trainer"]["batch_size"])
 
 
 def our_jobs(bench: Bench, one: Experiment, other: Experiment) -> dict[str, Job | str]:
@@ -86,22 +92,15 @@ def tutorials_network(bench: Bench) -> Table:
     config = bench.compose(
         ["data=rotated", "optimizer=sgd", f"trainer.batch_size={size}", "scheduler=constant"]
     )
-    one, other = (
-        with_tutorials_network(build_experiment(config)._replace(device=bench.device)) for _ in range(2)
-    )
+    experiments = [build_experiment(config)._replace(device=bench.device) for _ in range(2)]
     loader = tutorial.batches(bench.mnist.train, bench.workers)
-    network = tutorial.network(0).to(bench.device)
-    optimizer = tutorial.optimizer(network)
-    seconds = bench.measure(
-        {
-            **our_jobs(bench, one, other),
-            "the tutorial's loop": lambda units: tutorial.train(
-                network, optimizer, loader.passes(units), bench.device
-            ),
-            "Lightning": lightning_loop(bench),
-        }
-    )
-    rows = [
+    jobs: dict[str, Job | str] = {
+        **our_jobs(bench, *map(with_tutorials_network, experiments)),
+        "the tutorial's loop": tutorial.loop(tutorial.network().to(bench.device), loader, bench.device),
+        "Lightning": lightning_loop(bench),
+    }
+    seconds = bench.measure(jobs)
+    rows: list[dict[str, Values]] = [
         {"loop": name, "images/s": rate(values, size), "our loop ÷ this": ratio(values, seconds[OURS])}
         for name, values in seconds.items()
     ]
@@ -114,8 +113,8 @@ def tutorials_network(bench: Bench) -> Table:
 
 def with_tutorials_network(experiment: Experiment) -> Experiment:
     """The experiment with the tutorial's network and optimiser."""
-    model = tutorial.wrapped(0, experiment.device)
-    return experiment._replace(model=model, optimizer=tutorial.optimizer(model, fused=True))
+    model = tutorial.Wrapped().to(experiment.device)
+    return experiment._replace(model=cast(Classifier, model), optimizer=tutorial.optimizer(model, fused=True))
 
 
 def our_loop(experiment: Experiment, train: TrainingSet) -> Job:
@@ -125,10 +124,10 @@ def our_loop(experiment: Experiment, train: TrainingSet) -> Job:
     def steps(units: int) -> None:
         """Train the last steps of an epoch or, for more units than that, of several."""
         while units > 0:
-            trainer.next_epoch()
             trainer.done = max(0, trainer.steps_per_epoch - units)
             units -= trainer.steps_per_epoch
             trainer.run_epoch()
+            trainer.next_epoch()
 
     return steps
 
@@ -166,7 +165,7 @@ def lightning_loop(bench: Bench) -> Job | str:
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.network = tutorial.network(0)
+            self.network = tutorial.network()
             self.seconds = 0.0
 
         def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
@@ -194,10 +193,7 @@ def lightning_loop(bench: Bench) -> Job | str:
             max_epochs=1,
             accelerator={"cuda": "gpu"}.get(bench.device.type, bench.device.type),
             devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+            barebones=True,
         )
         trainer.fit(module, loader.batches)
         return module.seconds

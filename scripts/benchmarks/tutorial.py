@@ -3,7 +3,6 @@
 Source: "Spatial Transformer Networks Tutorial", Ghassen Hamrouni, docs.pytorch.org.
 """
 
-from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -11,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import transforms
 
+from benchmarks.measure import Job
 from benchmarks.rivals import Loader, Samples
 from stn_experiments.data.mnist import Digits
-from stn_experiments.models.classifier import Classifier, ClassifierOutput
+from stn_experiments.models.classifier import ClassifierOutput
 
 BATCH, LR = 64, 0.01
 MEAN, DEVIATION = 0.1307, 0.3081
@@ -53,25 +53,20 @@ class TutorialNet(nn.Module):
 class Wrapped(nn.Module):
     """The tutorial's network for our loop: from images in [0, 1] to a :class:`ClassifierOutput`."""
 
-    def __init__(self, network: TutorialNet) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.network = network
+        self.network = network()
 
     def forward(self, images: Tensor, *_: object) -> ClassifierOutput:
         """See the class. The softmax of log-probabilities is the probabilities."""
         return ClassifierOutput(self.network((images - MEAN) / DEVIATION), {})
 
 
-def network(seed: int) -> TutorialNet:
-    """The network; only ``seed`` decides its initial weights."""
+def network() -> TutorialNet:
+    """The network, always with the same initial weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         return TutorialNet()
-
-
-def wrapped(seed: int, device: torch.device) -> Classifier:
-    """The network for our loop and our evaluation."""
-    return cast(Classifier, Wrapped(network(seed)).to(device))
 
 
 def optimizer(model: nn.Module, fused: bool = False) -> torch.optim.Optimizer:
@@ -89,17 +84,17 @@ def batches(digits: Digits, workers: int) -> Loader:
     return Loader(Samples(digits, transforms.Compose(chain)), BATCH, workers)
 
 
-def train(
-    network: TutorialNet,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device,
-) -> None:
-    """The tutorial's loop over some batches."""
-    network.train()
-    for images, labels in batches:
-        images, labels = images.to(device), labels.to(device)
-        optimizer.zero_grad()
-        loss = F.nll_loss(network(images), labels)
-        loss.backward()
-        optimizer.step()
+def loop(network: nn.Module, loader: Loader, device: torch.device) -> Job:
+    """Steps of the tutorial's loop."""
+    sgd = optimizer(network)
+
+    def steps(units: int) -> None:
+        network.train()
+        for images, labels in loader.passes(units):
+            images, labels = images.to(device), labels.to(device)
+            sgd.zero_grad()
+            loss = F.nll_loss(network(images), labels)
+            loss.backward()
+            sgd.step()
+
+    return steps

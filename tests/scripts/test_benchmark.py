@@ -94,7 +94,7 @@ def test_a_pass_of_a_loader_has_any_length(digits):
 
 
 def test_the_tutorials_network_has_the_published_size_and_starts_as_the_identity():
-    network = tutorial.network(0)
+    network = tutorial.network()
     assert sum(parameter.numel() for parameter in network.parameters()) == 27_360
     theta = network.fc_loc(network.localization(torch.rand(2, 1, 28, 28)).flatten(1))
     assert theta.tolist() == [[1, 0, 0, 0, 1, 0]] * 2
@@ -186,8 +186,9 @@ QUESTIONS = "data, training, transformer, time_to_error, growth"
     ("arguments", "words"),
     [
         (["speed"], f"a question must be one of {QUESTIONS}, got speed"),
-        (["--repeats", "0"], "--repeats must be above 0, got 0"),
-        (["--workers", "-1"], "--workers must be at least 0, got -1"),
+        (["--repeats", "0"], "--repeats: must be a whole number above 0, got 0"),
+        (["--workers", "-1"], "--workers: must be a whole number above -1, got -1"),
+        (["--seconds", "inf"], "--seconds: must be a number above 0, got inf"),
         (["--quick", "trainer.foo=1"], "trainer.foo is not a setting"),
         (["--output", "/proc/nowhere"], "--output must be a folder that can be written to"),
         (["time_to_error", "data=rts"], "data must be rotated for time_to_error"),
