@@ -52,7 +52,7 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     return values | {"error": values["error"] * 100 / len(batch.labels)}
 
 
-def of_test(scores: dict[str, float]) -> dict[str, float]:
+def as_test_scores(scores: dict[str, float]) -> dict[str, float]:
     """The scores of a test set under their names in ``result.json``."""
     return {f"test_{name}" if name in ("error", "loss") else name: value for name, value in scores.items()}
 

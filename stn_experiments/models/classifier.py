@@ -23,12 +23,12 @@ INPUT, HEAD = "input", "head"
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The transformers of a network and where they stand; see ``SpatialTransformer`` for their settings.
+    """The transformers of a network; see ``SpatialTransformer`` for the settings of each.
 
     Args:
-        family: the family of their transforms.
         output_size: size of V at the input; null: that of U. Inside the network V is as large as U.
-        at: ``input``, or the stage of the backbone in front of which one stands, or a list of such places.
+        at: the place of a transformer, or a list of places: ``input`` or a stage of the backbone, whose input
+            it transforms.
         count: transformers side by side at the input; their outputs are stacked as channels.
         localisation: the kind of localisation network; ``auto``: the backbone's default.
     """
@@ -52,27 +52,25 @@ class TransformerConfig:
 
     @property
     def places(self) -> list[str]:
-        """Where the transformers stand."""
+        """The places of the transformers."""
         return [self.at] if isinstance(self.at, str) else list(self.at)
 
     def build_at_input(
         self, shape: tuple[int, int, int], default: LocalisationKind
     ) -> list[SpatialTransformer]:
-        """The transformers at an input of ``shape`` (C, H, W), with the backbone's default localisation."""
+        """The transformers at an input of ``shape`` (C, H, W); ``default`` replaces ``auto``."""
         count = self.count if INPUT in self.places else 0
         return [self._build(shape, default, self.output_size) for _ in range(count)]
 
     def build_inside(self, backbone: Backbone) -> dict[str, list[SpatialTransformer]]:
-        """The transformers by the stage of the backbone in front of which they stand.
+        """The transformers by the stage of the backbone whose input they transform.
 
         Raises:
             UserError: the backbone has no such stage, or the stage's input is no map.
         """
         maps = {name: shape for name, shape in backbone.input_shapes.items() if len(shape) == 3}
         inside = {}
-        for place in self.places:
-            if place == INPUT:
-                continue
+        for place in (place for place in self.places if place != INPUT):
             if place not in maps:
                 raise UserError(f"at must name places among {', '.join([INPUT, *maps])}, got {place}")
             channels, height, width = maps[place]

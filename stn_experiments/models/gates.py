@@ -79,11 +79,11 @@ class Mask(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig(ABC):
-    """The kind of gates and where they stand.
+    """The settings of all gates.
 
     Args:
-        at: the stage of the backbone behind which a gate stands, or a list of stages; null: every stage whose
-            output is a map.
+        at: the backbone's stage whose output is gated, or a list of stages; null: every stage whose output is
+            a map.
     """
 
     at: str | Sequence[str] | None = None
@@ -93,7 +93,7 @@ class GateConfig(ABC):
         """A gate from maps (B, C, H, W) of ``channels`` channels to :class:`Gated`."""
 
     def build(self, backbone: Backbone) -> dict[str, nn.Module]:
-        """The gates by the stage of a backbone that they stand behind.
+        """The gates by the stage of a backbone whose output they weight.
 
         Raises:
             UserError: the backbone has no such stage, or the output of the stage is no map.

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor
 
-HALF_TYPES = (torch.bfloat16, torch.float16)
-
 
 def to_float32(tensor: Tensor) -> Tensor:
     """Convert a tensor of half precision to float32; return any other unchanged."""
-    return tensor.float() if tensor.dtype in HALF_TYPES else tensor
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def autocast_disabled(tensor: Tensor) -> torch.autocast:

@@ -8,7 +8,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import digest, to_json, write_atomically
 from stn_experiments.config.build import build
 from stn_experiments.data.datasets import DataSet, one_of_each_class
-from stn_experiments.evaluation.evaluate import evaluate, of_test, predict
+from stn_experiments.evaluation.evaluate import as_test_scores, evaluate, predict
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs.experiment import NAMED_GROUPS, build_model, find_device
 from stn_experiments.storage import checkpoints
@@ -40,7 +40,7 @@ def evaluate_run(
     check_compatible(run, own, data)
     model = load_model(run, config, own).to(find_device(device_name))
     test = data.load(find_device(device_name)).test
-    result = {"data": data_config["name"], "run": str(run.folder), **of_test(evaluate(model, test))}
+    result = {"data": data_config["name"], "run": str(run.folder), **as_test_scores(evaluate(model, test))}
     images = one_of_each_class(test)
     caption = f"{data_config['name']}, test error {result['test_error']:.2f} %"
     panel = draw_panel(images, predict(model, images), caption)

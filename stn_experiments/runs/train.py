@@ -15,7 +15,7 @@ from stn_experiments.cli.signals import Stopped, StopSignals
 from stn_experiments.common.errors import TrainingFailed, UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.data.datasets import Splits, TrainingSet, one_of_each_class
-from stn_experiments.evaluation.evaluate import evaluate, of_test, predict
+from stn_experiments.evaluation.evaluate import as_test_scores, evaluate, predict
 from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
 from stn_experiments.runs.translate_errors import translate_errors
 from stn_experiments.storage import checkpoints
@@ -204,7 +204,7 @@ class TrainingRun:
         experiment, history = self.experiment, self.history
         images, seconds = (sum(line[key] for line in history) for key in ("images", "seconds"))
         return {
-            **of_test(test),
+            **as_test_scores(test),
             **{name: value for name, value in best.items() if name.startswith("val_")},
             "best_epoch": best["epoch"],
             "epochs": len(history),

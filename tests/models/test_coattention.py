@@ -130,10 +130,3 @@ def test_it_learns_to_attend_to_the_place_in_question(mode):
 def test_data_or_maps_that_it_cannot_read_are_refused(compose, overrides, message):
     with pytest.raises(UserError, match=f"^attention.name {message}"):
         build_experiment(compose(*overrides))
-
-
-def test_a_transformer_may_stand_in_front_of_it(compose):
-    experiment = build_experiment(compose("experiment=coattention", "stn=affine", "trainer.device=cpu"))
-    stages = experiment.model.eval()(torch.rand(2, 1, 60, 60), torch.tensor([[3, 4], [5, 0]])).stages
-    assert stages["input"].views[0].transform is not None
-    assert stages["head"].views[0].words is not None

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.models.backbones import FCN, Compact, NoBackbone
+from stn_experiments.models.backbones import FCN, NoBackbone
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.glimpses import GlimpseConfig
 from stn_experiments.training.reinforce import policy_loss
@@ -51,15 +51,6 @@ def test_each_glimpse_has_a_view_with_the_path_to_it():
     torch.testing.assert_close(middle, (ends[0] + ends[1]) / 2)
     retina = model().attention_head.retina
     torch.testing.assert_close(retina(retina.blur(images()), ends[1])[:, 0], second.output)
-
-
-def test_it_reads_the_map_of_a_backbone():
-    torch.manual_seed(0)
-    backbone = Compact((1, 40, 52), 5, width=8, pool=8)
-    network = Classifier(backbone, attention_head=SMALL.build(backbone.output_shape, 5, 0)).eval()
-    output = network(images(2, (1, 40, 52)))
-    assert output.logits.shape == (2, 5)
-    assert head_views(output)[0].output.shape == (2, 16, 6, 6)
 
 
 def test_evaluation_does_not_depend_on_the_batch():
