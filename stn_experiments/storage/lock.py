@@ -13,7 +13,6 @@ from stn_experiments.common.errors import RunLocked, UserError
 
 logger = logging.getLogger(__name__)
 
-FILE = "lock"
 LEASE = 30.0
 """Seconds without a heartbeat after which a holder on another host counts as dead."""
 POLL = 0.5
@@ -22,31 +21,39 @@ ATTEMPTS, RETRY = 20, 0.005
 """How often, and after how many seconds, to try again where holders come and go."""
 
 
+def lock_file(folder: Path) -> Path:
+    """The file that names the process which holds a folder. It is beside the folder, which may be deleted."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold a run's folder, which is created if needed, against all other processes.
 
-    The file ``lock`` in it names the holder, whose heartbeat changes the file's time. A dead holder on this
-    host is replaced at once, one on another host after ``LEASE`` seconds without a heartbeat. At the end the
-    file is removed, and the folder if it is empty.
+    The lock file names the holder, whose heartbeat changes the file's time. A dead holder on this host is
+    replaced at once, one on another host after ``LEASE`` seconds without a heartbeat. At the end the file is
+    removed, and the folder if it is empty.
 
     Raises:
         RunLocked: another process holds the folder.
         UserError: the folder or the file cannot be written.
     """
-    lease = SoftFileLease(folder / FILE, lease_duration=LEASE, on_compromise=_report_loss)
+    lease = SoftFileLease(lock_file(folder), lease_duration=LEASE, on_compromise=_report_loss)
     try:
         _acquire(lease, folder)
-    except RunLocked:
-        raise
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError:
+            lease.release()
+            raise
     except OSError as error:
-        _remove_if_empty(folder)
         raise UserError(f"run.root must be a folder that can be written to: {error}") from error
     try:
         yield
     finally:
+        with suppress(OSError):
+            folder.rmdir()
         lease.release()
-        _remove_if_empty(folder)
 
 
 def is_locked(folder: Path) -> bool:
@@ -55,22 +62,14 @@ def is_locked(folder: Path) -> bool:
 
 
 def _acquire(lease: SoftFileLease, folder: Path) -> None:
-    for attempt in range(ATTEMPTS):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return _acquire_now(lease)
-        except Timeout:
-            if lease.owner is not None or attempt == ATTEMPTS - 1:
-                return _take_over(lease, folder)
-        except FileNotFoundError:  # its last holder removed the folder after it was created here
-            if attempt == ATTEMPTS - 1:
-                raise
+    for _ in range(ATTEMPTS):
+        with suppress(Timeout):
+            lease.acquire(timeout=0)
+            return
+        if lease.owner is not None:
+            break
         time.sleep(RETRY)  # a holder has just ended, or is about to write its name
-    return None
-
-
-def _acquire_now(lease: SoftFileLease) -> None:
-    lease.acquire(timeout=0)
+    _take_over(lease, folder)
 
 
 def _take_over(lease: SoftFileLease, folder: Path) -> None:
@@ -80,10 +79,11 @@ def _take_over(lease: SoftFileLease, folder: Path) -> None:
         RunLocked: there is one, or the holder is on this host, where a dead one would have been replaced.
     """
     holder, modified = lease.owner, _modified(folder)
-    if holder is not None and holder.hostname.partition("?")[0] == socket.gethostname():
+    is_here = holder is not None and holder.hostname.partition("?")[0] == socket.gethostname()
+    if is_here or not modified:  # without a file, other processes come and go
         raise _refusal(lease, folder)
     name = _name(lease)
-    logger.warning("%s names %s: waiting up to %g seconds for a heartbeat", folder / FILE, name, LEASE)
+    logger.warning("%s names %s: waiting up to %g seconds for a heartbeat", lease.lock_file, name, LEASE)
     try:
         lease.acquire(
             timeout=LEASE + 4 * POLL,
@@ -94,13 +94,19 @@ def _take_over(lease: SoftFileLease, folder: Path) -> None:
         if holder is not None or _modified(folder) != modified:
             raise _refusal(lease, folder) from None
         lease.force_break()  # the file is empty: its process was killed before it wrote its name
-        lease.acquire(timeout=0)
+        try:
+            lease.acquire(timeout=0)
+        except Timeout:
+            raise _refusal(lease, folder) from None
+    else:
+        if holder is None:  # it has written its name, and ended
+            return
     print(f"{folder} is taken over: {name} had no heartbeat")
 
 
 def _modified(folder: Path) -> float:
     try:
-        return (folder / FILE).stat().st_mtime
+        return lock_file(folder).stat().st_mtime
     except OSError:
         return 0.0
 
@@ -117,8 +123,3 @@ def _name(lease: SoftFileLease) -> str:
 
 def _refusal(lease: SoftFileLease, folder: Path) -> RunLocked:
     return RunLocked(f"{folder} is held by {_name(lease)}: wait for it or stop it")
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()

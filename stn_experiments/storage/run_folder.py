@@ -13,9 +13,6 @@ from stn_experiments.common.files import digest, read_json, to_json, write_atomi
 from stn_experiments.config.tree import decisive
 from stn_experiments.storage.environment import environment
 
-LOCK = "lock"
-"""The name of the file that names the process which holds the folder."""
-
 
 class RunFolder:
     """The folder of one run, and the paths of the files in it."""
@@ -60,12 +57,12 @@ class RunFolder:
         return self.animation.with_name(f"panel-{step:04d}.png")
 
     def clear(self) -> None:
-        """Delete everything in the folder except the lock."""
+        """Delete everything in the folder."""
         # The result goes first: if this is interrupted, the rest must not look like a finished run.
         for path in sorted(self.folder.iterdir(), key=lambda path: path != self.result_file):
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != LOCK:
+            else:
                 path.unlink()
 
     def result(self) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from stn_experiments.runs import train as runs
 from stn_experiments.runs.train import TrainingRun
 from stn_experiments.runs.train import train as train_run
 from stn_experiments.storage import checkpoints
+from stn_experiments.storage.lock import lock_file
 from stn_experiments.training.loop import Trainer
 from tests.conftest import ROOT
 from tests.runs.harness import STEPS, Command, assert_complete, make_quick, npz_settings, outcome
@@ -83,7 +84,7 @@ def saved_steps(run):
 def assert_resumable(run):
     assert_complete(run)
     assert run.result() is None
-    assert not (run.folder / "lock").exists()
+    assert not lock_file(run.folder).exists()
 
 
 # StopSignals
@@ -173,7 +174,7 @@ def test_a_signal_before_training_saves_nothing(train, monkeypatch, point):
     before_call(monkeypatch, point, 1, lambda: send(TERM))
     assert train() == (143, "", "stopped by SIGTERM\n")
     assert not train.run.last.exists()
-    assert not (train.run.folder / "lock").exists()
+    assert not lock_file(train.run.folder).exists()
 
 
 def test_a_second_ctrl_c_stops_within_a_step(train, whole, monkeypatch):
@@ -232,7 +233,7 @@ def test_the_previous_handler_gets_the_signal_after_saving(train, whole, monkeyp
 
     def requeue(number, _):
         ignore(number, _)
-        assert (train.run.folder / "lock").exists()
+        assert lock_file(train.run.folder).exists()
         sys.exit(255)
 
     before = {number: signal.signal(number, handler) for number, handler in ((TERM, ignore), (USR2, requeue))}

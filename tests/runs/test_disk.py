@@ -11,6 +11,7 @@ import pytest
 from stn_experiments.runs import train as train_module
 from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.storage import checkpoints, run_folder
+from stn_experiments.storage.lock import lock_file
 from tests.runs.harness import (
     FULL,
     SmallFiles,
@@ -76,15 +77,15 @@ def test_a_disk_that_fails_only_at_fsync_is_no_different(train, whole, monkeypat
     assert outcome(train.run) == whole
 
 
-@pytest.mark.parametrize("name", ["", "panels", "checkpoints", "config.yaml", "checkpoints/last.pt", "lock"])
+@pytest.mark.parametrize("name", ["", "panels", "checkpoints", "config.yaml", "checkpoints/last.pt", ".lock"])
 def test_a_file_or_folder_in_the_way_is_one_line_and_is_left_there(train, name):
-    path = train.run.folder / name
+    path = lock_file(train.run.folder) if name == ".lock" else train.run.folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix:
         path.mkdir()
         (path / "mine").write_text("mine")
     else:
-        path.write_text("mine") if name != "lock" else path.mkdir()
+        path.write_text("mine")
     before = files(train.run.folder.parent)
     code, out, err = train()
     assert (code, out) == (2, "")

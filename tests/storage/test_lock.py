@@ -14,7 +14,7 @@ from filelock import SoftFileLease
 
 from stn_experiments.common.errors import RunLocked, UserError
 from stn_experiments.storage import lock
-from stn_experiments.storage.lock import is_locked, run_lock
+from stn_experiments.storage.lock import is_locked, lock_file, run_lock
 from tests.conftest import ROOT
 
 HOLDER = """
@@ -27,7 +27,7 @@ with run_lock(Path(sys.argv[1])):
     sys.stdin.read()
 """
 
-# Calls are late by up to 2 ms, so that all orders of them happen. Between holders the folder is removed.
+# Calls are late by up to 2 ms, so that all orders of them happen.
 RACER = """
 import os, random, sys, time
 from pathlib import Path
@@ -93,11 +93,11 @@ def fast(monkeypatch):
 def write_foreign(folder):
     """A lock file of a process on another host."""
     folder.mkdir(parents=True)
-    with SoftFileLease(folder / "lock", lease_duration=lock.LEASE):
-        content = (folder / "lock").read_text()
+    with SoftFileLease(lock_file(folder), lease_duration=lock.LEASE):
+        content = lock_file(folder).read_text()
     host = re.search(r"host=(.*)", content)[1]
-    (folder / "lock").write_text(content.replace(f"host={host}", "host=far"))
-    return folder / "lock"
+    lock_file(folder).write_text(content.replace(f"host={host}", "host=far"))
+    return lock_file(folder)
 
 
 def refusal(folder):
@@ -139,10 +139,10 @@ def test_a_killed_holder_is_replaced_at_once(folder, start):
     assert process.stdout.readline() == "holds\n"
     process.kill()
     process.wait()
-    assert (folder / "lock").exists()
+    assert lock_file(folder).exists()
     began = time.monotonic()
     with run_lock(folder):
-        assert f"pid={os.getpid()}\n" in (folder / "lock").read_text()
+        assert f"pid={os.getpid()}\n" in lock_file(folder).read_text()
     assert time.monotonic() - began < 2
     assert not folder.exists()
 
@@ -210,16 +210,16 @@ def test_a_holder_on_another_host_that_ends_is_followed(folder, fast, monkeypatc
 def test_an_empty_file_is_replaced(folder, fast):
     """As of a process that was killed between the creation of the file and its first write."""
     folder.mkdir(parents=True)
-    (folder / "lock").touch()
+    lock_file(folder).touch()
     with run_lock(folder):
-        assert f"pid={os.getpid()}\n" in (folder / "lock").read_text()
+        assert f"pid={os.getpid()}\n" in lock_file(folder).read_text()
     assert not folder.exists()
 
 
 def test_a_damaged_file_is_replaced(folder, fast, monkeypatch):
     monkeypatch.setattr(lock, "LEASE", 5.0)  # filelock waits for two seconds
     folder.mkdir(parents=True)
-    (folder / "lock").write_bytes(b"\xff{")
+    lock_file(folder).write_bytes(b"\xff{")
     with run_lock(folder):
         pass
     assert not folder.exists()
@@ -228,22 +228,22 @@ def test_a_damaged_file_is_replaced(folder, fast, monkeypatch):
 def test_a_takeover_by_another_process_is_reported(folder, fast, caplog):
     """As after this process was suspended for longer than the lease."""
     with run_lock(folder):
-        (folder / "lock").rename(folder / "old")
-        (folder / "lock").write_text("another's")
+        lock_file(folder).rename(folder / "old")
+        lock_file(folder).write_text("another's")
         end = time.monotonic() + 5
         while not caplog.messages and time.monotonic() < end:
             time.sleep(0.05)
     assert caplog.messages == [
-        f"{folder / 'lock'} was taken over by another process: two processes train it now"
+        f"{lock_file(folder)} was taken over by another process: two processes train it now"
     ]
-    assert (folder / "lock").read_text() == "another's"
+    assert lock_file(folder).read_text() == "another's"
 
 
 def test_it_is_locked_until_the_lease_of_a_killed_holder_has_ended(folder):
     folder.mkdir(parents=True)
-    (folder / "lock").touch()
+    lock_file(folder).touch()
     for age, locked in ((0, True), (lock.LEASE - 1, True), (lock.LEASE + 1, False)):
-        os.utime(folder / "lock", (time.time() - age,) * 2)
+        os.utime(lock_file(folder), (time.time() - age,) * 2)
         assert is_locked(folder) is locked
 
 
@@ -253,7 +253,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(folder, monkeypatch, troubl
         folder.parent.mkdir()
         folder.write_text("")
     elif trouble == "a folder for the file":
-        (folder / "lock").mkdir(parents=True)
+        lock_file(folder).mkdir(parents=True)
     else:
 
         def refuse(*_, **__):

@@ -19,10 +19,10 @@ from stn_experiments.report import watch as watching
 from stn_experiments.runs import train as runs
 from stn_experiments.runs.train import TrainingRun
 from stn_experiments.storage import lock, run_folder
-from stn_experiments.storage.lock import run_lock
+from stn_experiments.storage.lock import lock_file, run_lock
 from stn_experiments.sweeps import progress
 from stn_experiments.sweeps.progress import SweepProgress, SweepStatus, active_sweeps, sweep_status
-from tests.runs.harness import TOO_LONG, npz_settings, start_script, wait_until
+from tests.runs.harness import TOO_LONG, npz_settings, start_script
 
 TRAIN = "train"
 """The function of ``runs.train`` that trains one run."""
@@ -261,9 +261,9 @@ def test_a_killed_sweep_is_active_until_its_lock_expires(root):
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text('{"sweep": "seed=0,1", "runs": 2, "began": 1.0}')
     assert active_sweeps(root) == []
-    (folder / "lock").touch()  # left behind
+    lock_file(folder).touch()  # left behind
     for age, count in ((0, 1), (lock.LEASE - 1, 1), (lock.LEASE + 1, 0)):
-        os.utime(folder / "lock", (time.time() - age,) * 2)
+        os.utime(lock_file(folder), (time.time() - age,) * 2)
         assert len(active_sweeps(root)) == count
 
 
@@ -273,7 +273,7 @@ def test_damaged_files_are_ignored(root, content):
     folder.mkdir(parents=True)
     for name in ("plan.json", "run-0000.json"):
         (folder / name).write_text(content)
-    (folder / "lock").touch()
+    lock_file(folder).touch()
     assert [str(status) for status in active_sweeps(root)] == ["0 of 0 runs done"]
 
 
@@ -293,18 +293,31 @@ def test_a_sweep_that_runs_in_another_terminal_prints_only_its_results(sweep, fo
     assert [(file.read_text(), file.stat().st_mtime_ns) for file in files] == before
 
 
+def pause_while_it_trains(process, root):
+    """Stop a process for a while, at a moment when it holds the folder of a run; returns the folder."""
+    names = f"pid={process.pid}\n"
+    held = []
+    while not held:
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(0.01)
+        held = [file.with_suffix("") for file in root.glob("npz-*.lock") if names in file.read_text()]
+        if not held:
+            os.kill(process.pid, signal.SIGCONT)
+            time.sleep(0.01)
+    return held[0]
+
+
 @pytest.mark.slow
 def test_two_terminals_with_one_sweep_train_each_run_once(command, root, tmp_path):
     words = ["-m", *npz_settings(tmp_path), f"run.root={root}", "trainer.epochs=1", "seed=0,1"]
     first = start_script(*words)
     try:
-        wait_until(lambda: list(root.glob("npz-*/lock")) or first.poll() is not None)
-        (lock_file,) = root.glob("npz-*/lock")
-        os.kill(first.pid, signal.SIGSTOP)  # or it could end before the second one begins
+        locked = pause_while_it_trains(first, root)
         code, out, err = command("train.py", *words)
         assert code == RunLocked.exit_code
         assert err.count("\n") == 1
-        assert f"{lock_file.parent} is held by process {first.pid}" in err
+        assert f"{locked} is held by process {first.pid}" in err
         assert "runs done" not in out
         (other,) = (file.parent for file in root.glob("npz-*/result.json"))
         result = (other / "result.json").stat()

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stn_experiments.runs.train import train
+from stn_experiments.storage.lock import lock_file
 from stn_experiments.storage.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.runs.harness import TOO_LONG, npz_settings, outcome, wait_until
@@ -67,7 +68,7 @@ def pause_training(root, seed):
     wait_until(lambda: list(root.glob(pattern)))
     (checkpoint,) = root.glob(pattern)
     folder = checkpoint.parent.parent
-    (pid,) = map(int, re.findall(r"\bpid\W+(\d+)", (folder / "lock").read_text()))
+    (pid,) = map(int, re.findall(r"\bpid\W+(\d+)", lock_file(folder).read_text()))
     os.kill(pid, signal.SIGSTOP)
     return folder, pid
 
