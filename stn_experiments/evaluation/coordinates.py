@@ -1,7 +1,7 @@
 """Coordinates of views: from the maps that attention reads to the network's input.
 
-A point of an inner map goes back through the receptive scales of the stages and through the transformers in
-front of it. This costs time, so it is not part of a network's forward pass.
+A point of an inner map goes back through the receptive scales of the stages and through the transformers
+before it. This costs time, so it is not part of a network's forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ Step = Callable[[Tensor], Tensor]
 def to_input_frame(output: ClassifierOutput, model: Classifier) -> Prediction:
     """The prediction of ``model`` with the points of all views in the coordinates of the network's input.
 
-    Gates without a transformer between them become one view, see :func:`combine_gates`. Behind transformers
-    side by side, points go back through the first of them.
+    Gates without a transformer between them become one view, see :func:`combine_gates`. After parallel
+    transformers, points go back through the first of them.
     """
     views: list[View] = []
     to_input: tuple[Step, ...] = ()

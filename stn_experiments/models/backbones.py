@@ -18,7 +18,7 @@ Width = Annotated[int, Range(1, MAX_WIDTH)]
 
 
 class Stage(NamedTuple):
-    """A part of a backbone; attention may stand in front of it and behind it.
+    """A part of a backbone; there may be a transformer before it and a gate after it.
 
     ``stride`` is the distance of neighbouring output pixels in input pixels; ``None`` if the output covers
     the whole input whatever their sizes.
@@ -49,7 +49,7 @@ class Backbone(nn.Module):
     """
 
     localisation: LocalisationKind = "keypoints"
-    """The default kind of localisation network in front of it."""
+    """The default kind of localisation network before it."""
     width_setting: str | None = None
     """The name of the setting with its widths, if it has one."""
 

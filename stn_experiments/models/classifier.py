@@ -1,4 +1,4 @@
-"""The whole network: a backbone with attention in front of it, between its stages and at its end."""
+"""The whole network: a backbone with attention before it, between its stages and after it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class TransformerConfig:
         """The transformers by the stage of the backbone whose input they transform.
 
         Raises:
-            UserError: the backbone has no such stage, or the stage's input is no map.
+            UserError: the backbone has no such stage, or the stage's input is not a map.
         """
         maps = {name: shape for name, shape in backbone.input_shapes.items() if len(shape) == 3}
         inside = {}
@@ -87,7 +87,7 @@ class TransformerConfig:
 
 class StageOutput(NamedTuple):
     """The intermediate results at one stage: ``views`` of the transformers or of the attention head that read
-    its input, with points on that map, and the result of the ``gate`` behind it.
+    its input, with points on that map, and the result of the ``gate`` after it.
     """
 
     views: list[View]
@@ -111,13 +111,14 @@ class ClassifierOutput(NamedTuple):
 class Classifier(nn.Module):
     """Maps images in [0, 1] with a black background to class scores.
 
-    Images are not normalised in front of a transformer: its zero padding would become a grey border, and it
+    Images are not normalised before a transformer: its zero padding would become a grey border, and it
     would learn to avoid that.
 
     Args:
         backbone: the backbone for the output of the transformers at the input.
-        transformers: the transformers in front of each place, ``input`` or a stage of the backbone.
-        gates: the gates behind stages of the backbone.
+        transformers: the transformers of each place, ``input`` or a stage of the backbone, whose input they
+            transform.
+        gates: the gates after stages of the backbone, by stage.
         attention_head: classifies the backbone's last map in place of the backbone's linear classifier.
     """
 
@@ -164,7 +165,7 @@ class Classifier(nn.Module):
         return ClassifierOutput(prediction.logits, stages, prediction.policy)
 
     def _transform(self, place: str, features: Tensor) -> tuple[Tensor, list[View]]:
-        """The stacked outputs and the views of the transformers in front of a place, if there are any."""
+        """The stacked outputs and the views of the transformers of a place, if it has any."""
         if place not in self.transformers:
             return features, []
         transformers = cast(Iterable[SpatialTransformer], self.transformers[place].children())

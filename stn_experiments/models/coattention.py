@@ -53,7 +53,7 @@ class CoAttentionConfig(AttentionHeadConfig):
         if not vocab_size:
             raise UserError("name must not be coattention for data without questions; data=question has some")
         if len(shape) != 3:
-            raise UserError("name must not be coattention behind a backbone whose output is no map")
+            raise UserError("name must not be coattention after a backbone whose output is not a map")
         return CoAttentionHead((shape[0], shape[1], shape[2]), classes, vocab_size, self)
 
 

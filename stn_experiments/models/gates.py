@@ -1,4 +1,4 @@
-"""Gates: soft attention that weights the channels or the places of a map, behind stages of a backbone."""
+"""Gates: soft attention that weights the channels or the places of a map, after stages of a backbone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -96,7 +96,7 @@ class GateConfig(ABC):
         """The gates by the stage of a backbone whose output they weight.
 
         Raises:
-            UserError: the backbone has no such stage, or the output of the stage is no map.
+            UserError: the backbone has no such stage, or its output is not a map.
         """
         maps = {name: shape[0] for name, shape in backbone.output_shapes.items() if len(shape) == 3}
         if not maps:

@@ -53,7 +53,7 @@ class GlimpseConfig(AttentionHeadConfig):
             raise UserError("name must be coattention, which reads the questions of this data, got ram")
         if len(shape) != 3:
             raise UserError(
-                "name must not be ram behind a backbone whose output is no map (backbone=none has one)"
+                "name must not be ram after a backbone whose output is not a map (backbone=none has one)"
             )
         if self.size > min(shape[1:]):
             raise UserError(

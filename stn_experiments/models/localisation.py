@@ -17,8 +17,8 @@ Shape = tuple[int, int, int]
 class Localisation(nn.Module):
     """A network with a final linear layer that regresses theta and starts at the exact identity.
 
-    That layer has zero weights, the identity as its bias, and no activation behind it. So theta starts as the
-    identity for every input, and the gradient is not zero.
+    That layer has zero weights, the identity as its bias, and no activation. So theta starts as the identity
+    for every input, and the gradient is not zero.
 
     Args:
         features: the layers before it.

@@ -16,7 +16,7 @@ class Sampler(nn.Module):
 
     Interpolation reads only the few pixels of U next to a point. If V is smaller than U, most of U is skipped
     and the gradient is noisy. Each pixel of V can therefore be the mean of ``oversample`` × ``oversample``
-    samples of a finer grid, like the paper's average pooling behind the transformer for RTS and TC.
+    samples of a finer grid, like the paper's average pooling after the transformer for RTS and TC.
 
     Args:
         interpolation: ``bilinear`` (equation 5), ``bicubic``, or ``nearest``, without a gradient for grids.

@@ -38,7 +38,7 @@ def set_theta(transformer, theta):
 
 
 def light(model, name, square):
-    """Make the gate behind a stage pass a square (top, bottom, left, right) of the cells of its map."""
+    """Make the gate after a stage pass a square (top, bottom, left, right) of the cells of its map."""
     top, bottom, left, right = square
 
     class Lit(torch.nn.Module):
@@ -88,7 +88,7 @@ def test_a_mask_is_multiplied_by_the_next_one_where_that_lies():
     torch.testing.assert_close(view.outline, densest_region(view.heat.weights))
 
 
-def test_a_mask_behind_channel_attention_lies_on_its_own_map():
+def test_a_mask_after_channel_attention_lies_on_its_own_map():
     """The second map covers a part of the first, whose gate has no mask."""
     maps, mask = torch.zeros(1, 1, 2, 2), torch.tensor([[[0.1, 0.1], [0.1, 0.9]]])
     view = combine_gates([(Gated(maps, torch.ones(1, 1)), FULL), (Gated(maps, None, mask), (0.5, 0.25))])
@@ -120,7 +120,7 @@ def test_a_mask_is_centred_on_the_pixels_that_its_cells_depend_on(backbone, name
 
 
 @pytest.mark.parametrize("output_size", [None, (20, 30)])
-def test_a_mask_behind_a_transformer_lies_where_the_transformer_read(output_size, generator):
+def test_a_mask_after_a_transformer_lies_where_the_transformer_read(output_size, generator):
     model = build(MaskConfig(at="stem"), shape=(1, 40, 60), stn=TransformerConfig(Affine(), output_size))
     theta = [0.5, 0.2, 0.1, -0.3, 0.4, -0.2]
     set_theta(model.transformers["input"][0], theta)
@@ -137,7 +137,7 @@ def test_a_mask_behind_a_transformer_lies_where_the_transformer_read(output_size
     torch.testing.assert_close(view.heat.places, grid.movedim(1, -1), atol=1e-5, rtol=0)
 
 
-def test_a_mask_behind_a_spline_lies_where_the_spline_read(generator):
+def test_a_mask_after_a_spline_lies_where_the_spline_read(generator):
     model = build(MaskConfig(at="stem"), stn=TransformerConfig(ThinPlateSpline(4)))
     (transformer,) = model.transformers["input"]
     torch.nn.init.normal_(transformer.localisation.theta.weight, std=0.2, generator=generator)
@@ -147,20 +147,20 @@ def test_a_mask_behind_a_spline_lies_where_the_spline_read(generator):
     torch.testing.assert_close(view.heat.places, grid, atol=0.02, rtol=0)
 
 
-def test_gates_in_front_of_and_behind_an_inner_transformer_are_two_views(generator):
+def test_gates_before_and_after_an_inner_transformer_are_two_views(generator):
     model = build(CBAMConfig(), shape=(1, 30, 46), stn=TransformerConfig(Affine(), at="layer2"))
     set_theta(model.transformers["layer2"][0], [0.5, 0.0, 0.2, 0.0, 0.5, -0.1])
     for name, side in (("stem", 5), ("layer1", 2), ("layer2", 1), ("layer3", 1)):
         light(model, name, (0, side, 0, side))
-    before, view, behind = views_of(model, torch.rand(2, 1, 30, 46, generator=generator))
+    before, view, after = views_of(model, torch.rand(2, 1, 30, 46, generator=generator))
     assert view.transform is not None
     assert before.heat.weights.shape[1:] == model.backbone.input_shapes["layer1"][1:]
-    assert behind.heat.weights.shape[1:] == model.backbone.input_shapes["layer3"][1:]
+    assert after.heat.weights.shape[1:] == model.backbone.input_shapes["layer3"][1:]
     # The stem has 15×23 cells of two pixels each; layer1 has 7×11, which cover 14×22 of those.
     torch.testing.assert_close(before.heat.places[0, 0, 0], torch.tensor([1 / 23 - 1, 1 / 15 - 1]))
     x = (1 / 11 - 1) * 0.5 + 0.2
     y = (1 / 7 - 1) * 0.5 - 0.1
-    torch.testing.assert_close(behind.heat.places[0, 0, 0], torch.tensor([x * 22 / 23, y * 14 / 15]))
+    torch.testing.assert_close(after.heat.places[0, 0, 0], torch.tensor([x * 22 / 23, y * 14 / 15]))
     assert before.gates is None, "the gates of this test have no channel weights"
 
 

@@ -25,7 +25,7 @@ def classifier_with_inner(kind, at, shape=(1, 28, 28), **settings):
 @pytest.mark.parametrize(
     ("backbone", "at"), [(ResNet18, "layer2"), (Compact, ["input", "layer1"]), (CNN, "conv2")]
 )
-def test_transformers_stand_in_front_of_any_stage_and_start_as_the_identity(backbone, at, generator):
+def test_transformers_precede_any_stage_and_start_as_the_identity(backbone, at, generator):
     model = classifier_with_inner(backbone, at).eval()
     images = torch.rand(2, 1, 28, 28, generator=generator)
     output = model(images)

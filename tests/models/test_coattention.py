@@ -123,7 +123,7 @@ def test_it_learns_to_attend_to_the_place_in_question(mode):
         (["data=question"], "must be coattention, which reads the questions"),
         (
             ["data=question", "attention=coattention", "backbone=fcn"],
-            "must not be coattention behind a backbone",
+            "must not be coattention after a backbone",
         ),
     ],
 )

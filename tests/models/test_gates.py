@@ -89,7 +89,7 @@ def test_gates_keep_the_memory_format_and_half_precision(kind, generator):
 @pytest.mark.parametrize(
     ("config", "backbone"), [(SEConfig, Compact), (CBAMConfig, ResNet18), (MaskConfig, CNN)]
 )
-def test_gates_are_behind_every_stage_and_every_parameter_learns(config, backbone, generator):
+def test_gates_follow_every_stage_and_every_parameter_learns(config, backbone, generator):
     model = classifier(config(), backbone).train()
     assert list(model.gates) == list(model.backbone.input_shapes)
     output = model(torch.rand(4, 1, 28, 28, generator=generator))

@@ -127,7 +127,7 @@ def test_places_keep_single_precision_under_autocast():
 def test_impossible_settings_are_refused():
     with pytest.raises(UserError, match=r"^size must be at most that of the map that is read, 24×31, got 26"):
         model(GlimpseConfig(size=26))
-    with pytest.raises(UserError, match=r"^name must not be ram behind a backbone whose output is no map"):
+    with pytest.raises(UserError, match=r"^name must not be ram after a backbone whose output is not a map"):
         SMALL.build(FCN(SHAPE, 10).output_shape, 10, 0)
     with pytest.raises(UserError, match=r"^name must be coattention, .* got ram"):
         SMALL.build(SHAPE, 10, 4)
