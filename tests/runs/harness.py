@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,7 @@ SMALL = (
 STEPS = 4  # in each of two epochs
 VARYING = ("seconds", "train_seconds", "images_per_second", "commit", "run")
 TOO_LONG = 300  # seconds, for runs that take a few
-FULL = "[Errno 27] File too large"  # what the system says beyond the limit of SmallFiles
+FULL = "[Errno 27] File too large"  # what the system says beyond the limit of small_files
 CONFIGS, WHOLE = {}, {}
 
 
@@ -155,22 +156,19 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
-class SmallFiles:
+@contextmanager
+def small_files(size=100):
     """A context in which the system lets no file grow beyond ``size`` bytes, in the middle of a write."""
-
-    def __init__(self, size=100):
-        self.size = size
-
-    def __enter__(self):
-        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
-
-    def __exit__(self, *_):
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def inject(monkeypatch, name, fault, count=1):
-    """Write a file of this name within the context ``fault``, from the ``count``-th time on."""
+    """Write a file of this name within the context ``fault()``, from the ``count``-th time on."""
     owner, function = {
         ".pt": (checkpoints, "save"),
         ".png": (train_module, "save_picture"),
@@ -183,7 +181,7 @@ def inject(monkeypatch, name, fault, count=1):
         if any(isinstance(argument, Path) and argument.name == name for argument in arguments):
             seen.append(name)
             if len(seen) >= count:
-                with fault:
+                with fault():
                     return write(*arguments, **named)
         return write(*arguments, **named)
 

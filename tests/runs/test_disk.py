@@ -4,7 +4,9 @@ import errno
 import os
 import shutil
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -14,12 +16,12 @@ from stn_experiments.storage import checkpoints, run_folder
 from stn_experiments.storage.lock import lock_file
 from tests.runs.harness import (
     FULL,
-    SmallFiles,
     assert_complete,
     assert_one_line,
     files,
     inject,
     outcome,
+    small_files,
 )
 
 
@@ -42,7 +44,7 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_resumes(
 ):
     with monkeypatch.context() as patched:
         # The environment's few bytes would fit into the limit of the other files.
-        inject(patched, name, SmallFiles(5 if name == "environment.json" else 100), count)
+        inject(patched, name, partial(small_files, 5 if name == "environment.json" else 100), count)
         got, _, err = train()
     assert got == code
     assert_one_line(err, str(train.run.folder if code == 4 else "run.root"), FULL)
@@ -56,19 +58,11 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_resumes(
 def test_a_disk_that_fails_only_at_fsync_is_no_different(train, whole, monkeypatch, name, number):
     """Network file systems accept all writes and fail at fsync."""
 
-    class FailingSync:
-        def __enter__(self):
-            self.fsync = os.fsync
-            os.fsync = self.fail
-
-        def __exit__(self, *_):
-            os.fsync = self.fsync
-
-        def fail(self, descriptor):
-            raise OSError(number, os.strerror(number))
+    def fail(descriptor):
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        inject(patched, name, FailingSync(), 2)
+        inject(patched, name, partial(patch.object, os, "fsync", fail), 2)
         code, _, err = train()
     assert code == 4
     assert_one_line(err, os.strerror(number), "the same command resumes from it")
@@ -148,7 +142,7 @@ def test_an_evaluation_that_fails_is_one_line_and_leaves_nothing_half_written(tr
     before = files(finished.folder)
 
     def evaluate(config):
-        with SmallFiles() if trouble == "full" else nullcontext():
+        with small_files() if trouble == "full" else nullcontext():
             return evaluate_run(finished, device_name="cpu")
 
     code, out, err = train(does=evaluate)

@@ -8,8 +8,7 @@ import yaml
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.runs.evaluate import evaluate_run
-from stn_experiments.runs.experiment import build_experiment, build_model
-from stn_experiments.runs.model_size import scale_to
+from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.train import train
 from stn_experiments.storage.run_folder import RunFolder
 from tests.conftest import ROOT
@@ -74,19 +73,6 @@ def test_only_the_seed_decides_the_initial_weights(compose, more):
     one, same, other = start(1, 0), start(1, 7), start(2, 0)
     assert one.equal(same)
     assert not one.equal(other)
-
-
-@pytest.mark.parametrize("backbone", ["compact", "cnn", "fcn"])
-def test_scaling_to_its_own_size_changes_nothing(compose, backbone):
-    config = compose(f"backbone={backbone}", "stn=none")
-    data = build_experiment(config).data
-
-    def count(node):
-        return size(build_model({**config, "backbone": {**node, "parameters": None}}, data, 0))
-
-    (setting,) = (name for kind, name, _ in WIDTHS if kind == backbone)
-    own = size(build_experiment(config).model)
-    assert scale_to(own, config["backbone"], setting, count)[setting] == config["backbone"][setting]
 
 
 @pytest.mark.parametrize(

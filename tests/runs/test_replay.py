@@ -14,11 +14,11 @@ from stn_experiments.training.loop import StepMetrics, Trainer
 from tests.runs.harness import (
     FULL,
     STEPS,
-    SmallFiles,
     assert_one_line,
     files,
     flip_a_bit,
     interrupt_after,
+    small_files,
 )
 
 DIVERGING = ("optimizer=sgd", "optimizer.lr=1e30", "scheduler=constant")
@@ -187,7 +187,7 @@ def test_a_replay_that_fails_is_one_line_and_leaves_nothing(train, monkeypatch, 
         if trouble == "disk":
 
             def full(*arguments):
-                with SmallFiles():
+                with small_files():
                     save(*arguments)
 
             patched.setattr(replay_module, "save_picture", full)
