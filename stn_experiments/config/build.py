@@ -98,7 +98,7 @@ def check(value: Any, hint: Any, path: str) -> Any:
     """
     try:
         return _conform(value, hint)
-    except _MismatchError:
+    except (ValueError, OverflowError):
         raise UserError(f"{path} must be {describe(hint)}, got {value!r}") from None
 
 
@@ -126,10 +126,6 @@ def _target_name(node: Any, path: str) -> Any:
     return node["_target_"]
 
 
-class _MismatchError(Exception):
-    """A value does not match a type hint."""
-
-
 def _makes(target: Any, kind: Any) -> bool:
     """Whether ``target`` returns a ``kind``, by its type hints."""
     if kind is Any:
@@ -142,6 +138,7 @@ def _makes(target: Any, kind: Any) -> bool:
 
 
 def _conform(value: Any, hint: Any) -> Any:
+    """``value`` as a type hint says; a ValueError or an OverflowError if it does not match."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -152,9 +149,9 @@ def _conform(value: Any, hint: Any) -> Any:
         for argument in arguments:
             try:
                 return _conform(value, argument)
-            except _MismatchError:
+            except (ValueError, OverflowError):
                 continue
-        raise _MismatchError
+        raise ValueError(value)
     if origin is Literal:
         return _require(value in arguments and not isinstance(value, bool), value)
     if origin is tuple:
@@ -166,11 +163,7 @@ def _conform(value: Any, hint: Any) -> Any:
         _require(isinstance(value, list), value)
         return [_conform(item, arguments[0]) for item in value]
     if hint is float:
-        _require(type(value) in (int, float), value)
-        try:
-            return float(value)
-        except OverflowError:
-            raise _MismatchError from None
+        return float(_require(type(value) in (int, float), value))
     if hint in (int, bool, str, types.NoneType):
         return _require(type(value) is hint, value)
     return _require(not inspect.isclass(hint) or isinstance(value, hint), value)
@@ -178,7 +171,7 @@ def _conform(value: Any, hint: Any) -> Any:
 
 def _require(condition: bool, value: Any) -> Any:
     if not condition:
-        raise _MismatchError
+        raise ValueError(value)
     return value
 
 

@@ -50,13 +50,10 @@ def with_values(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
     return changed
 
 
-def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a config without the settings that cannot change a run's result."""
-    rest: dict[str, Any] = deepcopy(dict(config))
-    for name in WITHOUT_EFFECT:
-        *path, last = name.split(".")
-        node: Any = rest
-        for key in path:
-            node = node.get(key, {})
-        node.pop(last, None)
-    return rest
+def decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a config, or of its group ``prefix``, that can change a run's result."""
+    return {
+        key: decisive(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if prefix + key not in WITHOUT_EFFECT
+    }
