@@ -26,8 +26,9 @@ def main() -> None:
     for question in questions:
         if question not in QUESTIONS:
             raise UserError(f"a question must be one of {', '.join(QUESTIONS)}, got {question}")
+    repeats = arguments.repeats or (3 if arguments.quick else 5)
+    seconds = arguments.seconds or (0.3 if arguments.quick else 1.0)
     if arguments.quick:
-        arguments.repeats, arguments.seconds = 3, 0.3
         overrides = [*QUICK, *overrides]
 
     from benchmarks.bench import Bench  # torch is slow to load, and --help does not need it
@@ -37,14 +38,16 @@ def main() -> None:
     from stn_experiments.runs.train import set_up_torch
 
     workers = cores() if arguments.workers is None else arguments.workers
-    bench = Bench(partial(compose, CONFIGS), overrides, arguments.repeats, arguments.seconds, workers)
+    bench = Bench(partial(compose, CONFIGS), overrides, repeats, seconds, workers)
     set_up_torch(build_experiment(bench.config()).trainer)  # reports a bad override
     command = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
     about = {"command": command, **machine(workers)}
     found: list[Table] = []
     write(arguments.output, found, about)  # fails before the work if it has to
     if arguments.quick:
-        print("A brief measurement: three times 0.3 s for each number, and one short epoch of each loop.")
+        print(
+            f"A brief measurement: {repeats} × {seconds} s for each number, and one short epoch of each loop."
+        )
     for question in questions:
         tables = import_module(f"benchmarks.{question}").tables(bench)
         for table in tables:
@@ -60,8 +63,8 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     about = f"any of {', '.join(QUESTIONS)} (default: all), and overrides as for scripts/train.py"
     add("words", nargs="*", metavar="QUESTION or a.b=value", help=about)
-    add("--repeats", type=partial(above, 0, int), default=5, help="measurements of each number, default 5")
-    add("--seconds", type=partial(above, 0, float), default=1.0, help="length of each, default 1")
+    add("--repeats", type=partial(above, 0, int), help="measurements of each number, default 5")
+    add("--seconds", type=partial(above, 0, float), help="length of each, default 1")
     add("--workers", type=partial(above, -1, int), help="workers of each DataLoader, default: one per core")
     add("--output", type=Path, default=Path("outputs/benchmark"), help="the folder to write to")
     add("--quick", action="store_true", help="one brief measurement of each number, in a few minutes")

@@ -151,10 +151,11 @@ def test_a_process_of_its_own_has_its_own_memory_and_fails_in_one_line():
 @pytest.mark.slow
 def test_a_brief_measurement_answers_every_question(command, tmp_path):
     code, out, err = command(
-        "benchmark.py", "--quick", "--workers", "0", "--output", "there", "trainer.device=cpu"
+        *("benchmark.py", "--quick", "--workers", "0", "--output", "there"),
+        *("--repeats", "1", "--seconds", "0.01", "trainer.device=cpu", "trainer.images_per_epoch=4096"),
     )
     assert (code, err) == (0, "")
-    assert out.startswith("A brief measurement")
+    assert out.startswith("A brief measurement: 1 × 0.01 s")
     text = (tmp_path / "there" / "benchmark.md").read_text()
     found = json.loads((tmp_path / "there" / "benchmark.json").read_text())
     assert {"cpu", "cores", "threads", "torch", "commit"} <= found.keys()
