@@ -42,39 +42,29 @@ def backbones(bench: Bench) -> Table:
         for stn in ("none", "affine")
         for config in bench.configs("backbone", BACKBONES, f"stn={stn}")
     }
-    rows: list[dict[str, Values]] = [
-        {"network": f"{backbone}, stn={stn}", **our_speed(bench, config)}
-        for config in configs.values()
-        for _, backbone, stn in [names(config)]
-    ]
-    config = next(iter(configs.values()))
-    return Table("training", f"Training on `{names(config)[0]}`, {unit(config)}", rows, NOTE)
+    rows = [row(bench, config, "network", "{backbone}, stn={stn}") for config in configs.values()]
+    title = describe(next(iter(configs.values())), "Training on `{data}`, {unit}")
+    return Table("training", title, rows, NOTE)
 
 
 def data_sets(bench: Bench) -> Table:
     """Our loop and bare steps, for each data set."""
     configs = bench.configs("data", NAMES)
-    rows: list[dict[str, Values]] = [
-        {"data": names(config)[0], **our_speed(bench, config)} for config in configs
-    ]
-    _, backbone, stn = names(configs[0])
-    return Table("data_sets", f"Training of `{backbone}` with `stn={stn}`, {unit(configs[0])}", rows, NOTE)
+    rows = [row(bench, config, "data", "{data}") for config in configs]
+    title = describe(configs[0], "Training of `{backbone}` with `stn={stn}`, {unit}")
+    return Table("data_sets", title, rows, NOTE)
 
 
-def names(config: Mapping[str, Any]) -> list[str]:
-    """The names of data, backbone and transformer."""
-    return [config[group]["name"] for group in ("data", "backbone", "stn")]
+def describe(config: Mapping[str, Any], text: str) -> str:
+    """A text with the names of a config's groups, and the unit of the numbers."""
+    names = {group: config[group]["name"] for group in ("data", "backbone", "stn")}
+    return text.format(**names, unit=f"images/s in batches of {config['trainer']['batch_size']}")
 
 
-def unit(config: Mapping[str, Any]) -> str:
-    """What the numbers are."""
-    return f"images/s in batches of {config['trainer']['batch_size']}"
-
-
-def our_speed(bench: Bench, config: Mapping[str, Any]) -> dict[str, Values]:
+def row(bench: Bench, config: Mapping[str, Any], column: str, label: str) -> dict[str, Values]:
     """Our loop and bare steps for one config."""
     seconds = bench.measure(our_jobs(bench, *(build_experiment(config) for _ in range(2))))
-    return speeds(seconds, config["trainer"]["batch_size"])
+    return {column: describe(config, label), **speeds(seconds, config["trainer"]["batch_size"])}
 
 
 def our_jobs(bench: Bench, one: Experiment, other: Experiment) -> dict[str, Job | str]:

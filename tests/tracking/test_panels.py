@@ -144,24 +144,17 @@ def test_each_row_has_its_own_colour():
             assert [has(cell, colour) for colour in COLOURS[:3]] == [each == row for each in range(3)]
 
 
-@pytest.mark.parametrize(("predicted", "seen", "unseen"), [(7, RIGHT, WRONG), (2, WRONG, RIGHT)])
-def test_right_is_green_and_wrong_is_red_with_the_truth(predicted, seen, unseen):
+@pytest.mark.parametrize(
+    ("logits", "right"),
+    [(torch.eye(10)[7], True), (torch.eye(10)[2], False), (torch.full((10,), torch.nan), False)],
+)
+def test_right_is_green_and_wrong_is_red_with_the_truth(logits, right):
     batch = make_batch()
-    cell = cell_of(draw_panel(batch, make_prediction(batch, predicted=predicted)), 3)
+    label = int(logits.argmax()) if logits.isnan().all() else 7  # scores that are not finite are never right
+    batch = batch._replace(labels=torch.tensor([label]))
+    cell = cell_of(draw_panel(batch, make_prediction(batch)._replace(logits=logits[None])), 3)
 
-    assert has(cell, seen)
-    assert not has(cell, unseen)
-    assert has(cell, INK) == (seen == WRONG)
-
-
-def test_scores_that_are_not_finite_are_never_right():
-    batch = make_batch()
-    batch = batch._replace(labels=torch.tensor([0]))
-    views = make_prediction(batch).views
-    cell = cell_of(draw_panel(batch, Prediction(torch.full((1, 10), torch.nan), views)), 3)
-
-    assert has(cell, WRONG)
-    assert not has(cell, RIGHT)
+    assert [has(cell, colour) for colour in (RIGHT, WRONG, INK)] == [right, not right, not right]
 
 
 def test_without_a_transformer_the_panel_keeps_its_shape():
@@ -198,33 +191,24 @@ def test_a_box_that_cannot_be_seen_is_owned_up_to(theta):
     assert found[:, 1].min() > 102, "a note below the canvas"
 
 
-def test_the_part_in_view_of_a_box_of_any_length_is_drawn():
+def test_a_box_without_extent_is_a_dot_and_an_endless_one_is_drawn_where_it_is_in_view():
     batch = make_batch()
-    box = cell_of(draw_panel(batch, make_prediction(batch, [1e30, 0, 0, 0, 0.5, 0])), 1)
+    dot, endless = (
+        cell_of(draw_panel(batch, make_prediction(batch, theta)), 1)
+        for theta in ([0] * 6, [1e30, 0, 0, 0, 0.5, 0])
+    )
 
-    assert [box.getpixel((60, y)) == COLOURS[0] for y in (39, 60, 81)] == [True, False, True]
-
-
-def test_a_box_without_extent_is_a_dot():
-    batch = make_batch()
-    found = pixels_of(cell_of(draw_panel(batch, make_prediction(batch, [0] * 6)), 1), COLOURS[0])
-
-    assert found.mean(0) == pytest.approx([60, 60], abs=1)
+    assert pixels_of(dot, COLOURS[0]).mean(0) == pytest.approx([60, 60], abs=1)
+    assert [endless.getpixel((60, y)) == COLOURS[0] for y in (39, 60, 81)] == [True, False, True]
 
 
-def test_every_canvas_gives_the_same_size():
+def test_the_size_depends_on_the_rows_alone_and_ten_fit_a_page():
     sizes = set()
-    for canvas in (28, 42, 60, (40, 70)):
-        batch = make_batch(canvas=canvas)
-        sizes.add(draw_panel(batch, make_prediction(batch)).size)
+    for canvas in (28, 42, (40, 70)):
+        batch = make_batch(canvas=canvas, count=10)
+        sizes.add(draw_panel(batch, make_prediction(batch), "caption").size)
 
-    assert len(sizes) == 1
-
-
-def test_ten_rows_fit_a_page():
-    batch = make_batch(count=10)
-    width, height = draw_panel(batch, make_prediction(batch), "caption").size
-
+    ((width, height),) = sizes
     assert width <= 700
     assert height <= 1400
 
@@ -237,20 +221,14 @@ def test_a_canvas_that_is_not_square_keeps_its_shape():
     assert np.ptp(found, 0) + 1 == pytest.approx([112, 56], abs=1)
 
 
-def test_two_channels_have_each_its_colour_and_are_white_together():
-    images = torch.zeros(1, 2, 28, 28)
-    images[:, 0, :, :20], images[:, 1, :, 10:] = 1.0, 1.0
-    batch = make_batch()._replace(images=images)
-    cell = cell_of(draw_panel(batch, make_prediction(batch)), 0)
+def test_two_channels_have_each_its_colour_and_more_are_shown_as_their_mean():
+    pair, three = torch.zeros(1, 2, 28, 28), torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
+    pair[:, 0, :, :20], pair[:, 1, :, 10:] = 1.0, 1.0
+    batches = [make_batch()._replace(images=images) for images in (pair, three.expand(1, 3, 28, 28))]
+    two, mean = (cell_of(draw_panel(batch, make_prediction(batch)), 0) for batch in batches)
 
-    assert [cell.getpixel((x, 60)) for x in (20, 60, 100)] == [TINTS[0], (255, 255, 255), TINTS[1]]
-
-
-def test_several_channels_are_shown_as_their_mean():
-    images = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1).expand(1, 3, 28, 28)
-    batch = make_batch()._replace(images=images)
-
-    assert cell_of(draw_panel(batch, make_prediction(batch)), 0).getpixel((60, 60)) == (128, 128, 128)
+    assert [two.getpixel((x, 60)) for x in (20, 60, 100)] == [TINTS[0], (255, 255, 255), TINTS[1]]
+    assert mean.getpixel((60, 60)) == (128, 128, 128)
 
 
 @pytest.mark.parametrize(("channels", "left"), [(1, 128), (3, 43)])
@@ -331,18 +309,17 @@ def durations_of(path):
         return durations
 
 
-def test_an_animation_plays_every_frame_for_ever_and_holds_the_last(tmp_path):
-    save_animation(make_frames(tmp_path, ["a", "bb", "ccc"]), tmp_path / "panel.gif", 0.3)
+@pytest.mark.parametrize(
+    ("captions", "seconds", "durations"),
+    [(["a", "bb", "ccc"], 0.3, [300, 300, 2000]), (["a", "bb", "bb"], 0.5, [500, 2500])],
+    ids=["the last is held", "equal neighbours are one frame"],
+)
+def test_an_animation_plays_every_frame_for_ever(tmp_path, captions, seconds, durations):
+    save_animation(make_frames(tmp_path, captions), tmp_path / "panel.gif", seconds)
 
-    assert durations_of(tmp_path / "panel.gif") == [300, 300, 2000]
+    assert durations_of(tmp_path / "panel.gif") == durations
     with Image.open(tmp_path / "panel.gif") as animation:
         assert animation.info["loop"] == 0
-
-
-def test_equal_neighbours_are_shown_as_long_as_all_of_them(tmp_path):
-    save_animation(make_frames(tmp_path, ["a", "bb", "bb"]), tmp_path / "panel.gif", 0.5)
-
-    assert durations_of(tmp_path / "panel.gif") == [500, 2500]
 
 
 def test_an_animation_keeps_the_colours(tmp_path):
