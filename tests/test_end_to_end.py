@@ -48,13 +48,6 @@ def test_a_run_is_rebuilt_from_its_folder_alone(real_run, run_script, tmp_path):
     assert f"test error  {result['test_error']:.2f} %  on rotated" in done.stdout
 
 
-def test_the_panels_show_the_learning(real_run):
-    pictures = [Image.open(real_run[1] / "panels" / f"panel-{step:04d}.png") for step in range(4)]
-    assert len({picture.size for picture in pictures}) == 1
-    assert len({picture.tobytes() for picture in pictures}) > 2
-    assert Image.open(real_run[1] / "panels" / "training.gif").is_animated
-
-
 def test_the_report_has_the_run(real_run, run_script, tmp_path):
     done = run_script("report.py", real_run[0], "--output", tmp_path)
     assert done.returncode == 0, done.stderr
