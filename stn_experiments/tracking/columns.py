@@ -1,6 +1,6 @@
 """The columns of TensorBoard's HParams page and the charts of its Custom Scalars page."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,11 @@ def _read(file: Path) -> dict[str, Any]:
     """The settings in a YAML file, and in those that it includes by ``- /file@_here_``."""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     settings: dict[str, Any] = {}
-    for name in _included(content.pop("defaults", [])):
-        settings |= _read(CONFIGS / f"{name[1:]}.yaml" if name[0] == "/" else file.with_name(f"{name}.yaml"))
-    return settings | content
-
-
-def _included(defaults: list[Any]) -> Iterator[str]:
-    """The names of included files: ``/mnist`` is in the folder of configs, ``default`` beside the file."""
-    for entry in defaults:
+    for entry in content.pop("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
-            yield entry.removesuffix("@_here_")
+            name = entry.removesuffix(
+                "@_here_"
+            )  # /mnist is in the folder of configs, default beside the file
+            folder = CONFIGS if name.startswith("/") else file.parent
+            settings |= _read(folder / f"{name.removeprefix('/')}.yaml")
+    return settings | content

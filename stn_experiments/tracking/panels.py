@@ -47,6 +47,9 @@ HEAD_SIZE, CAPTION_SIZE = 13, 15
 IMAGE_SHARE = 14 / 15
 CANVAS_SHARE = 0.7  # leaves room for a box as large as a square canvas, however it is turned
 
+ColouredViews = list[tuple[View, Colour]]
+"""What views hold of one image, each with the colour in which it is drawn."""
+
 
 def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: int = 120) -> Image.Image:
     """A row for each image: the input, what is attended to on it, what the attention gives on, the class.
@@ -83,19 +86,16 @@ def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: in
 
 def _row(batch: Batch, prediction: Prediction, index: int, cell: int) -> list[Image.Image]:
     image, boxes = batch.images[index].detach().cpu(), batch.pose.box[index].detach().cpu()
-    views = [_of_one(view, index) for view in prediction.views]
-    # Where there are several views each keeps its colour.
-    colours = [COLOURS[index % len(COLOURS)]] if len(views) == 1 else _colours(len(views))
+    # A single view has the colour of its row; of several, each has its own.
+    count = len(prediction.views)
+    colours = [COLOURS[index % len(COLOURS)]] if count == 1 else _colours(count)
+    views = [(_of_one(view, index), colour) for view, colour in zip(prediction.views, colours, strict=True)]
+    asked = [] if batch.question is None else _asked(batch.question[index].cpu(), views)
     return [
         _image_cell(image, cell),
-        _place_cell(image, views, colours, boxes, cell) if views else _empty_cell(cell),
-        _output_cell(views, colours, cell) if views else _empty_cell(cell),
-        _prediction_cell(
-            prediction.logits[index].detach().cpu(),
-            int(batch.labels[index]),
-            [] if batch.question is None else _asked(batch.question[index].cpu(), views, colours),
-            cell,
-        ),
+        _place_cell(image, views, boxes, cell),
+        _output_cell(views, cell),
+        _prediction_cell(prediction.logits[index].detach().cpu(), int(batch.labels[index]), asked, cell),
     ]
 
 
@@ -125,38 +125,35 @@ def _image_cell(image: Tensor, cell: int) -> Image.Image:
     return picture.reduce(OVERSAMPLE)
 
 
-def _place_cell(
-    image: Tensor, views: list[View], colours: list[Colour], boxes: Tensor, cell: int
-) -> Image.Image:
+def _place_cell(image: Tensor, views: ColouredViews, boxes: Tensor, cell: int) -> Image.Image:
     """Where the views look, on the image: their heat, outlines and marks, and the digits' true boxes."""
-    in_space = [view for view in views if view.outline is not None]
-    gates = [view.gates for view in views if view.gates is not None]
-    if not in_space:
-        return _gates_cell(torch.cat(gates), colours[0], cell) if gates else _empty_cell(cell)
+    if all(view.outline is None for view, _ in views):
+        gates = [view.gates for view, _ in views if view.gates is not None]
+        return _gates_cell(torch.cat(gates), views[0][1], cell) if gates else _empty_cell(cell)
     picture = blank(cell, OUTSIDE)
     place = fit(image, picture.size, CANVAS_SHARE)
     paste_image(picture, image, place)
-    for view, colour in zip(views, colours, strict=True):
+    for view, colour in views:
         if view.heat is not None:
             lay_heat(picture, view.heat, place, colour)
     ImageDraw.Draw(picture).polygon(place.pixels(geometry.boundary_points(1)), outline=EDGE, width=OVERSAMPLE)
     many = len(views) > len(COLOURS)
-    notes = [
+    notes = {
         draw_outline(picture, view.outline, place, colour, many)
-        for view, colour in zip(views, colours, strict=True)
+        for view, colour in views
         if view.outline is not None
-    ]
-    for view, colour in zip(views, colours, strict=True):
+    }
+    for view, colour in views:
         if view.marks is not None:
             draw_marks(picture, view.marks, place, colour, many)
     # After the outlines, which are thicker and would hide it where they fit well.
     for box in boxes:
         draw_dashed(picture, place.pixels(box))
-    for number, (view, colour) in enumerate(zip(views, colours, strict=True), 1):
+    for number, (view, colour) in enumerate(views, 1):
         if many and view.outline is not None:
             draw_number(picture, number, place.pixels(view.outline[:1].nan_to_num(FARTHEST))[0], colour)
     picture = picture.reduce(OVERSAMPLE)
-    write(picture, " ".join(sorted({note for note in notes if note})), colours[0], (0.5, 0.93), 0.1)
+    write(picture, " ".join(sorted(notes - {""})), views[0][1], (0.5, 0.93), 0.1)
     return picture
 
 
@@ -176,13 +173,15 @@ def _gates_cell(gates: Tensor, colour: Colour, cell: int) -> Image.Image:
     return picture
 
 
-def _output_cell(views: list[View], colours: list[Colour], cell: int) -> Image.Image:
+def _output_cell(views: ColouredViews, cell: int) -> Image.Image:
     """What each view gives on, side by side, and in rows where they are many."""
+    if not views:
+        return _empty_cell(cell)
     picture = blank(cell, PAPER)
     columns = math.ceil(math.sqrt(len(views)))
     rows = math.ceil(len(views) / columns)
     width, height = picture.width // columns, picture.height // rows
-    for number, (view, colour) in enumerate(zip(views, colours, strict=True)):
+    for number, (view, colour) in enumerate(views):
         row, column = divmod(number, columns)
         place = fit(view.output, (width, height), IMAGE_SHARE)
         place = place._replace(left=place.left + column * width, top=place.top + row * height)
@@ -209,11 +208,11 @@ def _prediction_cell(logits: Tensor, label: int, asked: list[Word], cell: int) -
     return picture
 
 
-def _asked(question: Tensor, views: list[View], colours: list[Colour]) -> list[Word]:
+def _asked(question: Tensor, views: ColouredViews) -> list[Word]:
     """The words of a question (T,), each shaded by its weight in the last view that weighs them."""
     words = decode_question(question)
     shades = [PAPER] * len(words)
-    for view, colour in zip(views, colours, strict=True):
+    for view, colour in views:
         if view.words is not None:
             weights = view.words[question != 0].nan_to_num(0)
             shares = weights / weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
