@@ -1,9 +1,12 @@
 """A command whose ``main`` is decorated by ``hydra.main``: one run, or a sweep of many."""
 
 import os
+import re
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -16,12 +19,23 @@ from stn_experiments.cli.command import Failure, attempt, exit_with_failures, ru
 from stn_experiments.cli.workarounds import raise_usage_errors
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.compose import error_line
+from stn_experiments.config.files import GROUPS
 
 
 def run_hydra_command(main: Callable[[], Any]) -> None:
     """``run_command`` for a function that ``hydra.main`` decorates; Hydra's own errors are one line, too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing them
+    sys.argv[1:] = arrange(sys.argv[1:])
     run_command(partial(_translate_errors, main))
+
+
+def arrange(words: Sequence[str]) -> list[str]:
+    """A command line with Hydra's options before the overrides, as argparse needs, and each ``=~/`` expanded.
+
+    A shell expands ``~`` only at the beginning of a word, and Hydra's grammar refuses it.
+    """
+    expanded = [re.sub(r"^([\w./+]+=)~(?=/)", rf"\1{Path.home()}", word) for word in words]
+    return sorted(expanded, key=lambda word: "=" in word and not word.startswith("-"))
 
 
 def run_job(job: Callable[[], None]) -> Failure | None:
@@ -32,10 +46,24 @@ def run_job(job: Callable[[], None]) -> Failure | None:
     """
     hydra = HydraConfig.get()
     is_sweep = hydra.mode == RunMode.MULTIRUN
-    failure = attempt(job, " ".join(hydra.overrides.task) if is_sweep else "")
+
+    def checked() -> None:
+        _refuse_lists(hydra.overrides.task)
+        job()
+
+    failure = attempt(checked, " ".join(hydra.overrides.task) if is_sweep else "")
     if failure and not is_sweep:
         exit_with_failures([failure])  # Hydra would print a line of its own about an exception
     return failure
+
+
+def _refuse_lists(overrides: Iterable[str]) -> None:
+    """Refuse a list of choices for a group, of which Hydra would use the last one."""
+    for override in overrides:
+        group, _, choice = override.partition("=")
+        if choice.startswith("[") and group in (*GROUPS, "experiment", "sweep"):
+            sweep = f"-m {group}={choice.strip('[]')}"
+            raise UserError(f"{group} must be one choice, got {choice}: {sweep} trains one after the other")
 
 
 def _translate_errors(main: Callable[[], Any]) -> None:

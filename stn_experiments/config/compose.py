@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stn_experiments.common.errors import UserError
+from stn_experiments.config.files import setting_names
 
 
 def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -43,11 +45,29 @@ def to_plain(config: DictConfig | ListConfig) -> dict[str, Any]:
 
 
 def error_line(error: Exception) -> str:
-    """The message of Hydra or OmegaConf in one line, without advice that does not apply here."""
+    """The message of Hydra or OmegaConf in one line, with advice that applies here."""
     text = re.split(r"Config search path|See https", " ".join(str(error).split()))[0].strip()
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        return f"{unknown[1]} is not a setting; --cfg job shows them all"
+        return f"{unknown[1]} is not a setting; {_hint(unknown[1])}"
+    if choice := re.search(r"Could not find '(\w+)/([^']+)' Available options in '\1': (.*)", text):
+        near = get_close_matches(choice[2], choice[3].split(), 1)
+        question = f", did you mean {near[0]}?" if near else ""
+        return f"{choice[1]} must be one of {choice[3]}, got {choice[2]}{question}"
+    if several := re.search(r"Ambiguous value for argument '(.*?)' 1\.", text):
+        return f"{several[1]} has several values: add -m to sweep over them, or write a list in brackets"
+    if isinstance(error, OverrideParseException):
+        name, _, value = error.override.partition("=")
+        return f"{error.override} cannot be read: put special characters in quotes, '{name}=\"{value}\"'"
     no_plugin = r"(?:(?:find|load) 'hydra/launcher/|locating target 'hydra_plugins\.hydra_)(joblib|submitit)"
     if missing := re.search(no_plugin, text):
         return f"this hydra/launcher needs {missing[1]}, which is not installed: pip install '.[sweep]'"
     return text
+
+
+def _hint(name: str) -> str:
+    """Which setting could be meant: one that ends in ``name``, or whose name is like it."""
+    names = setting_names()
+    if name in names:
+        return f"another choice of {name.partition('.')[0]} has it, and +{name}=... adds it where it is known"
+    near = [known for known in names if known.endswith(f".{name}")] or get_close_matches(name, names, 1)
+    return f"did you mean {' or '.join(near[:3])}?" if near else "--cfg job shows them all"

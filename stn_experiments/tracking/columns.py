@@ -1,15 +1,10 @@
 """The columns of TensorBoard's HParams page and the charts of its Custom Scalars page."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stn_experiments.config.files import GROUPS, choices
 from stn_experiments.config.tree import decisive, flatten
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-GROUPS = ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer")
 
 SHOWN = ("data", "backbone", "stn", "attention", "seed")
 """Settings that are visible before any box is ticked; TensorBoard's page has room for five."""
@@ -43,8 +38,8 @@ def setting_columns(config: Mapping[str, Any]) -> list[str]:
     """
     names = {*flatten(decisive(config))}
     for group in GROUPS:
-        for file in (CONFIGS / group).glob("*.yaml"):
-            names |= {*flatten(decisive({group: _read(file)}))}
+        for choice in choices(group).values():
+            names |= {*flatten(decisive({group: choice}))}
     return [*SHOWN, *sorted(name for name in names - {*SHOWN} if name.count(".") < 3)]
 
 
@@ -53,17 +48,3 @@ def charts() -> dict[str, dict[str, list[Any]]]:
     return {
         page: {title: ["Multiline", tags] for title, tags in some.items()} for page, some in CHARTS.items()
     }
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The settings in a YAML file, and in those that it includes by ``- /file@_here_``."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    settings: dict[str, Any] = {}
-    for entry in content.pop("defaults", []):
-        if isinstance(entry, str) and entry != "_self_":
-            name = entry.removesuffix(
-                "@_here_"
-            )  # /mnist is in the folder of configs, default beside the file
-            folder = CONFIGS if name.startswith("/") else file.parent
-            settings |= _read(folder / f"{name.removeprefix('/')}.yaml")
-    return settings | content

@@ -3,12 +3,14 @@
 import argparse
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 from stn_experiments.cli.command import ArgumentParser, Failure, attempt, exit_with_failures, run_command
+from stn_experiments.cli.hydra_command import arrange
 from stn_experiments.common.errors import DataUnavailable, RunLocked, TrainingFailed, UserError
 
 TRAIN = "stn_experiments.runs.train.train"
@@ -20,7 +22,22 @@ WRONG = [
     ("trainer.foo=1", "trainer.foo is not a setting"),
     ("+trainer.foo=1", "trainer.foo is not a setting of trainer: it has epochs, batch_size"),
     ("+data.distortion.angel=3", "angel is not a setting of data.distortion: it has canvas, angle"),
-    ("data=mnits", "Could not find 'data/mnits' Available options in 'data': addition affnist"),
+    ("data=mnits", "data must be one of addition affnist"),
+    ("data=rotatedd", "got rotatedd, did you mean rotated?"),
+    ("epochs=3", "epochs is not a setting; did you mean trainer.epochs?"),
+    ("optimizer.lt=3", "optimizer.lt is not a setting; did you mean optimizer.lr?"),
+    (
+        "data=cluttered data.distortion.scale=0.5",
+        "another choice of data has it, and +data.distortion",
+    ),
+    # more than one choice
+    ("data=[rotated,rts]", "data must be one choice, got [rotated,rts]: -m data=rotated,rts"),
+    ("experiment=[upright,speedrun]", "experiment must be one choice"),
+    ("data=rotated,rts", "data=rotated,rts has several values: add -m to sweep over them"),
+    # special characters
+    ("run.root=a(b)", "put special characters in quotes, 'run.root=\"a(b)\"'"),
+    ("data=npz data.file=my=x.npz", "put special characters in quotes, 'data.file=\"my=x.npz\"'"),
+    ("data=npz data.file=~/nowhere.npz", f"data.file {Path.home()}/nowhere.npz: there is no such file"),
     ("model=cnn", "model"),
     ("~optimizer", "optimizer is missing from the config"),
     # wrong type
@@ -43,7 +60,10 @@ WRONG = [
     ("data.valid_size=60000", "data.valid_size must be an integer from 1 to 50000"),
     # cannot work together
     ("data.distortion.canvas=20", "canvas must be at least the digit's own 28 pixels, got 20"),
-    ("data=cluttered data.distortion.clutter_size=80", "data.distortion.clutter_size must be at most 28"),
+    (
+        "data=cluttered data.distortion.clutter_size=80",
+        "clutter_size must be an integer from 1 to 28",
+    ),
     ("stn.output_size=400", "stn.output_size must be at most 4 times the input's 28×28, got 400×400"),
     (
         "backbone=cnn stn.output_size=10",
@@ -72,7 +92,7 @@ WRONG = [
     ("backbone._target_=os.system", "_target_ must begin with stn_experiments. or torch.optim."),
     ("--foo", "unrecognized arguments: --foo"),
     ("seed", "seed"),
-    ("seed=[1", "no viable alternative at input '[1'"),
+    ("seed=[1", "seed=[1 cannot be read: put special characters in quotes"),
 ]
 
 
@@ -276,3 +296,9 @@ def test_help_and_config_train_nothing(command, tmp_path, flag):
     assert (code, err) == (0, "")
     assert "images_per_epoch" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_may_stand_between_overrides():
+    words = ["run.root=x", "-m", "seed=0,1", "--config-name", "train", "data.file=~/a.npz", "~optimizer"]
+    file = f"data.file={Path.home()}/a.npz"
+    assert arrange(words) == ["-m", "--config-name", "train", "~optimizer", "run.root=x", "seed=0,1", file]
