@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import digest
-from stn_experiments.config.build import build
+from stn_experiments.config.build import build, settings_of
 from stn_experiments.config.tree import value_at, with_values
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.train import open_run
@@ -50,15 +50,10 @@ class Search:
         self.plan: SearchConfig = build(config["search"], "search", SearchConfig)
         self.base = {**config, "search": None}
         build_experiment(self.base)  # a mistake in it is a mistake in each trial
-        self.own = {}
-        for name, values in self.plan.space.items():
-            try:
-                self.own[name] = value_at(self.base, name)
-            except UserError:
-                raise UserError(
-                    f"search.space.{name} must be the name of a setting; --cfg job shows them all"
-                ) from None
-            check_own_value(name, values, self.own[name])
+        with settings_of("search.space"):
+            self.own = {name: value_at(self.base, name) for name in self.plan.space}
+            for name, values in self.plan.space.items():
+                check_own_value(name, values, self.own[name])
         self.root = Path(config["run"]["root"])
         self.study = self._open_study()
 
@@ -69,9 +64,7 @@ class Search:
         except ImportError:
             raise UserError("a search needs Optuna: pip install -e '.[search]'") from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module reports failed trials itself
-        warnings.filterwarnings(
-            "ignore", "Choices for a categorical", UserWarning
-        )  # lists are stored as JSON
+        warnings.filterwarnings("ignore", "Choices for a categorical")  # lists are stored as JSON
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if self.plan.prune is not None:
             pruner = optuna.pruners.PercentilePruner(self.plan.prune, n_startup_trials=3)
@@ -162,16 +155,18 @@ class Search:
         failed = sum(FAILED in trial.user_attrs for trial in trials)
         if not results:
             raise TrainingFailed(f"the search found nothing: {pruned} runs were pruned, {failed} failed")
-        first, *others = sorted(results, key=lambda number: results[number])
-        own = [number for number in (first, *others) if trials[number].params == self.own][:1]
-        beaten = "".join(f", {results[number]:.2f} % with {as_overrides(self.own)}" for number in own)
+        ranking = sorted(results, key=lambda number: results[number])
+        best = f"{as_overrides(trials[ranking[0]].params)}: {results[ranking[0]]:.2f} %"
+        own = next((number for number in ranking if trials[number].params == self.own), None)
+        if own is not None:
+            best += f", {results[own]:.2f} % with {as_overrides(self.own)}"
         return "\n".join(
             [
                 "\nvalidation error, best first:",
-                *(f"{results[n]:6.2f} %  {as_overrides(trials[n].params)}" for n in (first, *others)),
+                *(f"{results[n]:6.2f} %  {as_overrides(trials[n].params)}" for n in ranking),
                 f"{pruned} pruned, {failed} failed",
-                f"best        {as_overrides(trials[first].params)}: {results[first]:.2f} %{beaten}",
-                f"run         {trials[first].user_attrs['run']}",
+                f"best        {best}",
+                f"run         {trials[ranking[0]].user_attrs['run']}",
             ]
         )
 
@@ -191,9 +186,8 @@ def train_unless_pruned(trial: "Trial", config: Mapping[str, Any]) -> dict[str, 
                 trial.report(metrics["val_error"], metrics["epoch"])
             reported = len(run.history)
             if trial.should_prune():
-                last = run.history[-1]
-                error = f"a validation error of {last['val_error']:.2f} %"
-                reason = f"pruned after epoch {last['epoch']}, with {error}"
+                epoch, error = run.history[-1]["epoch"], run.history[-1]["val_error"]
+                reason = f"pruned after epoch {epoch}, with a validation error of {error:.2f} %"
                 print(reason)
                 run.folder.mark_failed(reason, "pruned")
                 raise optuna.TrialPruned(reason)

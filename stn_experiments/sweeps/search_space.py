@@ -64,4 +64,4 @@ def check_own_value(name: str, values: Mapping[str, Any], own: Any) -> None:
     ((kind, ends),) = values.items()
     is_one = own in ends if kind == "choice" else type(own) in NUMBERS[kind] and ends[0] <= own <= ends[1]
     if not is_one:
-        raise UserError(f"search.space.{name} must hold the config's own value, which is tried first: {own}")
+        raise UserError(f"{name} must hold the config's own value, which is tried first: {own}")
