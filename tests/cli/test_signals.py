@@ -288,10 +288,9 @@ def test_a_process_stops_at_each_signal_and_the_next_one_resumes(train, tmp_path
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         next(line for line in process.stdout if line == "a step begins\n")
-        sent = time.monotonic()
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
-        assert time.monotonic() - sent < 5
+        assert out.count("a step begins\n") <= 1
         assert (process.returncode, err) == (code, f"stopped by {number.name}\n")
         assert saved_steps(run) > saved
         saved = saved_steps(run)
