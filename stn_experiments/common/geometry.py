@@ -84,7 +84,7 @@ def weighted(weights: Tensor, values: Tensor) -> Tensor:
     if weights.dim() == 3:
         return weights @ values
     # One product for the whole batch is many times faster than one for each item.
-    return (values.mT.flatten(0, 1) @ weights.T).unflatten(0, (len(values), 2)).mT
+    return (values.mT.flatten(0, 1) @ weights.T).unflatten(0, (-1, 2)).mT
 
 
 def spline_solution(control: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ class GlimpseHead(AttentionHead):
         self, features: Tensor, question: Tensor | None = None, generator: Generator | None = None
     ) -> Prediction:
         blurred = self.retina.blur(to_float32(features))
-        batch = len(features)
+        batch = features.shape[0]
         if generator is not None:
             shape = (batch, self.settings.glimpses - 1, 2)
             noise = torch.randn(shape, generator=generator, device=features.device)
@@ -144,8 +144,8 @@ class GlimpseHead(AttentionHead):
 
     def rollout(self, blurred: Sequence[Tensor], noise: Tensor) -> Rollout:
         """G glimpses of a map from :meth:`Retina.blur`, with standard normal noise (B, G - 1, 2)."""
-        place = noise.new_zeros(len(noise), 2)
-        hidden = noise.new_zeros(len(noise), self.settings.width)
+        place = noise.new_zeros(noise.shape[0], 2)
+        hidden = noise.new_zeros(noise.shape[0], self.settings.width)
         places, all_patches, decisions = [], [], []
         for glimpse in range(self.settings.glimpses):
             with autocast_disabled(noise):

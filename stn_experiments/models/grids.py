@@ -36,7 +36,7 @@ class Family(nn.Module, ABC):
 
     def marks(self, theta: Tensor) -> Tensor:
         """Points (B, M, 2) of U that panels draw beside the outline of V; M may be 0."""
-        return theta.new_zeros(len(theta), 0, 2)
+        return theta.new_zeros(theta.shape[0], 0, 2)
 
 
 class MatrixFamily(Family):

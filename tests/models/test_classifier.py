@@ -73,31 +73,6 @@ def test_impossible_places_are_refused(backbone, settings, message):
         classifier_with_inner(backbone, **settings)
 
 
-def test_a_classifier_exports_to_onnx_with_the_same_logits(tmp_path, generator):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model = classifier((1, 42, 42)).eval()
-    torch.nn.init.normal_(
-        model.transformers["input"][0].localisation.theta.weight, std=0.05, generator=generator
-    )
-    images = torch.rand(3, 1, 42, 42, generator=generator)
-    expected = model(images).logits
-    torch.onnx.export(
-        Logits(model).eval(), (images,), str(tmp_path / "model.onnx"), dynamo=True, verbose=False
-    )
-    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
-
-
-class Logits(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images):
-        return self.model(images).logits
-
-
 def test_the_output_holds_the_view_that_its_logits_come_from(generator):
     model, images = classifier().eval(), torch.rand(4, 1, 42, 50, generator=generator)
     output = model(images)

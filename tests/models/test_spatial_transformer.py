@@ -130,14 +130,12 @@ def test_theta_and_grid_keep_single_precision_under_autocast():
     assert torch.equal(model.grid_generator(half.transform.theta), half.transform.grid)
 
 
-def test_it_works_in_other_networks_and_exports(generator):
+def test_it_works_in_other_networks(generator):
     """As in the README, inside a network on many channels."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), transformer((8, 30, 40), (15, 20)))
     images = torch.rand(2, 3, 30, 40, generator=generator)
     view = network.eval()(images)
     assert view.output.shape == (2, 8, 15, 20)
-    exported = torch.export.export(network, (images,)).module()
-    torch.testing.assert_close(exported(images).output, view.output)
 
 
 @pytest.mark.parametrize("settings", [{"family": ThinPlateSpline()}, {"steps": 2}], ids=str)
