@@ -109,6 +109,7 @@ def test_a_search_starts_with_the_configs_own_values_and_finds_better_ones(runs,
     assert len(set(tried(runs))) == len(runs) == 10
     assert tried(runs)[0] == 0.001
     assert all(0.001 <= value <= 30 for value in tried(runs))
+    assert sum(value < 1 for value in tried(runs)[1:6]) >= 2  # on a linear scale these would be rare
     best = min(runs, key=error_of)
     assert error_of(best) < error_of(runs[0]) / 2
     assert lines[1] == "validation error, best first:"
