@@ -1,4 +1,4 @@
-"""What is drawn into a cell of a panel: images, outlines, heats, marks and words."""
+"""Draw into a cell of a panel: images, outlines, attention maps, points and words."""
 
 import math
 from collections.abc import Sequence
@@ -18,21 +18,26 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 PAPER, FADED, INK, GREY = (255, 255, 255), (240, 241, 243), (32, 36, 42), (118, 124, 133)
 OUTSIDE, EDGE, TRUTH = (52, 56, 63), (112, 118, 127), (235, 235, 235)
 RIGHT, WRONG = (0, 128, 96), (204, 41, 54)
-# After Okabe and Ito (2008), less what is dark on black and what could be taken for right or wrong.
+# After Okabe and Ito (2008), without colours that are dark on black or similar to RIGHT and WRONG.
 COLOURS = ((86, 180, 233), (240, 165, 30), (230, 140, 195), (240, 228, 66), (60, 200, 165))
 
-# Of an image's two channels; together they are white, so both of two digits can be told where they cross.
-TINTS = ((255, 225, 110), (150, 130, 255))
-MOST_CHANNELS = 4  # of an image; what has more is a feature map
+CHANNEL_COLOURS = {
+    1: ((255, 255, 255),),
+    2: ((255, 225, 110), (150, 130, 255)),  # white together, so that two overlapping digits are both visible
+    3: ((255, 0, 0), (0, 255, 0), (0, 0, 255)),
+}
+"""The colours of an image's channels, by their number; an image with more is shown as the mean."""
+MAX_IMAGE_CHANNELS = 4
+"""Tensors with more channels are feature maps."""
 
 OVERSAMPLE = 4
 FARTHEST = 1e4  # in normalised units: far beyond any cell, and within Pillow's 32-bit pixels
-WORD_SIZE, LINE_PITCH = 0.1, 0.13  # of a question, as shares of a cell
-HEAT_SHARE = 0.6  # of its colour in the tint at its peak, that the image still shows
+WORD_SIZE, LINE_PITCH = 0.1, 0.13  # of a question, as fractions of a cell
+HEAT_OPACITY = 0.6  # of an attention map at its maximum, so that the image stays visible
 
 
 class Place(NamedTuple):
-    """Where an image lies in a cell: a rectangle in pixels."""
+    """The rectangle of an image in a cell, in pixels."""
 
     left: int
     top: int
@@ -46,25 +51,25 @@ class Place(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word of a question, and the colour behind it."""
+    """A word of a question and its background colour."""
 
     text: str
     shade: Colour
 
 
 def between(one: Colour, other: Colour, share: float) -> Colour:
-    """The colour on the way from one to another."""
+    """Interpolate from ``one`` colour (share 0) to the ``other`` (share 1)."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
 def blank(cell: int, colour: Colour) -> Image.Image:
-    """A cell in which to draw large, for ``reduce`` to smooth."""
+    """A cell in ``OVERSAMPLE`` times its size; ``reduce`` makes it smooth."""
     return Image.new("RGB", (cell * OVERSAMPLE, cell * OVERSAMPLE), colour)
 
 
 def fit(image: Tensor, size: tuple[int, int], share: float) -> Place:
-    """The place of an image (C, H, W) amid a space of (width, height), of which it fills ``share``."""
+    """The place of an image (C, H, W), centred in an area of (width, height), of which it fills ``share``."""
     height, width = image.shape[-2:]
     factor = share * min(size[0] / width, size[1] / height)
     width, height = max(round(width * factor), 1), max(round(height * factor), 1)
@@ -72,40 +77,40 @@ def fit(image: Tensor, size: tuple[int, int], share: float) -> Place:
 
 
 def paste_image(picture: Image.Image, image: Tensor, place: Place) -> None:
-    """Paste an image (C, H, W): one channel in grey, two in two colours, of more the mean.
+    """Paste an image (C, H, W): grey, two channels in two colours, RGB, or the mean of more channels.
 
-    What is beyond the range of an image is brought into it, and a feature map fills it, however faint.
+    Feature maps, and three or more channels with values outside of [0, 1], are rescaled to [0, 1].
     """
     image = image.float().nan_to_num(0, 1, 0)
-    is_map = len(image) > MOST_CHANNELS
-    if len(image) > 2:
+    channels = len(image)
+    if channels not in CHANNEL_COLOURS:
         image = image.mean(0, keepdim=True)
-        low, high = image.aminmax()
-        if low < 0 or high > 1 or is_map:
-            image = (image - low) / (high - low).clamp(min=1e-12)
-    tints = torch.tensor(TINTS if len(image) == 2 else ((255, 255, 255),), dtype=torch.float)
-    values = torch.einsum("chw,ck->hwk", image.clamp(0, 1), tints).round().clamp(max=255).byte().numpy()
+    low, high = image.aminmax()
+    if channels > MAX_IMAGE_CHANNELS or (channels > 2 and (low < 0 or high > 1)):
+        image = (image - low) / (high - low).clamp(min=1e-12)
+    colours = torch.tensor(CHANNEL_COLOURS[len(image)], dtype=torch.float)
+    values = torch.einsum("chw,ck->hwk", image.clamp(0, 1), colours).round().clamp(max=255).byte().numpy()
     size = (place.width, place.height)
     picture.paste(Image.fromarray(values).resize(size, Image.Resampling.NEAREST), (place.left, place.top))
 
 
-def lay_heat(picture: Image.Image, heat: Heat, place: Place, colour: Colour) -> None:
-    """Tint an image by a heat's weights (h, w): not at all where it is 0, most at its peak."""
+def draw_heat(picture: Image.Image, heat: Heat, place: Place, colour: Colour) -> None:
+    """Tint an image by the weights (h, w) of an attention map: most at its maximum, not at all at 0."""
     weights = heat.weights.nan_to_num(0, 0, 0).flatten()
     peak = weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
-    tints = (255 * HEAT_SHARE * weights / peak).round().int().tolist()
+    tints = (255 * HEAT_OPACITY * weights / peak).round().int().tolist()
     corners = place.pixels(_cells(heat.places).nan_to_num(FARTHEST))
     layer = Image.new("L", picture.size)
     draw = ImageDraw.Draw(layer)
-    for index in weights.argsort().tolist():  # the hottest last: where cells overlap they are seen
+    for index in weights.argsort().tolist():  # the largest last, so that overlaps show it
         draw.polygon(corners[4 * index : 4 * index + 4], tints[index])
     picture.paste(colour, mask=layer)
 
 
 def _cells(places: Tensor) -> Tensor:
-    """The corners (h * w * 4, 2) of a map's cells, whose middles are at ``places`` (h, w, 2).
+    """The corners (h * w * 4, 2) of a map's cells, whose centres are ``places`` (h, w, 2).
 
-    Each lies amid four middles; at the edge of the map as far beyond the middles as within it.
+    A corner is the mean of four centres. At the edge of the map, centres are extrapolated.
     """
     for _ in range(2):
         beyond = [2 * places[:1] - places[1:2], places, 2 * places[-1:] - places[-2:-1]]
@@ -118,9 +123,10 @@ def _cells(places: Tensor) -> Tensor:
 def draw_outline(
     picture: Image.Image, outline: Tensor, place: Place, colour: Colour, fine: bool = False
 ) -> str:
-    """Draw an outline (K, 2), and say why if there is nothing of it to see.
+    """Draw an outline (K, 2) with a dot at its first point, or a ``fine`` one: thin, without a dot.
 
-    It has a dot at its first point, or is ``fine``, with a thin line and none.
+    Returns:
+        Why nothing of it is visible, or an empty text.
     """
     if not outline.isfinite().all():
         return "box not finite"
@@ -139,7 +145,7 @@ def draw_outline(
 def draw_marks(
     picture: Image.Image, points: Tensor, place: Place, colour: Colour, fine: bool = False
 ) -> None:
-    """Draw points (M, 2) as small dots, or ``fine`` ones."""
+    """Draw points (M, 2) as dots, which are smaller if ``fine``."""
     draw = ImageDraw.Draw(picture)
     radius = picture.height // (120 if fine else 60)
     for x, y in place.pixels(points.nan_to_num(FARTHEST)):
@@ -147,14 +153,14 @@ def draw_marks(
 
 
 def draw_number(picture: Image.Image, number: int, at: Point, colour: Colour) -> None:
-    """Write a small number about a point of a picture, readable on any ground."""
+    """Write a small number, centred at a point, with a border that keeps it readable on any background."""
     font = _font(picture.height / 12)
     style: dict[str, Any] = {"anchor": "mm", "stroke_width": picture.height // 96, "stroke_fill": INK}
     ImageDraw.Draw(picture).text(at, str(number), colour, font, **style)
 
 
 def draw_dashed(picture: Image.Image, corners: list[Point]) -> None:
-    """Draw a closed line thin and dashed, each side of it beginning and ending with a dash."""
+    """Draw a closed thin dashed line; each of its sides begins and ends with a dash."""
     draw = ImageDraw.Draw(picture)
     width = picture.height // 120
     for (x, y), (next_x, next_y) in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -165,14 +171,14 @@ def draw_dashed(picture: Image.Image, corners: list[Point]) -> None:
 
 
 def write(picture: Image.Image, text: str, colour: Colour, at: Point, size: float) -> None:
-    """Write about the point ``at``; that and the letters' size are shares of the picture's height."""
+    """Write centred at the point ``at``; point and font size are fractions of the picture's height."""
     x, y = (picture.height * share for share in at)
     font = fitting_font(text, picture.height * size, picture.width)
     ImageDraw.Draw(picture).text((x, y), text, colour, font, anchor="mm")
 
 
 def write_shaded(picture: Image.Image, words: Sequence[Word]) -> None:
-    """Write words from the top down, as many in a line as fit."""
+    """Write words in lines, from the top of the picture."""
     draw, font = ImageDraw.Draw(picture), _font(max(picture.height * WORD_SIZE, 1))
     gap, pitch = font.getlength(" "), picture.height * LINE_PITCH
     x, y = gap / 2, pitch / 2

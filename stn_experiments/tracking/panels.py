@@ -30,12 +30,12 @@ from stn_experiments.tracking.drawing import (
     between,
     blank,
     draw_dashed,
+    draw_heat,
     draw_marks,
     draw_number,
     draw_outline,
     fit,
     fitting_font,
-    lay_heat,
     paste_image,
     write,
     write_shaded,
@@ -52,21 +52,20 @@ ColouredViews = list[tuple[View, Colour]]
 
 
 def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: int = 120) -> Image.Image:
-    """A row for each image: the input, what is attended to on it, what the attention gives on, the class.
+    """A row for each image: the input, where the attention looks, the attention's output, the class.
 
-    An attention's outline has a dot at V's top left, its heat is a tint; the dashed boxes are the digits'
-    true ones. One that has no place in space shows the weights of its channels. More views than there are
-    colours are numbered. Where something is asked, the question stands above the class, each word shaded by
-    how much it counts.
+    The dot of an outline is the top left of V. An attention map is a tint. Dashed boxes are the true boxes of
+    the digits. Attention over channels alone shows their weights. Views are numbered if there are more than
+    colours. A question is above the class; the background of each word shows its weight.
 
     Args:
-        batch: images (B, C, H, W) in [0, 1], shown as their mean over C, with labels and poses.
+        batch: images (B, C, H, W) in [0, 1] with labels and poses; three channels are RGB.
         prediction: of these images. Without views, columns b and c say so. Tensors may be on any device.
-        caption: one line above, in as small a print as its length needs.
+        caption: one line above; its font shrinks until it fits.
         cell: side of a cell in pixels.
 
     Returns:
-        An RGB picture. Its size depends on B, ``cell`` and whether there is a caption, not on the images'.
+        An RGB picture, whose size depends on B, ``cell`` and whether there is a caption.
     """
     pitch, top = cell + GAP, BORDER + (HEAD_SIZE + GAP) + (CAPTION_SIZE + GAP if caption else 0)
     size = (2 * BORDER + 4 * pitch - GAP, top + len(batch.images) * pitch - GAP + BORDER)
@@ -109,7 +108,7 @@ def _colours(count: int) -> list[Colour]:
 
 
 def _of_one(view: View, index: int) -> View:
-    """What a view holds of one image."""
+    """The part of a view that belongs to one image."""
 
     def one(part: Any) -> Any:
         if isinstance(part, Tensor):
@@ -135,7 +134,7 @@ def _place_cell(image: Tensor, views: ColouredViews, boxes: Tensor, cell: int) -
     paste_image(picture, image, place)
     for view, colour in views:
         if view.heat is not None:
-            lay_heat(picture, view.heat, place, colour)
+            draw_heat(picture, view.heat, place, colour)
     ImageDraw.Draw(picture).polygon(place.pixels(geometry.boundary_points(1)), outline=EDGE, width=OVERSAMPLE)
     many = len(views) > len(COLOURS)
     notes = {
@@ -168,13 +167,13 @@ def _gates_cell(gates: Tensor, colour: Colour, cell: int) -> Image.Image:
         x, height = left + number * step, value * (bottom - top)
         draw.rectangle([x, bottom - height, x + max(step - 1, 1), bottom], colour)
     picture = picture.reduce(OVERSAMPLE)
-    write(picture, "no place in space:", GREY, (0.5, 0.1), 0.1)
+    write(picture, "no spatial attention:", GREY, (0.5, 0.1), 0.1)
     write(picture, "weights of channels", GREY, (0.5, 0.22), 0.1)
     return picture
 
 
 def _output_cell(views: ColouredViews, cell: int) -> Image.Image:
-    """What each view gives on, side by side, and in rows where they are many."""
+    """The outputs of all views, in rows and columns."""
     if not views:
         return _empty_cell(cell)
     picture = blank(cell, PAPER)
@@ -194,7 +193,7 @@ def _output_cell(views: ColouredViews, cell: int) -> Image.Image:
 
 
 def _prediction_cell(logits: Tensor, label: int, asked: list[Word], cell: int) -> Image.Image:
-    """The class, below what was asked, if anything was."""
+    """The predicted class, below the question, if there is one."""
     picture = Image.new("RGB", (cell, cell), PAPER)
     probability, predicted = logits.float().softmax(0).max(0)
     right = int(predicted) == label and bool(probability.isfinite())

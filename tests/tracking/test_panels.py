@@ -14,7 +14,16 @@ from stn_experiments.models.grids import Affine, GridGenerator, ThinPlateSpline
 from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.sampler import Sampler
 from stn_experiments.models.view import Heat, View
-from stn_experiments.tracking.drawing import COLOURS, FADED, HEAT_SHARE, INK, OUTSIDE, RIGHT, TINTS, WRONG
+from stn_experiments.tracking.drawing import (
+    CHANNEL_COLOURS,
+    COLOURS,
+    FADED,
+    HEAT_OPACITY,
+    INK,
+    OUTSIDE,
+    RIGHT,
+    WRONG,
+)
 from stn_experiments.tracking.panels import BORDER, GAP, draw_panel
 from stn_experiments.tracking.pictures import save_animation, save_picture
 
@@ -221,13 +230,16 @@ def test_a_canvas_that_is_not_square_keeps_its_shape():
     assert np.ptp(found, 0) + 1 == pytest.approx([112, 56], abs=1)
 
 
-def test_two_channels_have_each_its_colour_and_more_are_shown_as_their_mean():
-    pair, three = torch.zeros(1, 2, 28, 28), torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
+def test_two_channels_have_two_colours_three_are_rgb_and_more_are_their_mean():
+    pair, colours = torch.zeros(1, 2, 28, 28), torch.tensor([0.0, 0.5, 1.0, 0.5]).view(1, 4, 1, 1)
     pair[:, 0, :, :20], pair[:, 1, :, 10:] = 1.0, 1.0
-    batches = [make_batch()._replace(images=images) for images in (pair, three.expand(1, 3, 28, 28))]
-    two, mean = (cell_of(draw_panel(batch, make_prediction(batch)), 0) for batch in batches)
+    four = colours.expand(1, 4, 28, 28)
+    batches = [make_batch()._replace(images=images) for images in (pair, four[:, :3], four)]
+    two, rgb, mean = (cell_of(draw_panel(batch, make_prediction(batch)), 0) for batch in batches)
+    first, second = CHANNEL_COLOURS[2]
 
-    assert [two.getpixel((x, 60)) for x in (20, 60, 100)] == [TINTS[0], (255, 255, 255), TINTS[1]]
+    assert [two.getpixel((x, 60)) for x in (20, 60, 100)] == [first, (255, 255, 255), second]
+    assert rgb.getpixel((60, 60)) == (0, 128, 255)
     assert mean.getpixel((60, 60)) == (128, 128, 128)
 
 
@@ -403,7 +415,7 @@ def test_an_even_heat_tints_the_whole_canvas_and_nothing_else(grid):
     rows, columns = np.nonzero((tinted != plain).any(-1))
     ends = [columns.min(), rows.min(), columns.max(), rows.max()]
     assert ends == pytest.approx([18, 36, 101, 83], abs=1)
-    tint = np.multiply(COLOURS[0], HEAT_SHARE)
+    tint = np.multiply(COLOURS[0], HEAT_OPACITY)
     assert tinted[38:82, 20:100] == pytest.approx(np.tile(tint, (44, 80, 1)), abs=1), "without holes"
 
 
@@ -422,7 +434,7 @@ def test_a_heat_is_drawn_where_it_is(cell):
 def test_a_heat_goes_from_nothing_to_its_peak():
     tinted, _ = draw_heat(make_batch(), heat_of(torch.tensor([[[0.0, 0.2, 0.4]]]).expand(1, 3, 3)))
     found = [tinted[60, x, 2] / COLOURS[0][2] for x in (32, 60, 88)]  # a canvas of 84 pixels from 18
-    assert found == pytest.approx([0, HEAT_SHARE / 2, HEAT_SHARE], abs=0.01)
+    assert found == pytest.approx([0, HEAT_OPACITY / 2, HEAT_OPACITY], abs=0.01)
 
 
 def test_a_heat_on_a_warped_map_has_no_holes_and_tints_beyond_the_canvas():
@@ -432,7 +444,7 @@ def test_a_heat_on_a_warped_map_has_no_holes_and_tints_beyond_the_canvas():
     places = geometry.transform(matrix, heat.places.flatten(1, 2)).view_as(heat.places)
     tinted, _ = draw_heat(make_batch(), heat._replace(places=places))
     for part, below in ((tinted[20:100, 20:100], np.zeros(3)), (tinted[2:15, 2:118], np.array(OUTSIDE))):
-        expected = below + (np.array(COLOURS[0]) - below) * HEAT_SHARE
+        expected = below + (np.array(COLOURS[0]) - below) * HEAT_OPACITY
         assert part == pytest.approx(np.broadcast_to(expected, part.shape), abs=1)
 
 
