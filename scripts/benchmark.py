@@ -39,7 +39,7 @@ def main() -> None:
 
     workers = cores() if arguments.workers is None else arguments.workers
     bench = Bench(partial(compose, CONFIGS), overrides, repeats, seconds, workers)
-    set_up_torch(build_experiment(bench.config()).trainer)  # reports a bad override
+    set_up_torch(build_experiment(bench.config()).trainer, bench.device)  # reports a bad override
     command = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
     about = {"command": command, **machine(workers)}
     found: list[Table] = []

@@ -84,7 +84,7 @@ def measure_step(config: dict[str, Any], seconds: float) -> Growth:
     """Train for about so many seconds."""
     bench = Bench(lambda _: config, repeats=1, seconds=seconds)
     experiment = build_experiment(config)
-    set_up_torch(experiment.trainer)
+    set_up_torch(experiment.trainer, experiment.device)
     job = our_loop(experiment, bench.train_set(task_of(config)))
     before = peak_memory(bench.device)
     (values,) = bench.measure({"": job}).values()

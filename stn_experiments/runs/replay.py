@@ -40,7 +40,7 @@ def replay(config: Mapping[str, Any]) -> str:
     wanted = experiment.run.replay
     assert wanted is not None
     with translate_errors(experiment, folder):
-        set_up_torch(experiment.trainer)
+        set_up_torch(experiment.trainer, experiment.device)
         trainer = make_trainer(experiment, experiment.data.load(experiment.device).train)
         last = experiment.trainer.epochs * trainer.steps_per_epoch
         if wanted > last:

@@ -25,7 +25,7 @@ from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_animation, save_picture
 from stn_experiments.tracking.tensorboard import TensorBoard
-from stn_experiments.training.config import TrainerConfig
+from stn_experiments.training.config import TrainerConfig, has_bfloat16
 from stn_experiments.training.health import diagnose, epoch_warning
 from stn_experiments.training.loop import Trainer
 
@@ -61,7 +61,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
 def open_run(experiment: Experiment) -> Iterator["TrainingRun"]:
     """Load the data, lock the run's folder, and close everything at the end; see :func:`train`."""
     folder = RunFolder.of(experiment.config)
-    set_up_torch(experiment.trainer)
+    set_up_torch(experiment.trainer, experiment.device)
     try:
         with translate_errors(experiment, folder):
             splits = experiment.data.load(experiment.device)
@@ -216,6 +216,7 @@ class TrainingRun:
             **{group: experiment.config[group]["name"] for group in NAMED_GROUPS},
             **({"collapsed": diagnose(best)} if "localisation_gradient" in best else {}),
             "device": experiment.device.type,
+            "precision": "bfloat16" if experiment.trainer.uses_bfloat16(experiment.device) else "float32",
             "commit": commit(),
             "status": "finished",
         }
@@ -245,8 +246,14 @@ def load_state(trainer: Trainer, state: Mapping[str, Any], folder: RunFolder) ->
         ) from error
 
 
-def set_up_torch(config: TrainerConfig) -> None:
+def set_up_torch(config: TrainerConfig, device: torch.device) -> None:
     """Set torch's global flags: fast, and deterministic if the config asks for it."""
+    if config.precision == "bfloat16" and not has_bfloat16(device):
+        logger.warning(
+            "warning: this %s has no instructions for trainer.precision=bfloat16, so it is many times slower; "
+            "auto takes float32 here",
+            device.type,
+        )
     torch.set_flush_denormal(True)  # a CPU is many times slower with denormal numbers
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use

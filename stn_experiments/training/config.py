@@ -1,6 +1,7 @@
 """The settings of training."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 import torch
@@ -22,8 +23,8 @@ class TrainerConfig:
             are skipped, different ones in each epoch.
         localisation_lr: factor on the learning rate of the localisation network.
         localisation_clip: largest norm of the localisation network's gradient; null does not clip.
-        precision: of convolutions and matrix products while training. Weights, theta and evaluation are
-            float32 in any case.
+        precision: of convolutions and matrix products while training. ``auto`` is bfloat16 where the device
+            has instructions for it. Weights, theta and evaluation are always float32.
         deterministic: on CUDA, use only kernels that give the same bits every time. A CPU always does.
         cuda_graph: on CUDA, capture a step as a graph, if the optimizer is a fused one. This is many times
             faster, but fails for networks that wait for the device.
@@ -35,14 +36,18 @@ class TrainerConfig:
     images_per_epoch: Count | None = None
     localisation_lr: Annotated[float, Range(0, 1000)] = 1.0
     localisation_clip: Annotated[float, Range(1e-6)] | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     deterministic: bool = False
     cuda_graph: bool = True
     device: Device = "auto"
 
+    def uses_bfloat16(self, device: torch.device) -> bool:
+        """Whether convolutions and matrix products are in bfloat16 while training."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and has_bfloat16(device))
+
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context in which a network computes with ``precision``."""
-        return torch.autocast(device.type, torch.bfloat16, self.precision == "bfloat16")
+        return torch.autocast(device.type, torch.bfloat16, self.uses_bfloat16(device))
 
     def steps_per_epoch(self, train_size: int) -> int:
         """Whole batches in an epoch.
@@ -56,3 +61,13 @@ class TrainerConfig:
                 f"batch_size must be at most the {images} training images of an epoch, got {self.batch_size}"
             )
         return images // self.batch_size
+
+
+@cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; emulation is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # since torch 2.10
+        return any(bool(value) for name, value in torch.cpu.get_capabilities().items() if "bf16" in name)
+    return False

@@ -17,7 +17,7 @@ from stn_experiments.storage.run_folder import RunFolder, run_name
 TIMES = ("train_seconds", "images_per_second")
 FIXED_FIELDS = (
     "test_error val_error epochs images_seen train_seconds images_per_second parameters seed data backbone "
-    "stn attention device commit status"
+    "stn attention device precision commit status"
 )
 
 
@@ -176,6 +176,17 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert find_device("auto").type == "cuda"
     assert find_device("cpu").type == "cpu"
+
+
+def test_a_precision_that_the_cpu_emulates_is_a_warning(config, monkeypatch, caplog):
+    monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
+    experiment = build_experiment(config("trainer.precision=bfloat16"))
+    module.set_up_torch(experiment.trainer, experiment.device)
+    (warning,) = caplog.messages
+    assert "this cpu has no instructions for trainer.precision=bfloat16" in warning
+    experiment = build_experiment(config("trainer.precision=auto"))
+    module.set_up_torch(experiment.trainer, experiment.device)
+    assert caplog.messages == [warning]
 
 
 def test_the_commit_is_unknown_outside_a_checkout(monkeypatch):

@@ -38,7 +38,7 @@ def trained(compose, few_digits):
         compact = not any(choice.startswith(("backbone=", "experiment=")) for choice in choices)
         small = few_digits if compact else few_digits[:2]
         experiment = build_experiment(compose(*choices, *small, "trainer.localisation_clip=1"))
-        set_up_torch(experiment.trainer)
+        set_up_torch(experiment.trainer, experiment.device)
         trainer = make_trainer(experiment, experiment.data.load(experiment.device).train)
         for _ in range(EPOCHS):
             trainer.run_epoch()

@@ -10,6 +10,7 @@ from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.train import make_trainer as build_trainer
 from stn_experiments.storage import checkpoints
 from stn_experiments.training import loop
+from stn_experiments.training.config import has_bfloat16
 from stn_experiments.training.loop import StepMetrics, derive_seed
 
 
@@ -184,6 +185,28 @@ def test_a_step_in_half_precision_is_close_to_one_in_single(make_trainer, splits
     single, half = metrics
     assert 0 < (single.loss - half.loss).abs() < 0.05
     torch.testing.assert_close(half.gradient, single.gradient, rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "precision", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": True}, "auto", True),
+        ({"avx2": True, "amx_bf16": True}, "auto", True),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "auto", False),
+        ({"avx2": True}, "bfloat16", True),
+        ({"avx512_bf16": True}, "float32", False),
+    ],
+)
+def test_precision_auto_is_bfloat16_where_the_cpu_has_instructions(
+    make_trainer, monkeypatch, instructions, precision, expected
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    has_bfloat16.cache_clear()
+    config = make_trainer(batch_size=40, precision=precision).config
+    with config.autocast(torch.device("cpu")):
+        half = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    has_bfloat16.cache_clear()
+    assert half == config.uses_bfloat16(torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize("attention", ["se", "cbam", "mask"])
