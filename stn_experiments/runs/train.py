@@ -250,8 +250,8 @@ def set_up_torch(config: TrainerConfig, device: torch.device) -> None:
     """Set torch's global flags: fast, and deterministic if the config asks for it."""
     if config.precision == "bfloat16" and not has_bfloat16(device):
         logger.warning(
-            "warning: this %s has no instructions for trainer.precision=bfloat16, so it is many times slower; "
-            "auto takes float32 here",
+            "warning: this %s has no instructions for trainer.precision=bfloat16, so training is many times "
+            "slower; auto takes float32 here",
             device.type,
         )
     torch.set_flush_denormal(True)  # a CPU is many times slower with denormal numbers
