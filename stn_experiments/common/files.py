@@ -1,4 +1,4 @@
-"""Atomic writes, JSON, and short digests of configs."""
+"""Atomic writes, JSON, and short digests of configs and of files."""
 
 import hashlib
 import json
@@ -43,6 +43,29 @@ def write_atomically(path: Path, content: str | bytes, keep: Path | None = None)
 def digest(value: Mapping[str, Any]) -> str:
     """The first 8 hexadecimal digits of the SHA-256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def digest_of_file(path: Path) -> str:
+    """The first 8 hexadecimal digits of the SHA-256 of a file; empty if it cannot be read.
+
+    It is computed once for each size and modification time of the file. If the file vanishes, the last digest
+    that this process has computed stays.
+    """
+    try:
+        stat = path.stat()
+        version = (stat.st_size, stat.st_mtime_ns)
+        if path not in _digests or _digests[path][0] != version:
+            sha256 = hashlib.sha256()
+            with path.open("rb") as file:
+                while block := file.read(2**20):
+                    sha256.update(block)
+            _digests[path] = (version, sha256.hexdigest()[:8])
+    except OSError:
+        pass
+    return _digests[path][1] if path in _digests else ""
+
+
+_digests: dict[Path, tuple[tuple[int, int], str]] = {}
 
 
 def to_json(value: Any) -> str:

@@ -50,6 +50,16 @@ class Report:
         count = Counter(run.state for group in self.groups for run in group.runs)
         return ", ".join(f"{count[state]} {state}" for state in get_args(State) if count[state])
 
+    @property
+    def code_note(self) -> str:
+        """A sentence with the commits of the runs, unless all results are of the same committed code."""
+        runs = [run for group in self.groups for run in group.finished]
+        count = Counter(str(run.result.get("commit", "unknown")) for run in runs)
+        if len(count) <= 1 and not any(commit.endswith("-dirty") for commit in count):
+            return ""
+        commits = ", ".join(f"{commit} ({number})" for commit, number in count.most_common())
+        return f"The code may have changed between runs: {commits}."
+
     def write(self, output: Path) -> None:
         """Write ``index.html``, ``table.md``, ``table.csv`` and ``plots/`` to a folder.
 
@@ -73,6 +83,7 @@ class Report:
             "# Test error, %\n",
             f"Mean ± sample standard deviation over seeds. In brackets: {SOURCE}; {SURENESS}. "
             "Of a model with several settings, the one with the lowest validation error is shown.\n",
+            *([f"{self.code_note}\n"] if self.code_note else []),
             self.overview.markdown(),
             "## All models\n",
             self.details.markdown(),

@@ -47,7 +47,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     experiment = build_experiment(config)
     folder = RunFolder.of(config)
     if not experiment.run.force and (result := folder.result()) is not None:
-        print(f"{folder.folder} is finished already; run.force=true trains it again")
+        print(f"{folder.folder} is finished already{_other_code(result)}; run.force=true trains it again")
         return result
     with open_run(experiment) as run:
         if not experiment.run.force and (result := folder.result()) is not None:
@@ -55,6 +55,14 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         for _ in run.epochs():
             pass
         return run.finish()
+
+
+def _other_code(result: Mapping[str, Any]) -> str:
+    """Which code has made a result, unless it is certainly the present code."""
+    made, now = result.get("commit", "unknown"), commit()
+    if made == now and not now.endswith("-dirty"):
+        return ""
+    return f", by the code of commit {made}, which is now {now}"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import digest, read_json, to_json, write_atomically
+from stn_experiments.common.files import digest, digest_of_file, read_json, to_json, write_atomically
 from stn_experiments.config.tree import decisive
 from stn_experiments.storage.environment import environment
 
@@ -92,8 +92,14 @@ class RunFolder:
 
 
 def run_name(config: Mapping[str, Any]) -> str:
-    """The names of data and models, the seed, and a digest of all settings that can change the result."""
+    """The names of data and models, the seed, and a digest of everything that can change the result.
+
+    These are all settings but those without effect, and the content of the user's own ``data.file``.
+    """
     names = [config[group]["name"] for group in ("data", "backbone", "stn", "attention")]
     if names[-1] == "none":
         names.pop()
-    return "-".join([*names, f"seed{config['seed']}", digest(decisive(config))])
+    identity = decisive(config)
+    if "file" in config["data"]:
+        identity["content"] = digest_of_file(Path(config["data"]["file"]))
+    return "-".join([*names, f"seed{config['seed']}", digest(identity)])

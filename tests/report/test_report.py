@@ -359,6 +359,24 @@ def test_the_page_needs_nothing_but_itself_and_is_reproducible(write_run, root, 
     assert "<li>c: 2 of 2 epochs, stopped</li>" in html
 
 
+@pytest.mark.parametrize(
+    ("commits", "note"),
+    [
+        (["abc", "abc"], ""),
+        (["abc", "def", "abc"], "The code may have changed between runs: abc (2), def (1)."),
+        (["abc-dirty"], "The code may have changed between runs: abc-dirty (1)."),
+    ],
+)
+def test_runs_of_different_code_are_told(write_run, root, tmp_path, commits, note):
+    for seed, commit in enumerate(commits):
+        write_run(f"run{seed}", 1.0, seed=seed, result={"commit": commit})
+    report = Report([root])
+    report.write(tmp_path / "out")
+    assert report.code_note == note
+    for file in ("table.md", "index.html"):
+        assert ("The code may have changed" in (tmp_path / "out" / file).read_text()) == bool(note)
+
+
 def test_many_models_are_drawn_in_several_plots(write_run, root):
     for width in range(9):
         write_run(f"r{width}", 1.0 + width, **{"stn.width": width})

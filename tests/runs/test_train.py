@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -88,6 +89,34 @@ def test_a_finished_run_is_not_trained_again_unless_forced(config, capsys):
     again = train(config("run.force=true"))
     assert without_times(again) == without_times(result)
     assert RunFolder.of(settings).last.stat().st_mtime_ns != before
+
+
+def test_a_finished_run_tells_when_the_code_is_another(config, capsys, monkeypatch):
+    for trained, now, told in (
+        ("abc", "abc", ""),
+        ("abc", "def", ", by the code of commit abc, which is now def"),
+        ("abc-dirty", "abc-dirty", ", by the code of commit abc-dirty, which is now abc-dirty"),
+    ):
+        monkeypatch.setattr(module, "commit", lambda trained=trained: trained)
+        train(config("run.force=true"))
+        monkeypatch.setattr(module, "commit", lambda now=now: now)
+        capsys.readouterr()
+        train(config())
+        assert f"is finished already{told}; run.force=true trains it again" in capsys.readouterr().out
+
+
+def test_other_content_of_a_data_file_makes_another_run(config, tmp_path):
+    file = tmp_path / "own.npz"
+    settings = config("data=npz", f"data.file={file}")
+    file.write_bytes(b"one")
+    first = run_name(settings)
+    file.write_bytes(b"two")
+    os.utime(file, (1, 1))
+    second = run_name(settings)
+    file.write_bytes(b"one")
+    assert run_name(settings) == first != second
+    file.unlink()
+    assert run_name(settings) == first
 
 
 def test_the_best_epoch_is_chosen_on_validation_and_tested_once(config, monkeypatch):

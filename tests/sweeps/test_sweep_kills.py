@@ -64,7 +64,7 @@ def interrupted(root):
 
 def resumed(output):
     """The names of the runs that a sweep found finished, and of those that it resumed."""
-    done = re.findall(r"(?m)^.*/(\S+) is finished already; ", output)
+    done = re.findall(r"(?m)^.*/(\S+) is finished already", output)
     went_on = re.findall(r"(?m)^.*/(\S+) resumes after step [1-9]", output)
     return set(done), set(went_on)
 
