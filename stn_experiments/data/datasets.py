@@ -1,5 +1,7 @@
 """Data sets: distorted MNIST or a user's own images; validation and test sets are fixed."""
 
+import logging
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,8 @@ from stn_experiments.common.ranges import Pixels, Range, Seed
 from stn_experiments.data.batch import Batch, Task, concat_batches, index_batch, to_device, unknown_pose
 from stn_experiments.data.mnist import Digits, load_mnist
 from stn_experiments.data.npz import LabelledImages, read_npz
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 1000
 TRAIN_DIGITS = 60_000
@@ -151,6 +155,7 @@ class NpzFile:
         seed: Seed = 0,
         valid_size: Annotated[int, Range(1, 1_000_000)] = 5_000,
     ) -> None:
+        self.file = file
         self._content = read_npz(file, valid_size, seed, image_size)
         channels, height, width = self._content.train.images.shape[1:]
         self.shape = (channels, height, width)
@@ -158,7 +163,15 @@ class NpzFile:
         self.train_size = len(self._content.train.labels)
 
     def load(self, device: torch.device) -> Splits:
-        """The three splits on a device."""
+        """The three splits on a device; labels that no training image has are a warning."""
+        known = self._content.train.labels
+        for name, split in (("validation", self._content.valid), ("test", self._content.test)):
+            unknown = split.labels[~torch.isin(split.labels, known)].unique().tolist()
+            if unknown:
+                text = textwrap.shorten(", ".join(map(str, unknown)), 200)
+                logger.warning(
+                    "warning: %s: the %s images have labels of no training image: %s", self.file, name, text
+                )
         train, valid, test = (to_device(_without_pose(split), device) for split in self._content[:3])
         return Splits(TrainingSet(self.train_size, partial(_index_fixed, train)), valid, test)
 

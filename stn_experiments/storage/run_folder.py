@@ -101,5 +101,5 @@ def run_name(config: Mapping[str, Any]) -> str:
         names.pop()
     identity = decisive(config)
     if "file" in config["data"]:
-        identity["content"] = digest_of_file(Path(config["data"]["file"]))
+        identity["content"] = digest_of_file(Path(config["data"]["file"]).expanduser())
     return "-".join([*names, f"seed{config['seed']}", digest(identity)])

@@ -126,6 +126,23 @@ def test_own_images(tmp_path, generator):
 
 
 @pytest.mark.parametrize(
+    ("test_labels", "warnings"),
+    [
+        ([1, 0, 1, 0], []),
+        ([0, 7, 3, 7], ["warning: own.npz: the test images have labels of no training image: 3, 7"]),
+    ],
+)
+def test_labels_that_training_never_has_are_a_warning(tmp_path, monkeypatch, caplog, test_labels, warnings):
+    monkeypatch.chdir(tmp_path)
+    images = np.zeros((4, 5, 5), np.uint8)
+    known = np.array([0, 1, 0, 1])
+    arrays = {"x_train": images, "y_train": known, "x_valid": images, "y_valid": known, "x_test": images}
+    np.savez("own.npz", **arrays, y_test=np.array(test_labels))
+    NpzFile("own.npz").load(torch.device("cpu"))
+    assert caplog.messages == warnings
+
+
+@pytest.mark.parametrize(
     ("labels", "expected"), [([3, 0, 3, 0, 1], [0, 1, 3]), ([*range(25), 0], list(range(0, 25, 3)))]
 )
 def test_one_of_each_class_or_of_every_nth(labels, expected):
