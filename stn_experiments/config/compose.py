@@ -55,9 +55,9 @@ def error_line(error: Exception) -> str:
         return f"{choice[1]} must be one of {choice[3]}, got {choice[2]}{question}"
     if several := re.search(r"Ambiguous value for argument '(.*?)' 1\.", text):
         return f"{several[1]} has several values: add -m to sweep over them, or write a list in brackets"
-    if isinstance(error, OverrideParseException):
-        name, _, value = error.override.partition("=")
-        return f"{error.override} cannot be read: put special characters in quotes, '{name}=\"{value}\"'"
+    if isinstance(error, OverrideParseException) and "=" in error.override:
+        name, _, value = (" ".join(part.split()) for part in error.override.partition("="))
+        return f"{name}={value} cannot be read: put special characters in quotes, '{name}=\"{value}\"'"
     no_plugin = r"(?:(?:find|load) 'hydra/launcher/|locating target 'hydra_plugins\.hydra_)(joblib|submitit)"
     if missing := re.search(no_plugin, text):
         return f"this hydra/launcher needs {missing[1]}, which is not installed: pip install '.[sweep]'"

@@ -105,13 +105,13 @@ def test_each_failure_is_a_line_and_the_others_are_done(runs, evaluate, tmp_path
     for line, (run, data) in zip(errors, wanted, strict=True):
         assert line.startswith(f"error: {run.name} data={data} data.valid_size=40: ")
         reason = "is no run" if run.name == "nowhere" else "best.pt is damaged"
-        assert ("Could not find 'data/mnits'" if data == "mnits" and run.exists() else reason) in line
+        assert ("data must be one of addition" if data == "mnits" and run.exists() else reason) in line
     assert found(damaged) == {}
 
 
 def test_the_line_of_a_single_evaluation_has_no_name(runs, evaluate):
     for words, says in (
-        ("data=mnits", "error: In 'train': Could not find 'data/mnits'"),
+        ("data=mnits", "error: data must be one of addition"),
         ("data.distortion.angle=[10,20]", "error: data.distortion.angle must be"),
     ):
         code, _, (line,) = evaluate(runs[0], words)
