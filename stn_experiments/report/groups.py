@@ -115,14 +115,35 @@ def rank(group: Group) -> tuple[str, bool, float, str]:
 
 
 def best(groups: Sequence[Group]) -> set[int]:
-    """The indices of the groups with the lowest test error on their data, rounded to the two digits shown."""
-    means = {index: group.mean("test_error") for index, group in enumerate(groups)}
+    """The indices of the groups with the lowest test error on their data, rounded to the two digits shown.
+
+    Groups that :func:`trained_otherwise` are not compared.
+    """
+    otherwise = trained_otherwise(groups)
+    means = {index: group.mean("test_error") for index, group in enumerate(groups) if index not in otherwise}
     errors = {index: round(error, 2) for index, error in means.items() if error is not None}
     lowest: dict[str, float] = {}
     for index, error in errors.items():
         data = groups[index].data
         lowest[data] = min(lowest.get(data, error), error)
     return {index for index, error in errors.items() if error == lowest[groups[index].data]}
+
+
+def trained_otherwise(groups: Sequence[Group]) -> set[int]:
+    """The indices of finished groups that saw another number of images than most groups on their data.
+
+    If no two groups of several on the same data saw equally many, these are all of them.
+    """
+    seen: dict[str, dict[int, float | None]] = defaultdict(dict)
+    for index, group in enumerate(groups):
+        if group.finished:
+            seen[group.data][index] = group.mean("images_seen")
+    otherwise: set[int] = set()
+    for images in seen.values():
+        usual, count = max(Counter(images.values()).items(), key=lambda item: (item[1], item[0] or 0))
+        alone = count == 1 < len(images)
+        otherwise |= {index for index, number_seen in images.items() if alone or number_seen != usual}
+    return otherwise
 
 
 def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:

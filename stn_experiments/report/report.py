@@ -12,11 +12,13 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import write_atomically
 from stn_experiments.report import plots
 from stn_experiments.report.collect import State, collect
-from stn_experiments.report.groups import group_runs
+from stn_experiments.report.groups import group_runs, trained_otherwise
 from stn_experiments.report.panels import data_uri, strips
 from stn_experiments.report.published import SOURCE, SURENESS
 from stn_experiments.report.robustness import robustness
 from stn_experiments.report.tables import Bold, details, overview, to_csv
+
+OTHERWISE = "* Trained on another number of images than most models of the data set, so never bold."
 
 
 class Report:
@@ -87,6 +89,7 @@ class Report:
             self.overview.markdown(),
             "## All models\n",
             self.details.markdown(),
+            *([f"{OTHERWISE}\n"] if trained_otherwise(self.groups) else []),
         ]
         if self.matrix.groups:
             parts += ["## On other data\n", self.matrix.table().markdown()]
@@ -100,8 +103,9 @@ class Report:
         environment.tests["bold"] = lambda text: isinstance(text, Bold)
         environment.filters["svg_uri"] = lambda svg: data_uri("image/svg+xml", svg.encode())
         unfinished = [str(run) for group in self.groups for run in group.unfinished]
+        otherwise = OTHERWISE if trained_otherwise(self.groups) else ""
         return environment.get_template("page.html.j2").render(
-            report=self, unfinished=unfinished, source=SOURCE, sureness=SURENESS
+            report=self, unfinished=unfinished, source=SOURCE, sureness=SURENESS, otherwise=otherwise
         )
 
     def _draw(self) -> dict[str, str]:

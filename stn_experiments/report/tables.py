@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stn_experiments.common.durations import time_text
-from stn_experiments.report.groups import Group, best
+from stn_experiments.report.groups import Group, best, trained_otherwise
 from stn_experiments.report.published import SOURCE, published
 
 MISSING = "–"
@@ -44,16 +44,20 @@ def in_markdown(text: str) -> str:
 
 
 def overview(groups: Sequence[Group]) -> Table:
-    """Models × data. Of several groups with the same names, the one with the lowest validation error."""
+    """Models × data. Of several groups with the same names, the one with the lowest validation error.
+
+    ``*`` marks those that :func:`trained_otherwise`.
+    """
     data = list(dict.fromkeys(group.data for group in groups))
     chosen: dict[tuple[str, str], Group] = {}
     for group in sorted(groups, key=lambda group: (not group.finished, group.mean("val_error") or 0)):
         chosen.setdefault((group.base, group.data), group)
     cells = {}
-    top = best(list(chosen.values()))
+    top, otherwise = best(list(chosen.values())), trained_otherwise(list(chosen.values()))
     for index, (place, group) in enumerate(chosen.items()):
         figure = published(group)
         text = error_text(group) + (f" [{figure.error:.1f} {figure.sureness}]" if figure else "")
+        text += " *" if index in otherwise else ""
         cells[place] = Bold(text) if index in top else text
     bases = sorted({group.base for group in groups})
     return Table(
@@ -62,8 +66,8 @@ def overview(groups: Sequence[Group]) -> Table:
 
 
 def details(groups: Sequence[Group]) -> Table:
-    """A row for each group."""
-    top = best(groups)
+    """A row for each group; ``*`` marks the epochs of those that :func:`trained_otherwise`."""
+    top, otherwise = best(groups), trained_otherwise(groups)
     rows = []
     for index, group in enumerate(groups):
         error = error_text(group)
@@ -77,7 +81,7 @@ def details(groups: Sequence[Group]) -> Table:
                 "seeds": str(len(group.finished) or MISSING),
                 **{head: mean_text(group, name, "{:.2f}".format) for name, head in SCORES.items()},
                 "parameters": range_text(group, "parameters"),
-                "epochs": range_text(group, "epochs"),
+                "epochs": range_text(group, "epochs") + (" *" if index in otherwise else ""),
                 "training time": mean_text(group, "train_seconds", time_text),
                 "images/s": mean_text(group, "images_per_second", "{:,.0f}".format),
                 "published %": str(published(group) or MISSING),

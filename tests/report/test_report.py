@@ -161,6 +161,24 @@ def test_the_best_of_each_data_set_is_bold(write_run, groups):
     assert [row["best"] for row in csv_rows(groups())] == ["1", "1", "0", "1"]
 
 
+@pytest.mark.parametrize(
+    ("images", "marked", "winners"),
+    [
+        ((100, 100, 300), ["2 *", "2", "2"], ["2.00"]),
+        ((100, 300), ["2 *", "2 *"], []),
+        ((300,), ["2"], ["1.00"]),
+        ((100, 100, 300, 300), ["2", "2", "2 *", "2 *"], ["1.00"]),
+    ],
+)
+def test_models_that_saw_other_numbers_of_images_are_not_compared(write_run, groups, images, marked, winners):
+    errors = (3.0, 2.0, 1.0, 1.5) if len(images) > 1 else (1.0,)
+    for seen, error, lr in zip(images, errors, (0.1, 0.2, 0.3, 0.4), strict=False):
+        write_run(f"run{lr}", error, result={"images_seen": seen}, **{"optimizer.lr": lr})
+    table = details(groups())
+    assert column(table, "epochs") == marked
+    assert bold(table) == winners
+
+
 def test_the_overview_chooses_on_validation_and_has_dashes_for_missing_models(write_run, groups):
     write_run("lucky", 0.5, history=(9.0, 3.0), **{"stn.width": 8})
     write_run("better", 0.6, history=(9.0, 2.0), **{"stn.width": 16})
