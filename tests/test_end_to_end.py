@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("end_to_end")  # one worker trains the run 
 SHORT = ["trainer=quick", "trainer.images_per_epoch=12800", "trainer.device=cpu"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def real_run(run_script, tmp_path_factory):
     """A short run on the real digits from the command line: the folder of runs, and the run's own."""
     root = tmp_path_factory.mktemp("outputs")
@@ -56,7 +56,7 @@ def test_the_report_has_the_run(real_run, run_script, tmp_path):
     assert f"{error:.2f}" in (tmp_path / "index.html").read_text()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tensorboard(real_run):
     """The address of a TensorBoard that serves the real run."""
     with socket.socket() as free:

@@ -94,7 +94,8 @@ JUNK_LINES = [f"{WHERE[path]} {path}=".split() for path in SETTINGS]
 JUNK_LINES = [[*words, last + JUNK[17 * n % len(JUNK)]] for n, (*words, last) in enumerate(JUNK_LINES)]
 for number in range(60):
     path, base = CHANCE.choice(SETTINGS), CHANCE.choice(BASES).split()
-    JUNK_LINES.append([*base, FORMS[number % len(FORMS)].format(path, CHANCE.choice(JUNK))])
+    words = [*base, FORMS[number % len(FORMS)].format(path, CHANCE.choice(JUNK))]
+    JUNK_LINES.append(pytest.param(words, marks=pytest.mark.slow))
 JUNK_LINES += [[f"++{CHANCE.choice(WITHIN)}._target_={target}"] for target in TARGETS]
 JUNK_LINES += [[f"{group}={choice}"] for group, choice in zip(GROUPS * 2, CHOICES, strict=False)]
 JUNK_LINES += [[line] for line in BROKEN]

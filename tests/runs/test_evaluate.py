@@ -9,11 +9,21 @@ import yaml
 SMALL = ("trainer=quick", "trainer.epochs=1", "stn=none", "backbone.pool=2", "trainer.device=cpu")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder for the runs that all tests begin with; the first test fills it."""
+    return tmp_path_factory.mktemp("trained") / "outputs"
+
+
 @pytest.fixture
-def runs(command, few_digits, tmp_path):
+def runs(command, few_digits, tmp_path, trained):
     """The folders of three runs, two of them on a canvas of 42 pixels."""
-    command("train.py", "-m", *few_digits, *SMALL, "data=rotated", "seed=0")
-    command("train.py", "-m", *few_digits, *SMALL, "data=rts", "seed=0,1")
+    if trained.exists():
+        shutil.copytree(trained, tmp_path / "outputs")
+    else:
+        command("train.py", "-m", *few_digits, *SMALL, "data=rotated", "seed=0")
+        command("train.py", "-m", *few_digits, *SMALL, "data=rts", "seed=0,1")
+        shutil.copytree(tmp_path / "outputs", trained)
     rotated, *rts = sorted((tmp_path / "outputs").glob("*-seed*"))
     assert [run.name.split("-")[0] for run in (rotated, *rts)] == ["rotated", "rts", "rts"]
     return [rotated, *rts]
