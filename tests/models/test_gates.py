@@ -119,7 +119,9 @@ def test_gates_start_half_open(config, generator):
     assert all(some.min() > 0.1 and some.max() < 0.9 for some in weights)
 
 
-@pytest.mark.parametrize(("config", "train"), [(SEConfig, True), (CBAMConfig, False)])
+@pytest.mark.parametrize(
+    ("config", "train"), [(SEConfig, True), pytest.param(CBAMConfig, False, marks=pytest.mark.slow)]
+)
 def test_a_gated_network_compiles_into_one_graph(config, train, generator):
     torch.manual_seed(0)
     transformer, backbone = SpatialTransformer((1, 28, 28), 20), Compact((1, 20, 20), 10)

@@ -119,6 +119,7 @@ def test_our_loop_and_bare_steps_train_the_same_network_alike(compose, digits, t
         assert not torch.equal(start, mine)
 
 
+@pytest.mark.slow
 def test_a_bound_is_reached_where_the_error_stays_below_it():
     errors = (3, 1.5, 2.5, 1.9, 0.9)
     curve = [time_to_error.Point(10.0 * n, 100 * n, error) for n, error in enumerate(errors, 1)]
