@@ -57,6 +57,7 @@ def test_the_map_of_configs_names_every_choice():
         assert sorted(line.partition("#")[2].split()) == choices(group)
 
 
+@pytest.mark.slow
 def test_the_attentions_that_a_sweep_compares_are_all_there_and_of_about_one_size(compose):
     sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "attention.yaml").read_text())
     recipes = sweep["hydra"]["sweeper"]["params"]["experiment"].split(",")
