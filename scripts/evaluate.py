@@ -1,6 +1,7 @@
 """Evaluate runs again: python scripts/evaluate.py RUN ... [data=rts,cluttered] [data.seed=7 ...]."""
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def main() -> None:
         "scripts/train.py: data=cluttered data.distortion.clutter=10. data=rotated,rts evaluates on both. "
         "Other data are drawn on the canvas of the run's own data",
     )
-    parser.add_argument("--missing", action="store_true", help="skip evaluations newer than the checkpoint")
+    parser.add_argument(
+        "--missing", action="store_true", help="skip evaluations newer than the checkpoint and the data file"
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     arguments = parser.parse_args()
     paths = [Path(word) for word in arguments.words if "=" not in word]
@@ -49,7 +52,8 @@ def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) 
 
     run = RunFolder(folder)
     data = other_data(run.config()["data"], overrides, CONFIGS)
-    if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", run.best):
+    inputs = [run.best, *([Path(data["file"]).expanduser()] if "file" in data else [])]
+    if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", inputs):
         return
     result, path = evaluate_run(run, data, arguments.device)
     print(f"test error  {result['test_error']:.2f} %  on {result['data']}")
@@ -57,9 +61,11 @@ def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) 
     print(f"panel       {path / 'panel.png'}")
 
 
-def is_newer(file: Path, other: Path) -> bool:
-    """Whether both files exist and ``file`` was written after ``other``."""
-    return file.exists() and other.exists() and file.stat().st_mtime > other.stat().st_mtime
+def is_newer(file: Path, others: Sequence[Path]) -> bool:
+    """Whether all files exist and ``file`` was written after the ``others``."""
+    return all(path.exists() for path in (file, *others)) and file.stat().st_mtime > max(
+        path.stat().st_mtime for path in others
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from stn_experiments.cli.command import Failure, attempt, exit_with_failures, run_command
 from stn_experiments.cli.workarounds import raise_usage_errors
 from stn_experiments.common.errors import UserError
-from stn_experiments.config.compose import error_line
-from stn_experiments.config.files import GROUPS
+from stn_experiments.config.compose import error_line, refuse_lists
 
 
 def run_hydra_command(main: Callable[[], Any]) -> None:
@@ -48,22 +47,13 @@ def run_job(job: Callable[[], None]) -> Failure | None:
     is_sweep = hydra.mode == RunMode.MULTIRUN
 
     def checked() -> None:
-        _refuse_lists(hydra.overrides.task)
+        refuse_lists(hydra.overrides.task)
         job()
 
     failure = attempt(checked, " ".join(hydra.overrides.task) if is_sweep else "")
     if failure and not is_sweep:
         exit_with_failures([failure])  # Hydra would print a line of its own about an exception
     return failure
-
-
-def _refuse_lists(overrides: Iterable[str]) -> None:
-    """Refuse a list of choices for a group, of which Hydra would use the last one."""
-    for override in overrides:
-        group, _, choice = override.partition("=")
-        if choice.startswith("[") and group in (*GROUPS, "experiment", "sweep"):
-            sweep = f"-m {group}={choice.strip('[]')}"
-            raise UserError(f"{group} must be one choice, got {choice}: {sweep} trains one after the other")
 
 
 def _translate_errors(main: Callable[[], Any]) -> None:

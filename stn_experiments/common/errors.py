@@ -1,4 +1,4 @@
-"""The errors that end a command with one line, each with its own exit code (see the README)."""
+"""The errors that end a command with one line, each with its own exit code (see docs/faults.md)."""
 
 
 class UserError(Exception):

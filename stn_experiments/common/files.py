@@ -45,6 +45,9 @@ def digest(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
+_digests: dict[Path, tuple[tuple[int, int], str]] = {}
+
+
 def digest_of_file(path: Path) -> str:
     """The first 8 hexadecimal digits of the SHA-256 of a file; empty if it cannot be read.
 
@@ -63,9 +66,6 @@ def digest_of_file(path: Path) -> str:
     except OSError:
         pass
     return _digests[path][1] if path in _digests else ""
-
-
-_digests: dict[Path, tuple[tuple[int, int], str]] = {}
 
 
 def to_json(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Compose a config from YAML files and overrides, as plain values, with errors of one line."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.config.files import setting_names
+from stn_experiments.config.choices import GROUPS, setting_names
 
 
 def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -21,11 +21,25 @@ def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: an override is invalid, or a value is missing.
     """
+    refuse_lists(overrides)
     with hydra.initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         try:
             return to_plain(hydra.compose("train", list(overrides)))
         except HydraException as error:
             raise UserError(error_line(error)) from error
+
+
+def refuse_lists(overrides: Iterable[str]) -> None:
+    """Refuse a list of choices for a group, of which Hydra would use the last one.
+
+    Raises:
+        UserError: an override is such a list.
+    """
+    for override in overrides:
+        group, _, choice = override.partition("=")
+        if choice.startswith("[") and group in (*GROUPS, "experiment", "sweep"):
+            sweep = f"-m {group}={choice.strip('[]')}"
+            raise UserError(f"{group} must be one choice, got {choice}: {sweep} trains one after the other")
 
 
 def to_plain(config: DictConfig | ListConfig) -> dict[str, Any]:
@@ -68,6 +82,6 @@ def _hint(name: str) -> str:
     """Which setting could be meant: one that ends in ``name``, or whose name is like it."""
     names = setting_names()
     if name in names:
-        return f"another choice of {name.partition('.')[0]} has it, and +{name}=... adds it where it is known"
+        return f"other choices of {name.partition('.')[0]} have it; +{name}=VALUE works if this one takes it"
     near = [known for known in names if known.endswith(f".{name}")] or get_close_matches(name, names, 1)
     return f"did you mean {' or '.join(near[:3])}?" if near else "--cfg job shows them all"

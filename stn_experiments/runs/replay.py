@@ -47,10 +47,8 @@ def replay(config: Mapping[str, Any]) -> str:
             raise UserError(f"run.replay must be a step of the run, from 1 to {last}, got {wanted}")
         if state := checkpoints.newest(folder, before=wanted):
             load_state(trainer, state, folder)
-        while trainer.run_epoch(
-            until_step=wanted - 1
-        ):  # the epoch is complete, so the step is in a later one
-            trainer.next_epoch()
+        while trainer.run_epoch(until_step=wanted - 1):
+            trainer.next_epoch()  # the step is in a later epoch
         trainer.cuda_graphs.enabled = False
         batch = next(trainer.batches(with_pose=True))
         picture = folder.folder / "replays" / f"step-{wanted:06d}.png"

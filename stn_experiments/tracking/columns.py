@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stn_experiments.config.files import GROUPS, choices
+from stn_experiments.config.choices import GROUPS, choices
 from stn_experiments.config.tree import decisive, flatten
 
 SHOWN = ("data", "backbone", "stn", "attention", "seed")

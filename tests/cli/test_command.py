@@ -28,7 +28,7 @@ WRONG = [
     ("optimizer.lt=3", "optimizer.lt is not a setting; did you mean optimizer.lr?"),
     (
         "data=cluttered data.distortion.scale=0.5",
-        "another choice of data has it, and +data.distortion",
+        "other choices of data have it",
     ),
     # more than one choice
     ("data=[rotated,rts]", "data must be one choice, got [rotated,rts]: -m data=rotated,rts"),

@@ -9,20 +9,12 @@ import torch.nn.functional as F
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.models import SpatialTransformer
-from stn_experiments.models.grids import (
-    Affine,
-    Attention,
-    GridGenerator,
-    Projective,
-    Similarity,
-    ThinPlateSpline,
-    Translation,
-)
+from stn_experiments.models.grids import Affine, GridGenerator, Projective, ThinPlateSpline
 from stn_experiments.models.localisation import FEATURES
 from stn_experiments.models.sampler import Sampler
+from tests.models.test_grids import FAMILIES
 
 KINDS = list(FEATURES)
-FAMILIES = [Translation, Attention, Similarity, Affine, Projective, ThinPlateSpline]
 
 
 def transformer(shape=(1, 28, 45), output_size=(20, 34), **settings):
