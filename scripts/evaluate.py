@@ -1,6 +1,7 @@
 """Evaluate runs again: python scripts/evaluate.py RUN ... [data=rts,cluttered] [data.seed=7 ...]."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,11 @@ def main() -> None:
     from stn_experiments.runs.other_data import split_choices
 
     choices = split_choices([word for word in arguments.words if "=" in word])
-    folders = [folder for path in paths for folder in (find_runs([path]) if path.is_dir() else []) or [path]]
+    folders = [
+        folder
+        for path in paths
+        for folder in (find_runs([path]) if os.path.isdir(path) else []) or [path]  # noqa: PTH112
+    ]
     jobs = [(folder, overrides) for folder in folders for overrides in choices]
     failures = []
     for folder, overrides in jobs:

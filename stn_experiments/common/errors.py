@@ -1,8 +1,8 @@
 """The errors that end a command with one line, each with its own exit code (see docs/faults.md)."""
 
 
-class UserError(Exception):
-    """A setting or a file is wrong, and the user can fix it."""
+class UserError(ValueError):
+    """A setting, an argument or a file is wrong, and the user can fix it."""
 
     exit_code = 2
 

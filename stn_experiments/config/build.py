@@ -91,7 +91,7 @@ def locate(node: Any, path: str, kind: Any = Any) -> Any:
 
 
 def check(value: Any, hint: Any, path: str) -> Any:
-    """``value`` as the type ``hint`` says: integers become floats, lists become tuples.
+    """``value`` as the type ``hint`` says: integers become floats, lists become tuples where it says so.
 
     Raises:
         UserError: ``value`` does not match. The line has the setting, what it takes and what it got.
@@ -100,6 +100,17 @@ def check(value: Any, hint: Any, path: str) -> Any:
         return _conform(value, hint)
     except (ValueError, OverflowError):
         raise UserError(f"{path} must be {describe(hint)}, got {value!r}") from None
+
+
+def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Check the arguments of a class or function by its type hints; others than its own are ignored.
+
+    Raises:
+        UserError: one does not match, see :func:`check`.
+    """
+    for name, hint in _hints(target).items():
+        if name in arguments:
+            check(arguments[name], hint, name)
 
 
 def describe(hint: Any) -> str:
@@ -155,7 +166,7 @@ def _conform(value: Any, hint: Any) -> Any:
     if origin is Literal:
         return _require(value in arguments and not isinstance(value, bool), value)
     if origin is tuple:
-        _require(isinstance(value, list) and len(value) == len(arguments), value)
+        _require(isinstance(value, list | tuple) and len(value) == len(arguments), value)
         return tuple(map(_conform, value, arguments))
     if origin is Mapping:
         return _require(isinstance(value, Mapping), value)

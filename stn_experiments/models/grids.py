@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,18 @@ class ThinPlateSpline(Family):
     def marks(self, theta: Tensor) -> Tensor:
         """The control points: (B, K², 2)."""
         return theta.unflatten(1, (-1, 2))
+
+
+FamilyName = Literal["translation", "attention", "similarity", "affine", "projective", "tps"]
+FAMILIES: dict[FamilyName, type[Family]] = {
+    "translation": Translation,
+    "attention": Attention,
+    "similarity": Similarity,
+    "affine": Affine,
+    "projective": Projective,
+    "tps": ThinPlateSpline,
+}
+"""The families by their names in ``configs/stn``."""
 
 
 class GridGenerator(nn.Module):

@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Size, height_width
-from stn_experiments.models.grids import Affine, Family, GridGenerator, MatrixFamily
+from stn_experiments.common.ranges import Count, height_width
+from stn_experiments.config.build import check_arguments
+from stn_experiments.models.grids import FAMILIES, Family, FamilyName, GridGenerator, MatrixFamily
 from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind
 from stn_experiments.models.precision import autocast_disabled, to_float32
 from stn_experiments.models.sampler import Interpolation, Padding, Sampler
@@ -19,7 +20,7 @@ class SpatialTransformer(nn.Module):
     Args:
         shape: (C, H, W) of U.
         output_size: side or (height, width) of V in pixels; default: that of U.
-        family: the family of transforms; default: affine.
+        family: the family of transforms, or its name.
         localisation: the kind of localisation network, see ``localisation``.
         width: units of its hidden layers.
         interpolation: interpolation between the pixels of U.
@@ -31,24 +32,25 @@ class SpatialTransformer(nn.Module):
             transformer networks").
 
     Raises:
-        UserError: V is more than four times as large as U, or there are several steps for a family whose
-            transforms do not compose.
+        UserError: an argument has a wrong type or is out of range, V is more than four times as large as U,
+            or there are several steps for a family whose transforms do not compose.
     """
 
     def __init__(  # noqa: PLR0913 -- settings of a public module
         self,
-        shape: tuple[int, int, int],
-        output_size: Size | None = None,
-        family: Family | None = None,
+        shape: tuple[Count, Count, Count],
+        output_size: Count | tuple[Count, Count] | None = None,
+        family: Family | FamilyName = "affine",
         localisation: LocalisationKind = "keypoints",
-        width: int = 32,
+        width: Count = 32,
         interpolation: Interpolation = "bilinear",
         padding: Padding = "zeros",
         antialias: bool = True,
-        steps: int = 1,
+        steps: Count = 1,
     ) -> None:
+        check_arguments(SpatialTransformer, locals())
         super().__init__()
-        family = family or Affine()
+        family = family if isinstance(family, Family) else FAMILIES[family]()
         input_size = shape[1:]
         size = input_size if output_size is None else height_width(output_size)
         if any(after > MAX_ENLARGEMENT * before for after, before in zip(size, input_size, strict=True)):

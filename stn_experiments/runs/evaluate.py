@@ -1,4 +1,4 @@
-"""A trained run, rebuilt from its folder and evaluated again, on its own data or on any other."""
+"""A trained run, evaluated again, on its own data or on any other."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,10 @@ from typing import Any
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import digest, to_json, write_atomically
 from stn_experiments.config.build import build
-from stn_experiments.data.datasets import DataSet, one_of_each_class
+from stn_experiments.data.datasets import DataSet, NpzFile, one_of_each_class
 from stn_experiments.evaluation.evaluate import as_test_scores, evaluate, predict
-from stn_experiments.models.classifier import Classifier
-from stn_experiments.runs.experiment import NAMED_GROUPS, build_model, find_device
-from stn_experiments.storage import checkpoints
+from stn_experiments.runs.experiment import find_device
+from stn_experiments.runs.load import load_config, load_model
 from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_picture
@@ -30,10 +29,7 @@ def evaluate_run(
         UserError: the folder holds no trained run or cannot be written to, or the network cannot read these
             images.
     """
-    config = run.config()
-    for group in NAMED_GROUPS:
-        if group not in config:
-            raise UserError(f"{run.config_file} has no group {group}: an earlier version trained this run")
+    config = load_config(run)
     own = build(config["data"], "data", DataSet)
     data_config = data_config or config["data"]
     data = build(data_config, "data", DataSet)
@@ -60,34 +56,23 @@ def check_compatible(run: RunFolder, own: DataSet, data: DataSet) -> None:
     Raises:
         UserError: images, classes or questions differ.
     """
-    if (data.shape, data.classes) != (own.shape, own.classes):
-        own_shape, shape = ("×".join(map(str, some.shape)) for some in (own, data))
-        raise UserError(
-            f"{run.folder} reads {own_shape} images of {own.classes} classes, "
-            f"got {shape} of {data.classes}: set data.distortion.canvas"
-        )
-    if data.vocab_size != own.vocab_size:
-        raise UserError(
-            f"{run.folder} reads questions of {own.vocab_size or 'no'} words, got data with those of "
-            f"{data.vocab_size or 'no'}"
-        )
+    remedies = ["choose other data", "set data.distortion.canvas", "choose other data", "choose other data"]
+    if isinstance(data, NpzFile):
+        remedies[:2] = [f"convert those in {data.file}", f"resize those in {data.file}"]
+    for wanted, got, remedy in zip(_traits(own), _traits(data), remedies, strict=True):
+        if wanted != got:
+            raise UserError(f"{run.folder} reads {wanted}, got {got}: {remedy}")
 
 
-def load_model(run: RunFolder, config: Mapping[str, Any], data: DataSet) -> Classifier:
-    """The network of a run's config, with the weights of its best epoch.
-
-    Raises:
-        UserError: there is no such checkpoint, or it belongs to another network.
-    """
-    model = build_model(config, data, config["seed"])
-    state = checkpoints.load(run.best)
-    try:
-        model.load_state_dict(state["model"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{run.best} does not hold the network of {run.config_file.name}: {str(error).splitlines()[0]}"
-        ) from error
-    return model
+def _traits(data: DataSet) -> list[str]:
+    """What a network for this data depends on, in words."""
+    channels, height, width = data.shape
+    return [
+        {1: "grey images", 3: "colour images"}.get(channels, f"images of {channels} channels"),
+        f"images of {height}×{width} pixels",
+        f"images of {data.classes} classes",
+        f"questions of {data.vocab_size} words" if data.vocab_size else "no questions",
+    ]
 
 
 def evaluation_folder(run: RunFolder, data_config: Mapping[str, Any]) -> Path:

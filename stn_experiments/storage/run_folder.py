@@ -1,5 +1,6 @@
 """The folder of a run: its name and its files."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -84,11 +85,24 @@ class RunFolder:
         """
         try:
             config = yaml.safe_load(self.config_file.read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except OSError as error:
+            raise UserError(f"{self.folder} is no run: {self._why_no_config()}") from error
+        except (ValueError, yaml.YAMLError) as error:
             raise UserError(f"{self.folder} is no run: {self.config_file.name} cannot be read") from error
         if not isinstance(config, dict):
             raise UserError(f"{self.folder} is no run: {self.config_file.name} holds no config")
         return config
+
+    def _why_no_config(self) -> str:
+        """Why the config's file cannot be opened."""
+        if not os.path.isdir(self.folder):  # noqa: PTH112 (Path.is_dir may raise)
+            return "there is no such folder"
+        if self.config_file.is_file():
+            return f"{self.config_file.name} cannot be read"
+        runs = sorted(self.folder.glob("*/config.yaml"))
+        if not runs:
+            return f"it has no {self.config_file.name}, which the folder of each run has"
+        return f"it contains {len(runs)}: name one of them, such as {runs[0].parent}"
 
 
 def run_name(config: Mapping[str, Any]) -> str:

@@ -181,7 +181,7 @@ def test_a_wrong_command_line_is_one_clear_line(command, tmp_path, line, words):
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
-        (["nowhere"], 2, "nowhere is no run: config.yaml cannot be read"),
+        (["nowhere"], 2, "nowhere is no run: there is no such folder"),
         ([], 2, "the following arguments are required: RUN"),
         (["nowhere", "--device", "tpu"], 2, "invalid choice: 'tpu'"),
     ],
@@ -252,7 +252,10 @@ def test_evaluate_uses_the_canvas_of_the_run_for_other_data(command, few_digits,
     for override, words in (
         ("data.distortion.angle=45", "on rotated"),
         ("data.distortion.angel=45", "data.distortion.angel is not a setting"),
-        ("data.distortion.canvas=60", "reads 1×28×28 images of 10 classes, got 1×60×60"),
+        (
+            "data.distortion.canvas=60",
+            "reads images of 28×28 pixels, got images of 60×60 pixels: set",
+        ),
         ("seed=3", "only data can be changed"),
     ):
         code, out, err = command("evaluate.py", run, override)
@@ -261,7 +264,7 @@ def test_evaluate_uses_the_canvas_of_the_run_for_other_data(command, few_digits,
     code, out, err = command("evaluate.py", "nowhere", run)
     assert code == 2
     assert "on rotated" in out
-    assert err == "error: nowhere: nowhere is no run: config.yaml cannot be read\n"
+    assert err == "error: nowhere: nowhere is no run: there is no such folder\n"
     (run / "checkpoints" / "best.pt").write_bytes(b"")
     code, _, err = command("evaluate.py", run)
     assert code == 2

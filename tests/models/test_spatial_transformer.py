@@ -6,13 +6,15 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.models import SpatialTransformer
-from stn_experiments.models.grids import Affine, GridGenerator, Projective, ThinPlateSpline
+from stn_experiments.models.grids import FAMILIES, Affine, GridGenerator, Projective, ThinPlateSpline
 from stn_experiments.models.localisation import FEATURES
 from stn_experiments.models.sampler import Sampler
-from tests.models.test_grids import FAMILIES
+from tests.conftest import ROOT
+from tests.models import test_grids
 
 KINDS = list(FEATURES)
 
@@ -31,12 +33,12 @@ rooms = {name.split(".")[1] for name in sys.modules if name.startswith("stn_expe
 print(sorted(foreign), sorted(rooms))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] ['common', 'models']"
+    assert done.stdout.strip() == "[] ['common', 'config', 'models']"
 
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [(family, "keypoints") for family in FAMILIES]
+    [(family, "keypoints") for family in test_grids.FAMILIES]
     + [(Affine, kind) for kind in KINDS if kind != "keypoints"],
 )
 def test_it_starts_as_the_exact_identity(family, kind, generator):
@@ -153,8 +155,31 @@ def test_it_compiles_into_one_graph_with_the_same_output_and_gradient(generator,
             "steps must be 1 for ThinPlateSpline, whose transforms do",
         ),
         ({"output_size": (28, 181)}, "output_size must be at most 4 times the input's 28×45, got 28×181"),
+        (
+            {"family": "similar"},
+            r"family must be a Family or one of translation, attention, similarity, affine, projective, tps, "
+            "got 'similar'",
+        ),
+        ({"family": None}, r"family must be .*, got None"),
+        ({"output_size": (0, 32)}, r"output_size must be an integer at least 1 or .*, got \(0, 32\)"),
+        ({"output_size": 2.5}, r"output_size must be .*, got 2\.5"),
+        ({"shape": (45, 28)}, r"shape must be a list of 3, each an integer at least 1, got \(45, 28\)"),
+        ({"localisation": "cnn"}, "localisation must be one of keypoints, .*, got 'cnn'"),
+        ({"interpolation": "linear"}, "interpolation must be one of bilinear, .*, got 'linear'"),
+        ({"padding": "zero"}, "padding must be one of zeros, .*, got 'zero'"),
+        ({"width": 0}, "width must be an integer at least 1, got 0"),
+        ({"antialias": 1}, "antialias must be true or false, got 1"),
+        ({"steps": 0}, "steps must be an integer at least 1, got 0"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
-    with pytest.raises(UserError, match=f"^{message}"):
+    with pytest.raises(UserError, match=f"^{message}") as caught:
         transformer(**settings)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_family_may_be_given_by_its_name_in_the_configs():
+    for name, kind in FAMILIES.items():
+        node = yaml.safe_load((ROOT / "configs" / "stn" / f"{name}.yaml").read_text())["family"]
+        assert node["_target_"].rpartition(".")[2] == kind.__name__
+        assert type(transformer(family=name).family) is kind

@@ -147,7 +147,9 @@ def test_the_line_of_a_single_evaluation_has_no_name(runs, evaluate):
     ("words", "says"),
     [
         (["data=clean,rts"], "the folder of a run is needed"),
-        (["empty"], "empty is no run: config.yaml cannot be read"),
+        (["empty"], "empty is no run: it has no config.yaml, which the folder of each run has"),
+        (["nowhere"], "nowhere is no run: there is no such folder"),
+        (["x" * 300], "is no run: there is no such folder"),
         (["--missing"], "the following arguments are required: RUN"),
     ],
 )
@@ -159,6 +161,22 @@ def test_a_folder_without_a_run_is_one_line(evaluate, tmp_path, words, says):
     assert line.startswith("error: ")
     assert says in line
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "says"),
+    [
+        ((3, 28, 28), 10, "reads grey images, got colour images: convert those in other.npz"),
+        ((4, 28, 28), 10, "reads grey images, got images of 4 channels: convert those in other.npz"),
+        ((28, 30), 10, "reads images of 28×28 pixels, got images of 28×30 pixels: resize those in other.npz"),
+        ((28, 28), 4, "reads images of 10 classes, got images of 4 classes: choose other data"),
+    ],
+)
+def test_images_that_the_network_cannot_read_are_one_line(runs, evaluate, tmp_path, shape, classes, says):
+    images, labels = np.zeros((20, *shape), np.uint8), np.arange(20) % classes
+    np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    code, _, errors = evaluate(runs[0], "data=npz", "data.file=other.npz")
+    assert (code, errors) == (2, [f"error: {runs[0]} {says}"])
 
 
 def test_a_config_that_is_not_of_this_version_is_refused(runs, evaluate):

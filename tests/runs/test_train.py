@@ -75,7 +75,7 @@ def test_a_run_that_answers_questions(config, blind):
     assert result["attention"] == "coattention"
     assert {"ink_inside", "hit_rate"} <= set(result)
     assert evaluate_run(RunFolder.of(settings))[0]["test_error"] == pytest.approx(result["test_error"])
-    with pytest.raises(UserError, match="reads questions of 30 words, got data with those of no"):
+    with pytest.raises(UserError, match="reads questions of 30 words, got no questions: choose other data"):
         evaluate_run(RunFolder.of(settings), config("data=rotated", "data.distortion.canvas=60")["data"])
 
 
@@ -157,7 +157,7 @@ def test_a_run_is_evaluated_on_other_data(config):
     upright, own = (evaluate_run(run, data)[0] for data in (config("data=clean")["data"], None))
     assert (upright["data"], own["data"]) == ("clean", "rotated")
     assert upright["test_loss"] != own["test_loss"]
-    with pytest.raises(UserError, match=r"reads 1×28×28 images of 10 classes, got 1×60×60 of 10"):
+    with pytest.raises(UserError, match=r"reads images of 28×28 pixels, got images of 60×60 pixels"):
         evaluate_run(run, config("data=cluttered")["data"])
 
 

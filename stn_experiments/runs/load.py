@@ -1,0 +1,59 @@
+"""A trained run's network, rebuilt from the run's folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.config.build import build
+from stn_experiments.data.datasets import DataSet
+from stn_experiments.models.classifier import Classifier
+from stn_experiments.runs.experiment import NAMED_GROUPS, build_model, find_device
+from stn_experiments.storage import checkpoints
+from stn_experiments.storage.run_folder import RunFolder
+from stn_experiments.training.config import Device
+
+
+def load_run(folder: str | Path, device_name: Device = "cpu") -> tuple[Classifier, dict[str, Any]]:
+    """A trained run's network, with the weights of its best epoch and in evaluation mode, and its config.
+
+    The network maps images (B, C, H, W) in [0, 1] to a ``ClassifierOutput``. A run on the user's own images
+    needs its ``data.file``, which decides the shape and the number of classes.
+
+    Raises:
+        UserError: the folder holds no trained run of this version, or this machine has no such device.
+    """
+    run = RunFolder(Path(folder).expanduser())
+    config = load_config(run)
+    model = load_model(run, config, build(config["data"], "data", DataSet))
+    return model.to(find_device(device_name)).eval(), config
+
+
+def load_config(run: RunFolder) -> dict[str, Any]:
+    """The config of a run.
+
+    Raises:
+        UserError: the folder holds no run of this version.
+    """
+    config = run.config()
+    for group in NAMED_GROUPS:
+        if group not in config:
+            raise UserError(f"{run.config_file} has no group {group}: an earlier version trained this run")
+    return config
+
+
+def load_model(run: RunFolder, config: Mapping[str, Any], data: DataSet) -> Classifier:
+    """The network of a run's config, with the weights of its best epoch.
+
+    Raises:
+        UserError: there is no such checkpoint, or it belongs to another network.
+    """
+    model = build_model(config, data, config["seed"])
+    state = checkpoints.load(run.best)
+    try:
+        model.load_state_dict(state["model"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{run.best} does not hold the network of {run.config_file.name}: {str(error).splitlines()[0]}"
+        ) from error
+    return model
