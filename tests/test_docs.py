@@ -7,13 +7,16 @@ import shlex
 import pytest
 import torch
 
+from stn_experiments.data import npz
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.runs.experiment import build_experiment
+from stn_experiments.storage import checkpoints
+from stn_experiments.storage.run_folder import RunFolder
 from tests.conftest import ROOT
 
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 BLOCKS = {name: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for name, text in PAGES.items()}
-PLACEHOLDERS = ("data.file=FILE", "data.root=FOLDER", "run.root=FOLDER")
+PLACEHOLDERS = ("data.file=FILE", "data.file=mine.npz", "data.root=FOLDER", "run.root=FOLDER")
 
 
 def commands():
@@ -58,8 +61,17 @@ def test_each_command_describes_a_network_that_runs(compose, tmp_path, arguments
         assert logits.shape == (1, experiment.data.classes)
 
 
+@pytest.fixture
+def untrained_run(compose, few_digits, tmp_path):
+    """The folder outputs/RUN of a run with the weights from before training."""
+    run = RunFolder(tmp_path / "outputs" / "RUN")
+    config = compose(*few_digits, "data=cluttered")
+    run.create(config)
+    checkpoints.save({"model": build_experiment(config).model.state_dict()}, run.best)
+
+
 @pytest.mark.parametrize("page", [name for name, blocks in BLOCKS.items() if blocks])
-def test_each_snippet_runs(page, tmp_path, monkeypatch):
+def test_each_snippet_runs(page, tmp_path, monkeypatch, untrained_run):
     """The snippets of a page share their names."""
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -77,7 +89,13 @@ def test_every_file_that_a_page_links_exists(page):
 def test_the_example_of_own_images_can_be_trained_on(compose, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(BLOCKS["features.md"][0], {})
+    assert len(BLOCKS["features.md"][0].splitlines()) <= 6
     config = compose("data=npz", "data.file=mine.npz", "trainer.batch_size=20", "trainer.device=cpu")
     experiment = build_experiment(config)
     valid = experiment.data.load(experiment.device).valid
     assert predict(experiment.model, valid).logits.shape == (len(valid.labels), 5)
+
+
+def test_the_page_on_own_images_names_the_words_of_every_key():
+    for word in itertools.chain(*npz.SPLITS.values(), *npz.KINDS.values()):
+        assert f"`{word}`" in PAGES["features.md"], word
