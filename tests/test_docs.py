@@ -50,11 +50,14 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("arguments", commands())
-def test_each_command_describes_a_network_that_runs(compose, tmp_path, arguments):
+def test_each_command_describes_a_network_that_runs(compose, monkeypatch, tmp_path, arguments):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
+    folders = re.findall(r"--config-dir (\S+)", arguments)
+    search = [f"hydra.searchpath=[file://{ROOT / folder}]" for folder in folders]
     for overrides in runs(arguments):
         if any(override in PLACEHOLDERS for override in overrides):
             continue
-        config = compose(*overrides, "trainer.device=cpu", f"run.root={tmp_path}")
+        config = compose(*search, *overrides, "trainer.device=cpu", f"run.root={tmp_path}")
         experiment = build_experiment(config)
         question = torch.ones(1, 5, dtype=torch.long) if experiment.data.vocab_size else None
         logits = experiment.model.eval()(torch.rand(1, *experiment.data.shape), question).logits

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from stn_experiments.common.errors import UserError
-
-ALLOWED = ("stn_experiments.", "torch.optim.")
-"""The only packages whose classes and functions a config may build."""
+from stn_experiments.config.plugins import allowed, reason
 
 NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
 
@@ -75,16 +73,17 @@ def locate(node: Any, path: str, kind: Any = Any) -> Any:
         UserError: it does not exist, does not make a ``kind``, or is not in an allowed package.
     """
     name = _target_name(node, path)
-    if not isinstance(name, str) or not name.startswith(ALLOWED):
-        raise UserError(f"{path}._target_ must begin with {' or '.join(ALLOWED)}, got {name!r}")
+    prefixes = allowed()
+    if not isinstance(name, str) or not name.startswith(prefixes):
+        others = "; plugins=[PACKAGE] allows another package"
+        raise UserError(f"{path}._target_ must begin with {' or '.join(prefixes)}, got {name!r}{others}")
     module, _, attribute = name.rpartition(".")
     try:
         target = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        raise UserError(f"{path}._target_ does not exist: {name!r}") from None
-    is_own = f"{getattr(target, '__module__', '')}.".startswith(
-        ALLOWED
-    )  # a module imports others' classes too
+    except Exception as error:  # the code of a plugin may raise any
+        raise UserError(f"{path}._target_ cannot be imported: {name!r} ({reason(error)})") from error
+    module = getattr(target, "__module__", "")  # a module imports others' classes too
+    is_own = f"{module}.".startswith(prefixes)
     if not is_own or not _makes(target, kind):
         raise UserError(f"{path}._target_ must make {describe(kind)}, got {name!r}")
     return target

@@ -10,6 +10,7 @@ import torch
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Count, Range, Seed
 from stn_experiments.config.build import build, check, locate, settings_of
+from stn_experiments.config.plugins import use_plugins
 from stn_experiments.data.datasets import DataSet
 from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.classifier import INPUT, Classifier, TransformerConfig
@@ -23,7 +24,7 @@ from stn_experiments.training.schedules import Schedule
 NAMED_GROUPS = ("data", "backbone", "stn", "attention")
 """The groups whose choices have a name, which is part of a run's name."""
 GROUPS = (*NAMED_GROUPS, "optimizer", "scheduler", "trainer", "run")
-SETTINGS = ("seed", *GROUPS, "search")
+SETTINGS = ("seed", "plugins", *GROUPS, "search")
 """The top level of a config. A search is built by ``sweeps.search``, and a run ignores it."""
 
 
@@ -72,6 +73,7 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     for key in SETTINGS:
         if key not in config:
             raise UserError(f"{key} is missing from the config")
+    use_plugins(config["plugins"])
     seed = check(config["seed"], Seed, "seed")
     check_names(config)
     run = build(config["run"], "run", RunConfig)

@@ -6,6 +6,7 @@ from typing import Any
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.build import build
+from stn_experiments.config.plugins import use_plugins
 from stn_experiments.data.datasets import DataSet
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs.experiment import NAMED_GROUPS, build_model, find_device
@@ -30,15 +31,16 @@ def load_run(folder: str | Path, device_name: Device = "cpu") -> tuple[Classifie
 
 
 def load_config(run: RunFolder) -> dict[str, Any]:
-    """The config of a run.
+    """The config of a run, whose plugins are imported.
 
     Raises:
-        UserError: the folder holds no run of this version.
+        UserError: the folder holds no run of this version, or a plugin cannot be imported.
     """
     config = run.config()
     for group in NAMED_GROUPS:
         if group not in config:
             raise UserError(f"{run.config_file} has no group {group}: an earlier version trained this run")
+    use_plugins(config.get("plugins", []))  # earlier versions had none
     return config
 
 

@@ -56,17 +56,20 @@ def test_a_null_target_builds_nothing():
             r"data\.family is not a setting of data: it has no settings",
         ),
         ({"_target_": "stn_experiments.data.distortions.Mixed", "canvas": 30}, r"data\.kinds is missing"),
-        ({"_target_": "os.system", "command": "true"}, r"data\._target_ must begin with"),
+        (
+            {"_target_": "os.system", "command": "true"},
+            r"data\._target_ must begin with .*got 'os.system'; plugins=\[PACKAGE\]",
+        ),
         (
             {"_target_": "stn_experiments.storage.run_folder.subprocess.run"},
-            r"data\._target_ does not exist",
+            r"data\._target_ cannot be imported",
         ),
         ({"_target_": "stn_experiments.data.distortions.math"}, r"data\._target_ must make a Distortion"),
         (
             {"_target_": "stn_experiments.storage.environment.version"},
             r"data\._target_ must make a Distortion",
         ),
-        ({"_target_": "stn_experiments.nowhere.Thing"}, r"data\._target_ does not exist"),
+        ({"_target_": "stn_experiments.nowhere.Thing"}, r"data\._target_ cannot be imported"),
         ({"_target_": 3}, r"data\._target_ must begin with"),
         ({"canvas": 30}, r"data must be a config group with a _target_"),
         (7, r"data must be a config group with a _target_, got 7"),

@@ -1,12 +1,18 @@
 """Every config that is shipped composes, is named as its file, and makes a network that runs."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from stn_experiments.data.batch import Batch
+from stn_experiments.data.batch import Batch, Task
 from stn_experiments.evaluation.evaluate import predict
+from stn_experiments.models.backbones import Backbone
+from stn_experiments.models.gates import GateConfig
+from stn_experiments.models.grids import Family
+from stn_experiments.models.prediction import AttentionHeadConfig
 from stn_experiments.runs.experiment import build_experiment
 from tests.conftest import ROOT
 
@@ -55,6 +61,24 @@ def test_the_map_of_configs_names_every_choice():
     for group in GROUPS:
         (line,) = (line for line in text.splitlines() if line.startswith(f"  - {group}: "))
         assert sorted(line.partition("#")[2].split()) == choices(group)
+
+
+def test_every_distortion_backbone_and_attention_has_a_config():
+    text = "".join(path.read_text() for path in (ROOT / "configs").rglob("*.yaml"))
+    missing = [
+        f"{kind.__module__}.{kind.__name__}"
+        for base in (Task, Backbone, GateConfig, AttentionHeadConfig, Family)
+        for kind in subclasses(base)
+        if kind.__module__.startswith("stn_experiments.") and not inspect.isabstract(kind)
+    ]
+    missing = [name for name in missing if f"_target_: {name}\n" not in text]
+    assert missing == []
+
+
+def subclasses(kind):
+    for one in kind.__subclasses__():
+        yield one
+        yield from subclasses(one)
 
 
 @pytest.mark.slow

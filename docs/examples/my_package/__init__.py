@@ -1,0 +1,1 @@
+"""A distortion, a backbone and an attention outside stn_experiments."""
