@@ -1,13 +1,20 @@
 """Train a network: python scripts/train.py data=rotated backbone=compact stn=affine ... (see --help)."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from stn_experiments.cli.command import Failure
 from stn_experiments.cli.hydra_command import run_hydra_command, run_job
 from stn_experiments.config.compose import to_plain
+from stn_experiments.config.names import with_run_name
+from stn_experiments.config.tree import flatten
+from stn_experiments.storage.run_folder import RunFolder
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
@@ -18,17 +25,31 @@ def main(config: DictConfig) -> Failure | None:
 
 def train(config: DictConfig) -> None:
     """Train one run, replay one of its steps, or search for settings; print the outcome."""
-    from stn_experiments.runs import train as runs  # imported here, because --help needs no torch
+    hydra_config = HydraConfig.get()
+    is_sweep = hydra_config.mode == RunMode.MULTIRUN
+    settings = with_run_name(to_plain(config), hydra_config.overrides.task, is_sweep)
+    folder = RunFolder.of(settings)
+    is_training = all(OmegaConf.select(config, name) is None for name in ("search", "run.replay"))
+    if is_training and not is_sweep:
+        print(f"run {folder.folder}: {describe(settings)}")
+
+    from stn_experiments.runs import train as runs  # imported here, because torch takes seconds
     from stn_experiments.runs.replay import replay
     from stn_experiments.sweeps.search import search
 
-    settings = to_plain(config)
     if OmegaConf.select(config, "search") is not None:
         print(search(settings))
     elif OmegaConf.select(config, "run.replay") is not None:
         print(replay(settings))
     else:
-        print(runs.summary(settings, runs.train(settings)))
+        print(runs.summary(folder, runs.train(settings, folder, show_progress=not is_sweep)))
+
+
+def describe(config: Mapping[str, Any]) -> str:
+    """The choices, the seed and the number of epochs of a config."""
+    settings = flatten(config)
+    names = ("data", "backbone", "stn", "attention", "seed", "trainer.epochs")
+    return " ".join(f"{name}={settings.get(name)}" for name in names)
 
 
 if __name__ == "__main__":

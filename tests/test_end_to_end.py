@@ -24,7 +24,7 @@ def real_run(run_script, tmp_path_factory):
     root = tmp_path_factory.mktemp("outputs")
     done = run_script("train.py", *SHORT, f"run.root={root}")
     assert done.returncode == 0, done.stderr
-    (folder,) = root.glob("rotated-compact-affine-seed0-*")
+    (folder,) = root.glob("quick-images_per_epoch12800-*")
     return root, folder
 
 
@@ -100,7 +100,7 @@ def test_tensorboard_serves_every_panel_under_one_tag(real_run, tensorboard):
         f"{tensorboard}/data/plugin/images/individualImage?{rows[-1]['query']}"
     ) as answer:
         served = Image.open(BytesIO(answer.read()))
-    assert served.size == Image.open(real_run[1] / "panels" / "panel-0003.png").size
+    assert served.size == Image.open(real_run[1] / "panels" / "panel-final.png").size
 
 
 def test_tensorboard_shows_the_numbers_and_the_settings_in_the_same_run(real_run, tensorboard):

@@ -21,7 +21,7 @@ from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs.experiment import Experiment, build_experiment
 from stn_experiments.runs.train import make_trainer
-from stn_experiments.storage.run_folder import run_name
+from stn_experiments.storage.run_folder import run_digest
 from stn_experiments.training.cuda_graphs import CudaGraphs
 
 BACKBONES = ("compact", "cnn", "fcn", "resnet18")
@@ -38,7 +38,7 @@ def tables(bench: Bench) -> list[Table]:
 def backbones(bench: Bench) -> Table:
     """Our loop and bare steps, for each backbone with and without a transformer."""
     configs = {
-        run_name(config): config
+        run_digest(config): config
         for stn in ("none", "affine")
         for config in bench.configs("backbone", BACKBONES, f"stn={stn}")
     }

@@ -1,6 +1,7 @@
 """How a command ends: a user's mistake is one line on stderr and an exit code, never a traceback."""
 
 import argparse
+import io
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -31,6 +32,8 @@ class Failure(NamedTuple):
 def run_command(main: Callable[[], Any]) -> None:
     """Call ``main``; exit with one line on stderr if it raises a ``UserError`` or a signal stops it."""
     threading.excepthook = _warn_about_thread
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a pipe or a log shows each line at once, too
     try:
         with StopSignals() as signals, signals.immediate():  # training saves its state first, see runs.train
             main()

@@ -1,5 +1,6 @@
 """The files in ``configs/``, read without Hydra: which groups, choices and settings there are."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,28 @@ def choices(group: str) -> dict[str, dict[str, Any]]:
     return {file.stem: _read(file) for file in sorted((CONFIGS / group).glob("*.yaml"))}
 
 
+def defaults() -> dict[str, Any]:
+    """The default choice of each group, and the settings of ``train.yaml`` by their dotted names."""
+    main = _read_main()
+    chosen = [entry for entry in main["defaults"] if isinstance(entry, dict)]
+    settings = flatten({key: value for key, value in main.items() if key not in ("defaults", "hydra")})
+    return settings | {group: choice for entry in chosen for group, choice in entry.items()}
+
+
 def setting_names() -> list[str]:
     """The dotted names of all settings: those of ``train.yaml`` and of each choice of each group."""
-    main = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
+    main = _read_main()
     names = flatten({key: value for key, value in main.items() if key not in ("defaults", "hydra")})
     for group in GROUPS:
         for choice in choices(group).values():
             names |= flatten({group: choice})
     return sorted(names)
+
+
+@cache
+def _read_main() -> dict[str, Any]:
+    main: dict[str, Any] = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
+    return main
 
 
 def _read(file: Path) -> dict[str, Any]:

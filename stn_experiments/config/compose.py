@@ -13,6 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.choices import GROUPS, setting_names
+from stn_experiments.config.names import with_run_name
 
 
 def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     refuse_lists(overrides)
     with hydra.initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         try:
-            return to_plain(hydra.compose("train", list(overrides)))
+            return with_run_name(to_plain(hydra.compose("train", list(overrides))), overrides)
         except HydraException as error:
             raise UserError(error_line(error)) from error
 

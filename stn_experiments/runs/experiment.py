@@ -21,8 +21,9 @@ from stn_experiments.runs.model_size import scale_to
 from stn_experiments.training.config import Device, TrainerConfig
 from stn_experiments.training.schedules import Schedule
 
+NAME_CHARACTERS = "letters, digits and any of _.+-"
 NAMED_GROUPS = ("data", "backbone", "stn", "attention")
-"""The groups whose choices have a name, which is part of a run's name."""
+"""The groups whose choices have a name, which results and tables show."""
 GROUPS = (*NAMED_GROUPS, "optimizer", "scheduler", "trainer", "run")
 SETTINGS = ("seed", "plugins", *GROUPS, "search")
 """The top level of a config. A search is built by ``sweeps.search``, and a run ignores it."""
@@ -34,6 +35,7 @@ class RunConfig:
 
     Args:
         root: the folder that contains the runs' folders.
+        name: the beginning of the name of the run's folder; by default the settings of the command line.
         force: delete an old run of the same config, and train again.
         checkpoint_seconds: longest time between two checkpoints; null saves only after each epoch.
         checkpoint_steps: largest number of steps between two checkpoints; null has no limit.
@@ -41,10 +43,15 @@ class RunConfig:
     """
 
     root: str = "outputs"
+    name: str | None = None
     force: bool = False
     checkpoint_seconds: Annotated[float, Range(0)] | None = 60.0
     checkpoint_steps: Count | None = None
     replay: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not is_name(self.name):
+            raise UserError(f"name must be up to 80 {NAME_CHARACTERS}, got {self.name!r}")
 
 
 class Experiment(NamedTuple):
@@ -101,11 +108,15 @@ def check_names(config: Mapping[str, Any]) -> None:
     for group in NAMED_GROUPS:
         node = config[group]
         name = node.get("name") if isinstance(node, Mapping) else None
-        if not isinstance(name, str) or not re.fullmatch(r"[\w+-][\w.+-]{0,59}", name):
+        if not isinstance(name, str) or not is_name(name, longest=60):
             raise UserError(
-                f"{group}.name must be up to 60 letters, digits and any of _.+- (a folder is named by it), "
-                f"got {name!r}"
+                f"{group}.name must be up to 60 {NAME_CHARACTERS} (a folder is named by it), got {name!r}"
             )
+
+
+def is_name(text: str, longest: int = 80) -> bool:
+    """Whether a text can begin the name of a folder."""
+    return len(text) <= longest and re.fullmatch(r"[\w+-][\w.+-]*", text) is not None
 
 
 def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifier:

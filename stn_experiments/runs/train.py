@@ -6,17 +6,19 @@ import math
 import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from stn_experiments.cli.signals import Stopped, StopSignals
-from stn_experiments.common.errors import TrainingFailed, UserError
+from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.data.datasets import Splits, TrainingSet, one_of_each_class
 from stn_experiments.evaluation.evaluate import as_test_scores, evaluate, predict
 from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
+from stn_experiments.runs.progress import ProgressLines
 from stn_experiments.runs.translate_errors import translate_errors
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import commit
@@ -35,8 +37,15 @@ History = list[dict[str, Any]]
 """The metrics of each epoch."""
 
 
-def train(config: Mapping[str, Any]) -> dict[str, Any]:
+def train(
+    config: Mapping[str, Any], folder: RunFolder | None = None, show_progress: bool = False
+) -> dict[str, Any]:
     """Train what a config describes, resume it, or find it finished; returns the content of ``result.json``.
+
+    Args:
+        config: the resolved config.
+        folder: the run's folder; by default the one that belongs to the config.
+        show_progress: print what is trained and on which device, and without a terminal how far training is.
 
     Raises:
         UserError: the config cannot work, or the data cannot be had.
@@ -45,11 +54,14 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         Stopped: a signal asked for it; the run's folder holds a checkpoint.
     """
     experiment = build_experiment(config)
-    folder = RunFolder.of(config)
+    folder = folder or RunFolder.of(config)
     if not experiment.run.force and (result := folder.result()) is not None:
         print(f"{folder.folder} is finished already{_other_code(result)}; run.force=true trains it again")
         return result
-    with open_run(experiment) as run:
+    if show_progress:
+        print(device_line(experiment))
+    with open_run(experiment, folder) as run:
+        run.progress.enabled &= show_progress
         if not experiment.run.force and (result := folder.result()) is not None:
             return result  # the process that held the folder until now has finished the run
         for _ in run.epochs():
@@ -66,18 +78,30 @@ def _other_code(result: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def open_run(experiment: Experiment) -> Iterator["TrainingRun"]:
+def open_run(experiment: Experiment, folder: RunFolder) -> Iterator["TrainingRun"]:
     """Load the data, lock the run's folder, and close everything at the end; see :func:`train`."""
-    folder = RunFolder.of(experiment.config)
     set_up_torch(experiment.trainer, experiment.device)
     try:
         with translate_errors(experiment, folder):
             splits = experiment.data.load(experiment.device)
-            with run_lock(folder.folder), closing(TrainingRun(experiment, splits, folder)) as run:
-                yield run
+            with run_lock(folder.folder):
+                _refuse_second_folder(folder)
+                with closing(TrainingRun(experiment, splits, folder)) as run:
+                    yield run
     except TrainingFailed as error:
         folder.mark_failed(str(error))
         raise
+
+
+def _refuse_second_folder(folder: RunFolder) -> None:
+    """Refuse a new folder if another command line, started at the same time, has made one for the same run.
+
+    Raises:
+        RunLocked: there is another folder.
+    """
+    others = [] if folder.config_file.exists() else folder.same_run()
+    if others:
+        raise RunLocked(f"{others[0].folder} is the same run, and was begun at the same time")
 
 
 class TrainingRun:
@@ -92,11 +116,13 @@ class TrainingRun:
     def __init__(self, experiment: Experiment, splits: Splits, folder: RunFolder) -> None:
         self.experiment, self.splits, self.folder = experiment, splits, folder
         self.history: History = []
+        self.precision = experiment.trainer.resolved_precision(experiment.device)
         self.trainer = make_trainer(experiment, splits.train)
         self.panel_images = one_of_each_class(splits.test)
         self.timer = checkpoints.CheckpointTimer(
             experiment.run.checkpoint_seconds, experiment.run.checkpoint_steps
         )
+        self.progress = ProgressLines(experiment.trainer.epochs, self.trainer.steps_per_epoch)
         self.board: TensorBoard | None = None
 
     def epochs(self) -> Generator[dict[str, Any], None, None]:
@@ -118,14 +144,15 @@ class TrainingRun:
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best epoch on the test set, once, and write the last panel, animation and result."""
-        best, last_step = best_epoch(self.history), len(self.history) + 1
+        best, epochs = best_epoch(self.history), len(self.history)
         self.trainer.model.load_state_dict(checkpoints.best_weights(self.folder, best["epoch"]))
         test = evaluate(self.trainer.model, self.splits.test)
-        caption = f"best epoch {best['epoch']} of {len(self.history)}, test error {test['error']:.2f} %"
-        self._record_panel(last_step, caption)
-        save_animation([self.folder.panel(step) for step in range(last_step + 1)], self.folder.animation)
+        caption = f"best epoch {best['epoch']} of {epochs}, test error {test['error']:.2f} %"
+        self._record_panel(epochs + 1, caption, self.folder.final_panel)
+        frames = [*map(self.folder.panel, range(epochs + 1)), self.folder.final_panel]
+        save_animation(frames, self.folder.animation)
         assert self.board is not None
-        self.board.final(test["error"], best["val_error"], last_step)
+        self.board.final(test["error"], best["val_error"], epochs + 1)
         result = self._result(best, test)
         write_atomically(self.folder.result_file, to_json(result))
         return result
@@ -145,15 +172,22 @@ class TrainingRun:
             self.history = state["history"]
             step, epoch = self.trainer.step, self.trainer.epoch
             print(f"{self.folder.folder} resumes after step {step:,} (in epoch {epoch})")
+            if (earlier := state.get("precision", self.precision)) != self.precision:
+                print(f"its steps until now were in {earlier}, the next ones are in {self.precision}")
         started = self.trainer.step > 0
         self.board = TensorBoard(self.folder.folder, first_step=len(self.history) + 1 if started else 0)
         self.board.hyperparameters(self.experiment.config)
         if not started:
-            self._record_panel(0, "before training")
+            self._record_panel(0, "before training", self.folder.panel(0))
 
     def _train_epoch(self, signals: StopSignals) -> None:
         """Train to the end of the epoch, and save a checkpoint whenever one is due."""
-        while not self.trainer.run_epoch(pause=lambda: self.timer.is_due() or signals.pending):
+
+        def pause() -> bool:
+            self.progress.update(self.trainer.step)
+            return self.timer.is_due() or signals.pending
+
+        while not self.trainer.run_epoch(pause=pause):
             signals.check()
             self._save()
 
@@ -185,15 +219,15 @@ class TrainingRun:
         assert self.board is not None
         self.board.epoch(metrics)
         caption = f"epoch {metrics['epoch']} of {epochs}, validation error {metrics['val_error']:.2f} %"
-        self._record_panel(metrics["epoch"], caption)
+        self._record_panel(metrics["epoch"], caption, self.folder.panel(metrics["epoch"]))
         lines = (json.dumps(line) + "\n" for line in self.history)
         write_atomically(self.folder.history_file, "".join(lines))
 
-    def _record_panel(self, step: int, caption: str) -> None:
-        """Draw the panel into the run's folder and into TensorBoard."""
+    def _record_panel(self, step: int, caption: str, file: Path) -> None:
+        """Draw the panel into a file, and into TensorBoard as its step ``step``."""
         prediction = predict(self.trainer.model, self.panel_images)
         image = draw_panel(self.panel_images, prediction, caption)
-        save_picture(image, self.folder.panel(step))
+        save_picture(image, file)
         assert self.board is not None
         self.board.panel(image, step)
 
@@ -205,7 +239,12 @@ class TrainingRun:
         """
         self.trainer.check_finite()
         name = self.folder.folder.name
-        state = {"run": name, "trainer": self.trainer.state_dict(), "history": self.history}
+        state = {
+            "run": name,
+            "trainer": self.trainer.state_dict(),
+            "history": self.history,
+            "precision": self.precision,
+        }
         checkpoints.save(state, self.folder.last, keep=self.folder.previous)
 
     def _result(self, best: Mapping[str, Any], test: dict[str, float]) -> dict[str, Any]:
@@ -219,12 +258,12 @@ class TrainingRun:
             "images_seen": images,
             "train_seconds": seconds,
             "images_per_second": images / seconds,
-            "parameters": sum(parameter.numel() for parameter in self.trainer.model.parameters()),
+            "parameters": count_parameters(self.trainer.model),
             "seed": experiment.seed,
             **{group: experiment.config[group]["name"] for group in NAMED_GROUPS},
             **({"collapsed": diagnose(best)} if "localisation_gradient" in best else {}),
             "device": experiment.device.type,
-            "precision": "bfloat16" if experiment.trainer.uses_bfloat16(experiment.device) else "float32",
+            "precision": self.precision,
             "commit": commit(),
             "status": "finished",
         }
@@ -283,13 +322,28 @@ def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
     )
 
 
-def summary(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def count_parameters(model: torch.nn.Module) -> int:
+    """The number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def device_line(experiment: Experiment) -> str:
+    """The device, the size of the model and the length of training, for the terminal."""
+    trainer = experiment.trainer
+    precision = trainer.resolved_precision(experiment.device)
+    images = trainer.steps_per_epoch(experiment.data.train_size) * trainer.batch_size
+    return (
+        f"on {experiment.device.type} in {precision}: {count_parameters(experiment.model):,} parameters, "
+        f"{trainer.epochs} epochs of {images:,} images"
+    )
+
+
+def summary(run: RunFolder, result: Mapping[str, Any]) -> str:
     """The result of a run and where to look, for the terminal."""
-    run = RunFolder.of(config)
     return (
         f"\ntest error  {result['test_error']:.2f} %  (best epoch {result['best_epoch']}, "
         f"validation error {result['val_error']:.2f} %, {result['train_seconds']:.0f} s of training)\n"
         f"run         {run.folder}\n"
-        f"panel       {run.panel(result['epochs'] + 1)}\n"
-        f"look        tensorboard --logdir {config['run']['root']}"
+        f"panel       {run.final_panel}\n"
+        f"look        tensorboard --logdir {run.folder.parent} --samples_per_plugin images=1000"
     )

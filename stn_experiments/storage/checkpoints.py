@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import write_atomically
-from stn_experiments.storage.run_folder import RunFolder
+from stn_experiments.storage.run_folder import RunFolder, digest_in
 
 FORMAT = 3
 START_AGAIN = "run.force=true starts this run again"
@@ -97,7 +97,7 @@ def newest(run: RunFolder, before: int | None = None) -> dict[str, Any] | None:
         except DamagedCheckpoint as error:
             damage.append(str(error))
             continue
-        if state.get("run") != run.folder.name or not {"trainer", "history"} <= state.keys():
+        if digest_in(str(state.get("run"))) != run.digest or not {"trainer", "history"} <= state.keys():
             raise UserError(f"{path} is a checkpoint of {state.get('run')}, not of this run: {START_AGAIN}")
         if before is None or state["trainer"]["step"] < before:
             found = state
@@ -121,7 +121,8 @@ def best_weights(run: RunFolder, epoch: int) -> dict[str, Tensor]:
         state = load(run.best)
     except UserError as error:
         raise UserError(f"{error}: {START_AGAIN}") from error
-    if (state.get("run"), state.get("epoch"), "model" in state) != (run.folder.name, epoch, True):
+    made = (digest_in(str(state.get("run"))), state.get("epoch"), "model" in state)
+    if made != (run.digest, epoch, True):
         raise UserError(f"{run.best} does not belong to this run's epoch {epoch}: {START_AGAIN}")
     return state["model"]
 

@@ -6,13 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = ("torch", "torchvision", "hydra-core", "tensorboard", "numpy", "pillow")
 
 
 def environment(seed: int) -> dict[str, Any]:
     """The versions, the machine, the commit and the run's seed."""
+    import torch  # imported here, because a run's folder is named before torch is loaded
+
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},

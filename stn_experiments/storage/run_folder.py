@@ -26,14 +26,36 @@ class RunFolder:
         self.result_file = folder / "result.json"
         self.failure_file = folder / "failure.json"
         self.animation = folder / "panels" / "training.gif"
+        self.final_panel = folder / "panels" / "panel-final.png"
         self.last = folder / "checkpoints" / "last.pt"
         self.previous = folder / "checkpoints" / "previous.pt"
         self.best = folder / "checkpoints" / "best.pt"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "RunFolder":
-        """The folder of the run that a config describes."""
-        return cls(Path(config["run"]["root"]) / run_name(config))
+        """The folder of the run that a config describes: the one that ends in its digest, or a new one.
+
+        Raises:
+            UserError: ``run.root`` is no text.
+        """
+        run = config.get("run")
+        settings = run if isinstance(run, Mapping) else {}
+        root, name = settings.get("root"), settings.get("name") or "run"
+        if not isinstance(root, str):
+            raise UserError(f"run.root must be a text, got {root!r}")
+        own = cls(Path(root) / f"{name}-{run_digest(config)}")
+        return own if os.path.isdir(own.folder) else next(iter(own.same_run()), own)  # noqa: PTH112 (Path.is_dir may raise)
+
+    @property
+    def digest(self) -> str:
+        """The digest at the end of the folder's name, see :func:`run_digest`."""
+        return digest_in(self.folder.name)
+
+    def same_run(self) -> list["RunFolder"]:
+        """The other folders of the same run, which a command line with other words has made."""
+        root = self.folder.parent
+        found = sorted(root.glob(f"*-{self.digest}")) if os.path.isdir(root) else []  # noqa: PTH112 (see of)
+        return [RunFolder(path) for path in found if path.is_dir() and path != self.folder]
 
     def create(self, config: Mapping[str, Any]) -> None:
         """Create the folders, and write the config and the environment.
@@ -54,7 +76,7 @@ class RunFolder:
             raise UserError(f"run.root must be a folder that can be written to: {error}") from error
 
     def panel(self, step: int) -> Path:
-        """The panel after epoch ``step``: 0 is before training, the last one is the best epoch's again."""
+        """The panel after epoch ``step``; 0 is before training."""
         return self.animation.with_name(f"panel-{step:04d}.png")
 
     def clear(self) -> None:
@@ -105,15 +127,17 @@ class RunFolder:
         return f"it contains {len(runs)}: name one of them, such as {runs[0].parent}"
 
 
-def run_name(config: Mapping[str, Any]) -> str:
-    """The names of data and models, the seed, and a digest of everything that can change the result.
+def run_digest(config: Mapping[str, Any]) -> str:
+    """A digest of everything that can change a run's result, which is the identity of the run.
 
     These are all settings but those without effect, and the content of the user's own ``data.file``.
     """
-    names = [config[group]["name"] for group in ("data", "backbone", "stn", "attention")]
-    if names[-1] == "none":
-        names.pop()
-    identity = decisive(config)
-    if "file" in config["data"]:
-        identity["content"] = digest_of_file(Path(config["data"]["file"]).expanduser())
-    return "-".join([*names, f"seed{config['seed']}", digest(identity)])
+    identity, data = decisive(config), config.get("data")
+    if isinstance(data, Mapping) and isinstance(data.get("file"), str):
+        identity["content"] = digest_of_file(Path(data["file"]).expanduser())
+    return digest(identity)
+
+
+def digest_in(name: str) -> str:
+    """The digest at the end of a run's name."""
+    return name.rpartition("-")[2]

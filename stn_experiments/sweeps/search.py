@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import digest
 from stn_experiments.config.build import build, settings_of
+from stn_experiments.config.names import join_names, name_of
 from stn_experiments.config.tree import value_at, with_values
-from stn_experiments.runs.experiment import build_experiment
+from stn_experiments.runs.experiment import NAMED_GROUPS, build_experiment
 from stn_experiments.runs.train import open_run
 from stn_experiments.storage.lock import run_lock
-from stn_experiments.storage.run_folder import RunFolder, run_name
+from stn_experiments.storage.run_folder import RunFolder, run_digest
 from stn_experiments.sweeps.search_space import SearchConfig, check_own_value
 
 if TYPE_CHECKING:
@@ -68,15 +69,17 @@ class Search:
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if self.plan.prune is not None:
             pruner = optuna.pruners.PercentilePruner(self.plan.prune, n_startup_trials=3)
-        name = run_name(self.base)
-        identity = digest({"config": name, "space": self.plan.space, "prune": self.plan.prune})
+        identity = digest(
+            {"config": run_digest(self.base), "space": self.plan.space, "prune": self.plan.prune}
+        )
+        names = [self.base[group]["name"] for group in NAMED_GROUPS]
         file = self.root / "search.db"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             return optuna.create_study(
                 storage=optuna.storages.RDBStorage(f"sqlite:///{file}"),
                 pruner=pruner,
-                study_name=f"{name.rpartition('-')[0]}-{identity}",
+                study_name="-".join([*names, f"seed{self.base['seed']}", identity]),
                 load_if_exists=True,
             )
         except (OSError, SQLAlchemyError) as error:
@@ -135,11 +138,15 @@ class Search:
         with run_lock(self._lock_folder(trial.number)):
             values = {name: suggest(trial, name, one) for name, one in self.plan.space.items()}
             print(f"\ntrial {number + 1} of {self.plan.trials}: {as_overrides(values)}", flush=True)
-            config = with_values(self.base, values)
+            words = [f"{name}={value}" for name, value in values.items()]
+            named = join_names(
+                [self.base["run"]["name"], name_of(with_values(self.base, values), words, True)]
+            )
+            config = with_values(self.base, {**values, "run.name": named})
             folder = RunFolder.of(config)
             trial.set_user_attr("run", str(folder.folder))
             try:
-                error = folder.result() or train_unless_pruned(trial, config)
+                error = folder.result() or train_unless_pruned(trial, config, folder)
             except TrainingFailed as failure:
                 print(failure)
                 trial.set_user_attr(FAILED, str(failure))
@@ -171,7 +178,7 @@ class Search:
         )
 
 
-def train_unless_pruned(trial: "Trial", config: Mapping[str, Any]) -> dict[str, Any]:
+def train_unless_pruned(trial: "Trial", config: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     """Train a run and report each of its epochs to Optuna; returns the run's result.
 
     Raises:
@@ -179,7 +186,7 @@ def train_unless_pruned(trial: "Trial", config: Mapping[str, Any]) -> dict[str, 
     """
     import optuna
 
-    with open_run(build_experiment(config)) as run, closing(run.epochs()) as epochs:
+    with open_run(build_experiment(config), folder) as run, closing(run.epochs()) as epochs:
         reported = 0
         for _ in epochs:
             for metrics in run.history[reported:]:  # with those from before an interruption

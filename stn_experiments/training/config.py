@@ -41,13 +41,15 @@ class TrainerConfig:
     cuda_graph: bool = True
     device: Device = "auto"
 
-    def uses_bfloat16(self, device: torch.device) -> bool:
-        """Whether convolutions and matrix products are in bfloat16 while training."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and has_bfloat16(device))
+    def resolved_precision(self, device: torch.device) -> Literal["float32", "bfloat16"]:
+        """The precision of convolutions and matrix products while training on a device."""
+        if self.precision == "auto":
+            return "bfloat16" if has_bfloat16(device) else "float32"
+        return self.precision
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context in which a network computes with ``precision``."""
-        return torch.autocast(device.type, torch.bfloat16, self.uses_bfloat16(device))
+        return torch.autocast(device.type, torch.bfloat16, self.resolved_precision(device) == "bfloat16")
 
     def steps_per_epoch(self, train_size: int) -> int:
         """Whole batches in an epoch.

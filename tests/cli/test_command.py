@@ -171,7 +171,7 @@ def test_our_parser_prints_no_usage(capsys):
 def test_a_wrong_command_line_is_one_clear_line(command, tmp_path, line, words):
     code, out, err = command("train.py", *line.split())
     assert code == 2
-    assert out == ""
+    assert all(line.startswith(("run outputs/", "on cpu ")) for line in out.splitlines())
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert words in err
@@ -211,22 +211,27 @@ def test_missing_mnist_has_its_own_exit_code(command, monkeypatch, tmp_path):
 
 
 def test_ctrl_c_is_one_line(command, monkeypatch):
-    def interrupted(settings):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(TRAIN, interrupted)
-    assert command("train.py") == (130, "", "interrupted\n")
+    code, _, err = command("train.py")
+    assert (code, err) == (130, "interrupted\n")
 
 
 def test_training_prints_a_line_per_epoch_and_the_paths(command, few_digits, tmp_path):
     code, out, _ = command("train.py", *few_digits, "trainer=quick")
     assert code == 0
     lines = out.splitlines()
-    assert [line.split("  ")[0] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]
-    shown = dict(line.split(maxsplit=1) for line in lines if line.startswith(("run", "panel", "look")))
+    shown = dict(line.split(maxsplit=1) for line in lines[4:] if line.startswith(("run", "panel", "look")))
+    settings = "data=rotated backbone=compact stn=affine attention=none seed=0 trainer.epochs=2"
+    assert lines[0] == f"run {shown['run']}: {settings}"
+    assert lines[1].startswith("on cpu in float32: ")
+    assert lines[1].endswith(" parameters, 2 epochs of 120 images")
+    assert [line.split("  ")[0] for line in lines[2:4]] == ["epoch 1/2", "epoch 2/2"]
     assert (tmp_path / shown["run"] / "result.json").exists()
     assert (tmp_path / shown["panel"]).exists()
-    assert shown["look"] == "tensorboard --logdir outputs"
+    assert shown["look"] == "tensorboard --logdir outputs --samples_per_plugin images=1000"
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
@@ -239,12 +244,14 @@ def test_a_sweep_continues_after_failures_and_reports_them(command, few_digits, 
         for stn in ("none", "affine")
     ]
     assert out.count("test error") == 2
+    assert "run outputs" not in out  # a run of a sweep has its own line
+    assert "on cpu" not in out
     assert len(list((tmp_path / "outputs").glob("*/result.json"))) == 2
 
 
 def test_evaluate_uses_the_canvas_of_the_run_for_other_data(command, few_digits, tmp_path):
     command("train.py", *few_digits, "trainer=quick")
-    (run,) = (tmp_path / "outputs").glob("rotated-*")
+    (run,) = (tmp_path / "outputs").glob("*-quick-*")
     code, out, _ = command("evaluate.py", run, "data=cluttered", "data.valid_size=40")
     assert code == 0
     assert "on cluttered" in out

@@ -219,8 +219,9 @@ def test_a_stopped_sweep_does_not_begin_its_next_run(train, command, monkeypatch
     before_call(monkeypatch, point, call, lambda: send(TERM))
     code, _, err = command("train.py", "-m", *train.small, f"run.root={train.folder}/outputs", "seed=0,1")
     assert (code, err) == (143, "stopped by SIGTERM\n")
-    assert list((train.folder / "outputs").glob("[!.]*")) == [train.run.folder]
-    assert_resumable(train.run)
+    run = train.run_of()
+    assert list((train.folder / "outputs").glob("[!.]*")) == [run.folder]
+    assert_resumable(run)
 
 
 def test_the_previous_handler_gets_the_signal_after_saving(train, whole, monkeypatch):

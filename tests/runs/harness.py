@@ -43,7 +43,7 @@ class Command:
         self.compose, self.folder, self.capfd = compose, folder, capfd
         self.run = self.run_of()
 
-    def __call__(self, *settings, does=lambda config: summary(config, train(config)), **where):
+    def __call__(self, *settings, does=lambda config: summary(RunFolder.of(config), train(config)), **where):
         config, code = self.config(*settings, **where), 0
         self.capfd.readouterr()
         try:

@@ -215,7 +215,7 @@ def test_a_network_too_large_for_memory_is_one_line(command, monkeypatch, tmp_pa
 
     monkeypatch.setattr(call, fail)  # such sizes are allowed, but no test allocates them
     code, out, err = command("train.py")
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert (code, out.count("\n"), err.count("\n")) == (2, 1, 1)
     assert "memory" in err
     assert list(tmp_path.iterdir()) == []
 

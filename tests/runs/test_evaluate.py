@@ -24,8 +24,8 @@ def runs(command, few_digits, tmp_path, trained):
     if trained.exists():
         shutil.copytree(trained, tmp_path / "outputs")
     else:
-        command("train.py", "-m", *few_digits, *SMALL, "data=rotated", "seed=0")
-        command("train.py", "-m", *few_digits, *SMALL, "data=rts", "seed=0,1")
+        command("train.py", "-m", "data=rotated", "seed=0", *few_digits, *SMALL)
+        command("train.py", "-m", "data=rts", "seed=0,1", *few_digits, *SMALL)
         shutil.copytree(tmp_path / "outputs", trained)
     rotated, *rts = sorted((tmp_path / "outputs").glob("*-seed*"))
     assert [run.name.split("-")[0] for run in (rotated, *rts)] == ["rotated", "rts", "rts"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stn_experiments.common.errors import UserError
+from stn_experiments.common.errors import RunLocked, UserError
 from stn_experiments.data import datasets
 from stn_experiments.runs import train as module
 from stn_experiments.runs.evaluate import evaluate_run
@@ -13,7 +13,9 @@ from stn_experiments.runs.experiment import build_experiment, find_device
 from stn_experiments.runs.train import summary, train
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import environment
-from stn_experiments.storage.run_folder import RunFolder, run_name
+from stn_experiments.storage.run_folder import RunFolder, run_digest
+from stn_experiments.tracking.panels import draw_panel
+from tests.runs.harness import npz_settings
 
 TIMES = ("train_seconds", "images_per_second")
 FIXED_FIELDS = (
@@ -40,7 +42,7 @@ def test_the_folder_of_a_finished_run(config):
     settings = config("data=rotated", "seed=3")
     result = train(settings)
     run = RunFolder.of(settings)
-    assert run.folder.name.startswith("rotated-compact-affine-seed3-")
+    assert run.folder.name == f"{settings['run']['name']}-{run_digest(settings)}"
     assert set(FIXED_FIELDS.split()) <= set(result)
     assert all(not isinstance(value, dict) for value in result.values())
     assert run.result() == result
@@ -55,15 +57,17 @@ def test_the_folder_of_a_finished_run(config):
     assert facts["seed"] == 3
     assert facts["torch"] == torch.__version__.split("+")[0]
     assert facts["commit"] == result["commit"]
-    pictures = [Image.open(run.panel(step)) for step in range(4)]
+    files = [*map(run.panel, range(3)), run.final_panel]
+    assert run.final_panel.name == "panel-final.png"
+    pictures = [Image.open(file) for file in files]
     assert len({picture.size for picture in pictures}) == 1
     assert Image.open(run.animation).is_animated
     assert list(run.folder.glob("events.out.tfevents.*"))
     assert not list(run.folder.rglob("*.tmp"))
-    text = summary(settings, result)
+    text = summary(run, result)
     assert f"test error  {result['test_error']:.2f} %" in text
-    assert str(run.panel(3)) in text
-    assert f"tensorboard --logdir {settings['run']['root']}" in text
+    assert str(run.final_panel) in text
+    assert f"tensorboard --logdir {settings['run']['root']} --samples_per_plugin images=1000" in text
 
 
 @pytest.mark.parametrize("blind", ["null", "image", "question"])
@@ -109,14 +113,76 @@ def test_other_content_of_a_data_file_makes_another_run(config, tmp_path):
     file = tmp_path / "own.npz"
     settings = config("data=npz", f"data.file={file}")
     file.write_bytes(b"one")
-    first = run_name(settings)
+    first = run_digest(settings)
     file.write_bytes(b"two")
     os.utime(file, (1, 1))
-    second = run_name(settings)
+    second = run_digest(settings)
     file.write_bytes(b"one")
-    assert run_name(settings) == first != second
+    assert run_digest(settings) == first != second
     file.unlink()
-    assert run_name(settings) == first
+    assert run_digest(settings) == first
+
+
+def test_a_command_line_in_another_order_finds_the_same_run(config, capsys):
+    one = train(config("seed=1", "stn=none"))
+    folder = RunFolder.of(config("seed=1", "stn=none"))
+    assert "seed1-no_stn" in folder.folder.name
+    assert RunFolder.of(config("stn=none", "seed=1")).folder == folder.folder
+    assert train(config("stn=none", "seed=1")) == one
+    assert f"{folder.folder} is finished already" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_resumes_in_a_renamed_folder(config, capsys):
+    settings = config()
+    folder = RunFolder.of(settings)
+    train(settings)
+    folder.result_file.unlink()
+    renamed = folder.folder.rename(folder.folder.with_name(f"mine-{folder.digest}"))
+    train(settings)
+    assert f"{renamed} resumes after step 12" in capsys.readouterr().out
+    assert not folder.folder.exists()
+
+
+def test_two_command_lines_cannot_begin_the_same_run_in_two_folders(config):
+    settings = config("run.name=one")
+    folder, other = RunFolder.of(settings), RunFolder.of(config("run.name=other"))
+    other.folder.mkdir(parents=True)
+    with pytest.raises(RunLocked, match=r"other-.* is the same run, and was begun at the same time"):
+        train(settings, folder)
+    assert not folder.folder.exists()
+
+
+def test_a_data_file_that_changes_while_its_run_trains_changes_no_folder(config, tmp_path, monkeypatch):
+    settings = npz_settings(tmp_path)
+    settings = config(*settings)
+    folder = RunFolder.of(settings)
+
+    def overwrite(*arguments):
+        (tmp_path / "digits.npz").write_bytes(b"")
+        return draw_panel(*arguments)
+
+    monkeypatch.setattr(module, "draw_panel", overwrite)
+    result = train(settings, folder)
+    assert run_digest(settings) != folder.digest
+    assert folder.result() == result
+    assert list((tmp_path / "outputs").glob("*/result.json")) == [folder.result_file]
+
+
+def test_another_precision_than_that_of_the_first_steps_is_a_line(config, capsys, monkeypatch):
+    settings = config("trainer.precision=auto")
+    folder = RunFolder.of(settings)
+    for half, line in (
+        (False, ""),
+        (False, ""),
+        (True, "its steps until now were in float32, the next ones are in bfloat16\n"),
+    ):
+        monkeypatch.setattr("stn_experiments.training.config.has_bfloat16", lambda device, half=half: half)
+        capsys.readouterr()
+        train(settings)
+        out = capsys.readouterr().out
+        assert ("its steps" in out) == bool(line)
+        assert line in out
+        folder.result_file.unlink()
 
 
 def test_the_best_epoch_is_chosen_on_validation_and_tested_once(config, monkeypatch):
@@ -166,13 +232,19 @@ def test_a_run_is_evaluated_on_other_data(config):
     [["seed=1"], ["data.online=false"], ["optimizer.lr=0.1"], ["stn.padding=border"], ["trainer.epochs=9"]],
 )
 def test_a_setting_that_can_change_the_result_makes_another_run(config, change):
-    assert run_name(config(*change)) != run_name(config())
+    assert run_digest(config(*change)) != run_digest(config())
 
 
 def test_a_setting_that_cannot_change_the_result_does_not(config):
     elsewhere = ("data.root=/nowhere", "trainer.device=auto")
-    saved = ("run.force=true", "run.checkpoint_seconds=1", "run.checkpoint_steps=2", "run.replay=3")
-    assert run_name(config(*elsewhere, *saved, root="other")) == run_name(config())
+    saved = (
+        "run.force=true",
+        "run.checkpoint_seconds=1",
+        "run.checkpoint_steps=2",
+        "run.replay=3",
+        "run.name=mine",
+    )
+    assert run_digest(config(*elsewhere, *saved, root="other")) == run_digest(config())
 
 
 def test_a_mistake_creates_no_folder_and_fetches_no_data(config, tmp_path, monkeypatch):

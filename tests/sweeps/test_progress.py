@@ -64,7 +64,7 @@ def sweep(command, monkeypatch):
     monkeypatch.setattr(progress, "time", SimpleNamespace(time=lambda: now[0]))
 
     def run(outcomes, *more, during=lambda seed: None):
-        def train(config, after_epoch=None):
+        def train(config, folder, show_progress):
             during(config["seed"])
             outcome = outcomes[config["seed"]]
             if not isinstance(outcome, int | float):
@@ -185,7 +185,7 @@ def test_a_sweep_whose_folder_cannot_be_written_is_one_line(command, root):
     ],
 )
 def test_the_plan_counts_the_runs(command, monkeypatch, folder, words, count):
-    def stop(config):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, TRAIN, stop)
@@ -203,7 +203,7 @@ def test_a_sweep_over_an_interval_is_refused_in_one_line(command):
 
 
 def test_a_single_run_is_no_sweep(command, monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, TRAIN, lambda config: RESULT)
+    monkeypatch.setattr(runs, TRAIN, lambda *_, **__: RESULT)
     code, out, err = command("train.py", "seed=3")
     assert (code, err) == (0, "")
     assert "runs done" not in out

@@ -58,7 +58,7 @@ def runs(monkeypatch, actions):
     configs = []
 
     @contextmanager
-    def open_run(experiment):
+    def open_run(experiment, folder):
         run = FakeRun(experiment.config)
         with run_lock(run.folder.folder):
             configs.append(experiment.config)

@@ -206,7 +206,7 @@ def test_precision_auto_is_bfloat16_where_the_cpu_has_instructions(
     with config.autocast(torch.device("cpu")):
         half = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     has_bfloat16.cache_clear()
-    assert half == config.uses_bfloat16(torch.device("cpu")) == expected
+    assert half == (config.resolved_precision(torch.device("cpu")) == "bfloat16") == expected
 
 
 @pytest.mark.parametrize("attention", ["se", "cbam", "mask"])
