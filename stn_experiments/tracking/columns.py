@@ -17,7 +17,7 @@ METRICS = (
 
 CHARTS = {
     "overview": {
-        "validation error, %": ["error/val"],
+        "validation error, % (the faint line; Smoothing 0 shows it alone)": ["error/val"],
         "does attention find the digit? IoU": ["attention/iou_mean"],
         "is the digit inside the box? fraction of its ink": ["attention/ink_inside"],
         "is the output upright? residual rotation, degrees": ["pose/residual_rotation_deg"],

@@ -32,7 +32,7 @@ MAX_IMAGE_CHANNELS = 4
 
 OVERSAMPLE = 4
 FARTHEST = 1e4  # in normalised units: far beyond any cell, and within Pillow's 32-bit pixels
-WORD_SIZE, LINE_PITCH = 0.1, 0.13  # of a question, as fractions of a cell
+WORD_SIZE, LINE_PITCH = 0.12, 0.14  # of a question, as fractions of a cell
 HEAT_OPACITY = 0.6  # of an attention map at its maximum, so that the image stays visible
 
 

@@ -43,7 +43,8 @@ from stn_experiments.tracking.drawing import (
 
 HEADS = ("a  input", "b  attends to", "c  sees", "d  prediction")
 BORDER, GAP = 14, 8
-HEAD_SIZE, CAPTION_SIZE = 13, 15
+HEAD_SIZE, CAPTION_SIZE = 20, 22  # legible in TensorBoard, which shows panels 330 pixels wide
+SMALL_TEXT = 0.17  # of a cell
 IMAGE_SHARE = 14 / 15
 CANVAS_SHARE = 0.7  # leaves room for a box as large as a square canvas, however it is turned
 
@@ -152,7 +153,7 @@ def _place_cell(image: Tensor, views: ColouredViews, boxes: Tensor, cell: int) -
         if many and view.outline is not None:
             draw_number(picture, number, place.pixels(view.outline[:1].nan_to_num(FARTHEST))[0], colour)
     picture = picture.reduce(OVERSAMPLE)
-    write(picture, " ".join(sorted(notes - {""})), views[0][1], (0.5, 0.93), 0.1)
+    write(picture, " ".join(sorted(notes - {""})), views[0][1], (0.5, 0.92), SMALL_TEXT)
     return picture
 
 
@@ -160,15 +161,14 @@ def _gates_cell(gates: Tensor, colour: Colour, cell: int) -> Image.Image:
     """The weights (G,) of channels as bars from 0 to 1."""
     picture = blank(cell, FADED)
     draw = ImageDraw.Draw(picture)
-    left, right, top, bottom = (round(picture.width * share) for share in (0.08, 0.92, 0.3, 0.9))
+    left, right, top, bottom = (round(picture.width * share) for share in (0.08, 0.92, 0.24, 0.92))
     draw.rectangle([left, top, right, bottom], OUTSIDE)
     step = (right - left) / len(gates)
     for number, value in enumerate(gates.nan_to_num(0).clamp(0, 1).tolist()):
         x, height = left + number * step, value * (bottom - top)
         draw.rectangle([x, bottom - height, x + max(step - 1, 1), bottom], colour)
     picture = picture.reduce(OVERSAMPLE)
-    write(picture, "no spatial attention:", GREY, (0.5, 0.1), 0.1)
-    write(picture, "weights of channels", GREY, (0.5, 0.22), 0.1)
+    write(picture, "channel weights", INK, (0.5, 0.12), SMALL_TEXT)
     return picture
 
 
@@ -199,11 +199,11 @@ def _prediction_cell(logits: Tensor, label: int, asked: list[Word], cell: int) -
     right = int(predicted) == label and bool(probability.isfinite())
     colour = RIGHT if right else WRONG
     write_shaded(picture, asked)
-    places, size = ((0.5, 0.76, 0.91), 0.36) if asked else ((0.36, 0.7, 0.88), 0.5)
+    places, size = ((0.56, 0.78, 0.92), 0.28) if asked else ((0.34, 0.69, 0.88), 0.5)
     write(picture, str(int(predicted)), colour, (0.5, places[0]), size)
-    write(picture, f"{100 * float(probability):.1f} %", colour, (0.5, places[1]), 0.14)
+    write(picture, f"{100 * float(probability):.1f} %", colour, (0.5, places[1]), SMALL_TEXT)
     if not right:
-        write(picture, f"true {label}", INK, (0.5, places[2]), 0.14)
+        write(picture, f"true {label}", INK, (0.5, places[2]), SMALL_TEXT)
     return picture
 
 
@@ -221,5 +221,5 @@ def _asked(question: Tensor, views: ColouredViews) -> list[Word]:
 
 def _empty_cell(cell: int) -> Image.Image:
     picture = Image.new("RGB", (cell, cell), FADED)
-    write(picture, "no attention", GREY, (0.5, 0.5), 0.11)
+    write(picture, "no attention", GREY, (0.5, 0.5), SMALL_TEXT)
     return picture

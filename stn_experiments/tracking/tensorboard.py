@@ -12,7 +12,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
 from torch.utils.tensorboard import FileWriter, SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import hparams, scalar
 
 from stn_experiments.config.tree import decisive, flatten
 from stn_experiments.tracking.columns import METRICS, SHOWN, charts, setting_columns
@@ -42,6 +42,11 @@ TAGS = {
     "val_residual_translation_px": "pose/residual_translation_px",
 }
 """The tags of an epoch's metrics."""
+
+SMOOTHED = (
+    "The strong line is smoothed, the faint one is not. Smoothing 0, on the right, shows the true values."
+)
+"""The description of every scalar: TensorBoard smooths all charts by 0.6, which no file can change."""
 
 
 def never_fails(method: Callable[P, None]) -> Callable[P, None]:
@@ -81,9 +86,12 @@ class TensorBoard:
 
     @never_fails
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write each value under its tag."""
+        """Write each value under its tag, with the description that the chart shows."""
+        writer = cast(FileWriter, self._writer.file_writer)
         for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
+            summary = scalar(tag, value)
+            summary.value[0].metadata.summary_description = SMOOTHED
+            writer.add_summary(summary, step)
         self._writer.flush()
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:

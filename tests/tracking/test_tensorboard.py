@@ -32,6 +32,7 @@ def test_what_is_written_can_be_read(tmp_path):
     events = read(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("error/val")] == [(1, 2.5)]
     assert [(e.step, e.value) for e in events.Scalars("final/test_error")] == [(3, 1.5)]
+    assert "Smoothing 0" in events.SummaryMetadata("error/val").summary_description
     (panel,) = events.Images("panel")
     assert (panel.step, panel.width, panel.height) == (1, 30, 20)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []  # all in the same run
@@ -99,8 +100,9 @@ def test_the_first_error_is_a_warning_and_then_it_is_silent(tmp_path, monkeypatc
         monkeypatch.setattr(threading, "excepthook", lambda failure: None)  # a command has its own
         monkeypatch.setattr(record_writer.RecordWriter, "write", refuse)
     elif method != "_open":
-        names = {"scalars": "add_scalar", "panel": "add_image", "hyperparameters": "add_custom_scalars"}
-        monkeypatch.setattr(f"{place}.SummaryWriter.{names.get(method, 'flush')}", refuse)
+        names = {"panel": "add_image", "hyperparameters": "add_custom_scalars"}
+        writer = "scalar" if method == "scalars" else f"SummaryWriter.{names.get(method, 'flush')}"
+        monkeypatch.setattr(f"{place}.{writer}", refuse)
     board.hyperparameters({"seed": 0})
     board.panel(Image.new("RGB", (3, 2)), 0)
     for step in range(30):  # more than the thread's queue takes
