@@ -1,12 +1,16 @@
 """Evaluation of a model on a fixed set: its error, its transformer's health and where it attends to."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stn_experiments.common import geometry
 from stn_experiments.data.batch import Batch, Pose, index_batch
+from stn_experiments.data.fingerprint import fingerprint
 from stn_experiments.evaluation.coordinates import to_input_frame
+from stn_experiments.evaluation.intervals import pack_wrong
 from stn_experiments.evaluation.localisation_scores import residual_pose, score, spread
 from stn_experiments.evaluation.metrics import outside_share, theta_spread
 from stn_experiments.models.classifier import Classifier
@@ -35,11 +39,36 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     places are known, attention with a location gets those of :func:`score`. A model with one transformer, on
     images of one digit, gets those of :func:`pose_scores`.
     """
+    return summarise(results_per_image(model, batch), batch)
+
+
+def evaluate_test(model: Classifier, batch: Batch) -> dict[str, Any]:
+    """What ``result.json`` says of a test set: the scores of :func:`evaluate`, and what compares runs.
+
+    ``test_wrong`` holds the indices of the wrong predictions (see :func:`pack_wrong`) among ``test_images``
+    images, and ``test_digest`` is the :func:`fingerprint` of the set.
+    """
+    results = results_per_image(model, batch)
+    scores = summarise(results, batch)
+    return {
+        **{f"test_{name}" if name in ("error", "loss") else name: value for name, value in scores.items()},
+        "test_images": len(batch.labels),
+        "test_digest": fingerprint(batch),
+        "test_wrong": pack_wrong(results["error"].bool()),
+    }
+
+
+def results_per_image(model: Classifier, batch: Batch) -> dict[str, Tensor]:
+    """The results of all images, one row an image, see :func:`per_image`."""
     chunks = []
     for start in range(0, len(batch.labels), CHUNK):
         chunk = index_batch(batch, slice(start, start + CHUNK))
         chunks.append(per_image(predict(model, chunk), chunk))
-    whole = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def summarise(whole: dict[str, Tensor], batch: Batch) -> dict[str, float]:
+    """The scores of a set from the results of its images, see :func:`evaluate`."""
     scores = {name: value.mean() for name, value in whole.items() if name not in ("theta", "outline")}
     scores["error"] = whole["error"].sum()
     if "theta" in whole:
@@ -50,11 +79,6 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     # The host waits for the device here, once.
     values = dict(zip(scores, torch.stack(list(scores.values())).tolist(), strict=True))
     return values | {"error": values["error"] * 100 / len(batch.labels)}
-
-
-def as_test_scores(scores: dict[str, float]) -> dict[str, float]:
-    """The scores of a test set under their names in ``result.json``."""
-    return {f"test_{name}" if name in ("error", "loss") else name: value for name, value in scores.items()}
 
 
 def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import digest, to_json, write_atomically
 from stn_experiments.config.build import build
 from stn_experiments.data.datasets import DataSet, NpzFile, one_of_each_class
-from stn_experiments.evaluation.evaluate import as_test_scores, evaluate, predict
+from stn_experiments.evaluation.evaluate import evaluate_test, predict
 from stn_experiments.runs.experiment import find_device
 from stn_experiments.runs.load import load_config, load_model
 from stn_experiments.storage.run_folder import RunFolder
@@ -36,7 +36,7 @@ def evaluate_run(
     check_compatible(run, own, data)
     model = load_model(run, config, own).to(find_device(device_name))
     test = data.load(find_device(device_name)).test
-    result = {"data": data_config["name"], "run": str(run.folder), **as_test_scores(evaluate(model, test))}
+    result = {"data": data_config["name"], "run": str(run.folder), **evaluate_test(model, test)}
     images = one_of_each_class(test)
     caption = f"{data_config['name']}, test error {result['test_error']:.2f} %"
     panel = draw_panel(images, predict(model, images), caption)

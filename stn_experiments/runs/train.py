@@ -16,7 +16,7 @@ from stn_experiments.cli.signals import Stopped, StopSignals
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.data.datasets import Splits, TrainingSet, one_of_each_class
-from stn_experiments.evaluation.evaluate import as_test_scores, evaluate, predict
+from stn_experiments.evaluation.evaluate import evaluate, evaluate_test, predict
 from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
 from stn_experiments.runs.progress import ProgressLines
 from stn_experiments.runs.translate_errors import translate_errors
@@ -146,13 +146,13 @@ class TrainingRun:
         """Evaluate the best epoch on the test set, once, and write the last panel, animation and result."""
         best, epochs = best_epoch(self.history), len(self.history)
         self.trainer.model.load_state_dict(checkpoints.best_weights(self.folder, best["epoch"]))
-        test = evaluate(self.trainer.model, self.splits.test)
-        caption = f"best epoch {best['epoch']} of {epochs}, test error {test['error']:.2f} %"
+        test = evaluate_test(self.trainer.model, self.splits.test)
+        caption = f"best epoch {best['epoch']} of {epochs}, test error {test['test_error']:.2f} %"
         self._record_panel(epochs + 1, caption, self.folder.final_panel)
         frames = [*map(self.folder.panel, range(epochs + 1)), self.folder.final_panel]
         save_animation(frames, self.folder.animation)
         assert self.board is not None
-        self.board.final(test["error"], best["val_error"], epochs + 1)
+        self.board.final(test["test_error"], best["val_error"], epochs + 1)
         result = self._result(best, test)
         write_atomically(self.folder.result_file, to_json(result))
         return result
@@ -247,11 +247,11 @@ class TrainingRun:
         }
         checkpoints.save(state, self.folder.last, keep=self.folder.previous)
 
-    def _result(self, best: Mapping[str, Any], test: dict[str, float]) -> dict[str, Any]:
+    def _result(self, best: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, Any]:
         experiment, history = self.experiment, self.history
         images, seconds = (sum(line[key] for line in history) for key in ("images", "seconds"))
         return {
-            **as_test_scores(test),
+            **test,
             **{name: value for name, value in best.items() if name.startswith("val_")},
             "best_epoch": best["epoch"],
             "epochs": len(history),

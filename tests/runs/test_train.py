@@ -188,13 +188,18 @@ def test_another_precision_than_that_of_the_first_steps_is_a_line(config, capsys
 def test_the_best_epoch_is_chosen_on_validation_and_tested_once(config, monkeypatch):
     errors = iter([30.0, 10.0, 20.0])
     seen = []
-    evaluate = module.evaluate
+    evaluate, evaluate_test = module.evaluate, module.evaluate_test
 
     def scripted(model, batch):
         seen.append(batch)
-        return evaluate(model, batch) | ({"error": next(errors)} if len(seen) <= 3 else {})
+        return evaluate(model, batch) | {"error": next(errors)}
+
+    def tested(model, batch):
+        seen.append(batch)
+        return evaluate_test(model, batch)
 
     monkeypatch.setattr(module, "evaluate", scripted)
+    monkeypatch.setattr(module, "evaluate_test", tested)
     settings = config("trainer.epochs=3")
     result = train(settings)
     assert (result["best_epoch"], result["val_error"], len(seen)) == (2, 10.0, 4)
