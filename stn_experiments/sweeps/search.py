@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import digest
 from stn_experiments.config.build import build, settings_of
-from stn_experiments.config.names import join_names, name_of
+from stn_experiments.config.names import WITHOUT_SETTINGS, join_names, name_of
 from stn_experiments.config.tree import value_at, with_values
 from stn_experiments.runs.experiment import NAMED_GROUPS, build_experiment
 from stn_experiments.runs.train import open_run
@@ -138,11 +138,7 @@ class Search:
         with run_lock(self._lock_folder(trial.number)):
             values = {name: suggest(trial, name, one) for name, one in self.plan.space.items()}
             print(f"\ntrial {number + 1} of {self.plan.trials}: {as_overrides(values)}", flush=True)
-            words = [f"{name}={value}" for name, value in values.items()]
-            named = join_names(
-                [self.base["run"]["name"], name_of(with_values(self.base, values), words, True)]
-            )
-            config = with_values(self.base, {**values, "run.name": named})
+            config = with_values(self.base, {**values, "run.name": trial_name(self.base, values)})
             folder = RunFolder.of(config)
             trial.set_user_attr("run", str(folder.folder))
             try:
@@ -199,6 +195,14 @@ def train_unless_pruned(trial: "Trial", config: Mapping[str, Any], folder: RunFo
                 run.folder.mark_failed(reason, "pruned")
                 raise optuna.TrialPruned(reason)
         return run.finish()
+
+
+def trial_name(base: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """The name of a trial's run: that of the search's config, and the trial's values."""
+    words = [f"{name}={value}" for name, value in values.items()]
+    name = base["run"]["name"]
+    common = "" if name in (None, WITHOUT_SETTINGS) else name
+    return join_names([common, name_of(with_values(base, values), words, in_sweep=True)])
 
 
 def suggest(trial: "Trial", name: str, values: Mapping[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """What commands print and how they exit: line by line, right and wrong command lines."""
 
 import argparse
+import io
 import sys
 import threading
 from pathlib import Path
@@ -110,6 +111,13 @@ def test_an_error_of_the_user_is_one_line_and_an_exit_code(capsys, error, code):
         run_command(main)
     assert left.value.code == code
     assert capsys.readouterr() == ("", "error: two lines\n")
+
+
+def test_each_line_is_visible_at_once_in_a_pipe(monkeypatch):
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe))
+    run_command(lambda: print("a line"))
+    assert pipe.getvalue() == b"a line\n"
 
 
 def test_a_defect_is_raised():

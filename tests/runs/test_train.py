@@ -185,6 +185,18 @@ def test_another_precision_than_that_of_the_first_steps_is_a_line(config, capsys
         folder.result_file.unlink()
 
 
+def test_progress_is_shown_where_it_is_asked_for(config, capsys, monkeypatch):
+    monkeypatch.setattr("stn_experiments.runs.progress.EVERY", 0)
+    train(config("seed=1"), show_progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("on cpu in float32: ")
+    assert [line.split("  ")[1] for line in lines if "step" in line][-1] == "step 12 of 12"
+    train(config("seed=2"))
+    assert all(
+        line.startswith("epoch ") and "step" not in line for line in capsys.readouterr().out.splitlines()
+    )
+
+
 def test_the_best_epoch_is_chosen_on_validation_and_tested_once(config, monkeypatch):
     errors = iter([30.0, 10.0, 20.0])
     seen = []

@@ -115,6 +115,7 @@ def test_a_search_starts_with_the_configs_own_values_and_finds_better_ones(runs,
     assert lines[1] == "validation error, best first:"
     errors = [float(line.split()[0]) for line in lines[2:12]]
     assert errors == sorted(errors)
+    assert RunFolder.of(runs[0]).folder.name.startswith("localisation_lr0.001-")
     value = f"{LR}={best['trainer']['localisation_lr']:.4g}"
     beaten = f"{error_of(runs[0]):.2f} % with {LR}=0.001"
     assert lines[12:] == [
