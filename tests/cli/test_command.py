@@ -19,7 +19,7 @@ TRAIN = "stn_experiments.runs.train.train"
 WRONG = [
     # unknown
     ("foo=1", "foo is not a setting"),
-    ("+foo=1", "foo is not a setting: there are seed, data, backbone"),
+    ("+foo=1", "foo is not a setting: there are seed, plugins, data"),
     ("trainer.foo=1", "trainer.foo is not a setting"),
     ("+trainer.foo=1", "trainer.foo is not a setting of trainer: it has epochs, batch_size"),
     ("+data.distortion.angel=3", "angel is not a setting of data.distortion: it has canvas, angle"),
