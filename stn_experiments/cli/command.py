@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn
 
 from stn_experiments.cli.signals import Stopped, StopSignals
-from stn_experiments.common.errors import UserError
+from stn_experiments.common.errors import TrainingFailed, UserError
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
 
@@ -48,11 +48,16 @@ def run_command(main: Callable[[], Any]) -> None:
 
 
 def attempt(job: Callable[[], None], name: str) -> Failure | None:
-    """Run one of several jobs; return its ``UserError`` as a failure, so that the others can run as well."""
+    """Run one of several jobs; return its ``UserError`` as a failure, so that the others can run as well.
+
+    A closed pipe, to which nothing can be printed, is such an error, too.
+    """
     try:
         job()
     except UserError as error:
         return Failure(name, str(error), error.exit_code)
+    except BrokenPipeError as error:
+        return Failure(name, f"the output cannot be written to: {error}", TrainingFailed.exit_code)
     return None
 
 

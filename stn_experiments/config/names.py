@@ -12,7 +12,7 @@ from stn_experiments.config.tree import WITHOUT_EFFECT, flatten, value_at
 
 LONGEST, LONGEST_PART = 80, 32
 """Characters of a whole name, and of each of its parts."""
-UNNAMED = ("sweep", *WITHOUT_EFFECT)
+UNNAMED = ("sweep", "plugins", "hydra", *WITHOUT_EFFECT)
 """Groups and settings that are never part of a name."""
 WITHOUT_SETTINGS = "default"
 """The name of a run of which no setting differs from the defaults."""

@@ -134,7 +134,9 @@ def digest(value: Any) -> str:
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
             hashed.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            # A damaged file can hold a stride of 0, which contiguous() would leave.
+            whole = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            hashed.update(whole.flatten().view(torch.uint8).numpy().data)
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 hashed.update(f"{key!r}:".encode())

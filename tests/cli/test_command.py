@@ -120,6 +120,14 @@ def test_each_line_is_visible_at_once_in_a_pipe(monkeypatch):
     assert pipe.getvalue() == b"a line\n"
 
 
+def test_a_closed_pipe_is_a_failure():
+    def closed():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    failure = attempt(closed, "a job")
+    assert failure == Failure("a job", "the output cannot be written to: [Errno 32] Broken pipe", 4)
+
+
 def test_a_defect_is_raised():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 / 0)

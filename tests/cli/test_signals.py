@@ -24,7 +24,8 @@ INT, TERM, USR2 = STOP_SIGNALS
 EXIT_CODES = {INT: 130, TERM: 143, USR2: 140}
 
 STEP = (Trainer, "train_step")
-EVALUATION = (runs, "evaluate")  # the third one in a run is that of the test set
+EVALUATION = (runs, "evaluate")
+TEST = (runs, "evaluate_test")
 RECORD = (TrainingRun, "_log")  # between evaluation and checkpoint
 SAVE = (TrainingRun, "_save")
 ANIMATION = (runs, "save_animation")  # training is done
@@ -146,8 +147,8 @@ def test_a_signal_without_a_handler_of_its_own_stops_the_program(number, handler
         (USR2, RECORD, 1, 4),
         (TERM, SAVE, 1, 4),
         (TERM, RECORD, 2, 8),  # after the last step
-        (INT, EVALUATION, 3, 8),
-        (TERM, EVALUATION, 3, 8),
+        (INT, TEST, 1, 8),
+        (TERM, TEST, 1, 8),
         (USR2, ANIMATION, 1, 8),
     ],
 )
@@ -159,7 +160,7 @@ def test_a_stopped_run_is_resumed_with_the_same_outcome(
         code, out, err = train()
     assert (code, err) == (EXIT_CODES[number], f"stopped by {number.name}\n")
     assert saved_steps(train.run) == saved  # the current step was finished
-    was_training = (point, call) not in ((EVALUATION, 3), (ANIMATION, 1))
+    was_training = (point, call) not in ((TEST, 1), (ANIMATION, 1))
     assert (f"stopped after step {saved}; the same command resumes from there\n" in out) is was_training
     assert_resumable(train.run)
     code, out, err = train()
@@ -213,7 +214,7 @@ def test_a_second_ctrl_c_during_saving_keeps_the_previous_checkpoint(train, whol
     assert outcome(train.run) == whole
 
 
-@pytest.mark.parametrize(("point", "call"), [(STEP, 2), (RECORD, 2), (EVALUATION, 3)])
+@pytest.mark.parametrize(("point", "call"), [(STEP, 2), (RECORD, 2), (TEST, 1)])
 def test_a_stopped_sweep_does_not_begin_its_next_run(train, command, monkeypatch, point, call):
     """Not even if the signal arrives after the last epoch of a run."""
     before_call(monkeypatch, point, call, lambda: send(TERM))

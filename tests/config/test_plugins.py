@@ -12,7 +12,7 @@ from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.replay import replay
 from stn_experiments.runs.train import train
-from stn_experiments.storage.run_folder import RunFolder, run_name
+from stn_experiments.storage.run_folder import RunFolder, run_digest
 from tests.conftest import ROOT
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -57,7 +57,7 @@ def test_a_run_with_plugins_is_trained_drawn_evaluated_loaded_and_replayed_from_
     ]
     assert {"ink_inside", "hit_rate"} <= result.keys()  # which need a pose and a map
     assert run.panel(0).exists()
-    assert run.panel(2).exists()
+    assert run.final_panel.exists()
 
     use_plugins([])  # as in another process
     assert evaluate_run(run, device_name="cpu")[0]["test_error"] == result["test_error"]
@@ -90,7 +90,7 @@ def test_only_the_plugins_of_the_present_config_are_allowed(config):
 
 
 def test_plugins_are_part_of_the_name_of_a_run(config):
-    assert run_name(config()) != run_name(config("plugins=[my_package,json]"))
+    assert run_digest(config()) != run_digest(config("plugins=[my_package,json]"))
 
 
 @pytest.mark.parametrize(
