@@ -51,6 +51,7 @@ def main() -> None:
 
 def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) -> None:
     """Evaluate one run on one data set."""
+    from stn_experiments.report.collect import read_run
     from stn_experiments.runs.evaluate import evaluate_run, evaluation_folder
     from stn_experiments.runs.other_data import other_data
     from stn_experiments.storage.run_folder import RunFolder
@@ -61,7 +62,8 @@ def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) 
     if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", inputs):
         return
     result, path = evaluate_run(run, data, arguments.device)
-    print(f"test error  {result['test_error']:.2f} %  on {result['data']}")
+    state = "" if run.result() else f"  (no result yet: {read_run(folder, []).progress})"
+    print(f"test error  {result['test_error']:.2f} %  on {result['data']}{state}")
     print(f"result      {path / 'result.json'}")
     print(f"panel       {path / 'panel.png'}")
 

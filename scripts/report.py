@@ -43,6 +43,8 @@ def main() -> None:
     for line in report.skipped:
         print(line)
     print(f"runs        {report.counted}")
+    for run in report.unfinished:
+        print(f"unfinished  {run}")
     print(f"tables      {output / 'table.md'}, {output / 'table.csv'}")
     print(f"page        {output / 'index.html'}")
 

@@ -1,11 +1,12 @@
 """Groups of runs that differ only in their seed. Groups of one data set differ in their settings."""
 
 import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from stn_experiments.config.tree import decisive, flatten
 from stn_experiments.report.collect import Names, Record, number
@@ -15,7 +16,29 @@ TRAINING_ONLY = ("data.online", "data.training", "data.valid_size")
 NAMED_BY_TARGET = ("optimizer", "scheduler")
 """Groups of settings without a name."""
 
-Name = TypeVar("Name", bound=Hashable)
+
+class Criterion(NamedTuple):
+    """What groups on the same data must share to be compared.
+
+    Args:
+        mark: the mark of those that differ.
+        number: its name in ``result.json``.
+        ratio: the largest number of compared groups is at most this multiple of the smallest.
+        meaning: of the mark.
+    """
+
+    mark: str
+    number: str
+    ratio: float
+    meaning: str
+
+
+CRITERIA = (
+    Criterion("‡", "test_images", 1.0, "another number of test images"),
+    Criterion("*", "images_seen", 1.0, "another number of images seen in training"),
+    Criterion("†", "parameters", 1.3, "more than 30 % more or fewer parameters"),
+)
+"""They are checked in this order. By default, a transformer adds at most 25 % of parameters."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +52,7 @@ class Group:
         finished: the finished runs, one for each seed.
         unfinished: the other runs, except those of a seed with a finished run.
         older: how many finished runs are omitted because a later one has the same seed.
+        marks: of the criteria by which it cannot be compared with most models on the same data.
     """
 
     data: str
@@ -37,6 +61,7 @@ class Group:
     finished: tuple[Record, ...]
     unfinished: tuple[Record, ...]
     older: int
+    marks: str = ""
 
     @property
     def base(self) -> str:
@@ -78,25 +103,54 @@ class Group:
 def group_runs(records: Sequence[Record]) -> list[Group]:
     """The groups by data; those of one data set by test error, and those without a finished run last."""
     groups = []
-    for (name, text), of_data in split(records, lambda run: run.data, changes_data).items():
-        models = split(of_data, lambda run: run.names, lambda setting: not changes_data(setting))
-        groups += [make_group(f"{name} {text}".strip(), *model, runs) for model, runs in models.items()]
-    return sorted(groups, key=rank)
+    for data, of_data in split_by_data(records).items():
+        groups += [make_group(data, *model, runs) for model, runs in split_by_model(of_data).items()]
+    marks = find_marks(groups)
+    return sorted((replace(group, marks=mark) for group, mark in zip(groups, marks, strict=True)), key=rank)
 
 
-def split(
-    runs: Sequence[Record], name: Callable[[Record], Name], counts: Callable[[str], bool]
-) -> dict[tuple[Name, str], list[Record]]:
-    """Split runs by name, and those of one name by the settings that differ, of those that count."""
+def split_by_data(runs: Sequence[Record]) -> dict[str, list[Record]]:
+    """Runs by the name of their data and the settings that differ between test sets of that name."""
     by_name, found = defaultdict(list), defaultdict(list)
     for run in runs:
-        by_name[name(run)].append(run)
-    for key, namesakes in by_name.items():
-        settings = [{k: v for k, v in effective_settings(run).items() if counts(k)} for run in namesakes]
-        differing = differing_settings(settings)
-        for run, text in zip(namesakes, differing, strict=True):
-            found[key, text].append(run)
+        by_name[run.data].append(run)
+    for name, namesakes in by_name.items():
+        settings = [
+            {k: v for k, v in effective_settings(run).items() if changes_data(k)} for run in namesakes
+        ]
+        for run, text in zip(namesakes, differing_settings(settings), strict=True):
+            found[f"{name} {text}".strip()].append(run)
     return found
+
+
+def split_by_model(runs: Sequence[Record]) -> dict[tuple[Names, str], list[Record]]:
+    """Runs on one data set by the names of their model and the settings that differ.
+
+    Settings of a transformer are compared among runs with that transformer; backbones and attentions alike.
+    All other settings are compared among all runs.
+    """
+    texts: list[list[str]] = [[] for _ in runs]
+    for part in (*Names._fields, None):
+        alike = defaultdict(list)
+        for index, run in enumerate(runs):
+            alike[part and getattr(run.names, part)].append(index)
+        for indices in alike.values():
+            settings = [settings_of(runs[index], part) for index in indices]
+            for index, text in zip(indices, differing_settings(settings), strict=True):
+                texts[index] += [text] if text else []
+    found = defaultdict(list)
+    for run, words in zip(runs, texts, strict=True):
+        found[run.names, " ".join(words)].append(run)
+    return found
+
+
+def settings_of(run: Record, part: str | None) -> dict[str, Any]:
+    """The settings of one part of a run's model; for ``None`` those of no part, and not of its test set."""
+    return {
+        key: value
+        for key, value in effective_settings(run).items()
+        if (part == key.partition(".")[0] if part else not changes_data(key) and not is_of_model(key))
+    }
 
 
 def make_group(data: str, names: Names, settings: str, runs: Sequence[Record]) -> Group:
@@ -117,33 +171,57 @@ def rank(group: Group) -> tuple[str, bool, float, str]:
 def best(groups: Sequence[Group]) -> set[int]:
     """The indices of the groups with the lowest test error on their data, rounded to the two digits shown.
 
-    Groups that :func:`trained_otherwise` are not compared.
+    Groups with marks are not compared, and a single group on its data is not the best of several.
     """
-    otherwise = trained_otherwise(groups)
-    means = {index: group.mean("test_error") for index, group in enumerate(groups) if index not in otherwise}
-    errors = {index: round(error, 2) for index, error in means.items() if error is not None}
-    lowest: dict[str, float] = {}
-    for index, error in errors.items():
-        data = groups[index].data
-        lowest[data] = min(lowest.get(data, error), error)
-    return {index for index, error in errors.items() if error == lowest[groups[index].data]}
+    errors: dict[str, dict[int, float]] = defaultdict(dict)
+    for index, group in enumerate(groups):
+        error = group.mean("test_error")
+        if error is not None and not group.marks:
+            errors[group.data][index] = round(error, 2)
+    return {
+        index
+        for of_data in errors.values()
+        if len(of_data) > 1
+        for index, error in of_data.items()
+        if error == min(of_data.values())
+    }
 
 
-def trained_otherwise(groups: Sequence[Group]) -> set[int]:
-    """The indices of finished groups that saw another number of images than most groups on their data.
+def find_marks(groups: Sequence[Group]) -> list[str]:
+    """The marks of each group: of the criteria by which it cannot be compared with most models on its data.
 
-    If no two groups of several on the same data saw equally many, these are all of them.
+    Groups with a mark do not count for the criteria that follow. Groups without the number get no mark.
     """
-    seen: dict[str, dict[int, float | None]] = defaultdict(dict)
+    marks = [""] * len(groups)
+    by_data = defaultdict(list)
     for index, group in enumerate(groups):
         if group.finished:
-            seen[group.data][index] = group.mean("images_seen")
-    otherwise: set[int] = set()
-    for images in seen.values():
-        usual, count = max(Counter(images.values()).items(), key=lambda item: (item[1], item[0] or 0))
-        alone = count == 1 < len(images)
-        otherwise |= {index for index, number_seen in images.items() if alone or number_seen != usual}
-    return otherwise
+            by_data[group.data].append(index)
+    for indices in by_data.values():
+        compared = indices
+        for criterion in CRITERIA:
+            means = {index: groups[index].mean(criterion.number) for index in indices}
+            values = {index: value for index, value in means.items() if value is not None}
+            low, high = fullest_range(
+                [values[index] for index in compared if index in values], criterion.ratio
+            )
+            for index, value in values.items():
+                if not low <= value <= high:
+                    marks[index] += criterion.mark
+            compared = [index for index in compared if not marks[index]]
+    return marks
+
+
+def fullest_range(values: Sequence[float], ratio: float) -> tuple[float, float]:
+    """The range from any value to ``ratio`` times that value which has the most values.
+
+    Of several the highest; an empty range if each value of several is alone; any number without values.
+    """
+    if not values:
+        return -math.inf, math.inf
+    counts = {low: sum(low <= value <= ratio * low for value in values) for low in values}
+    low = max(counts, key=lambda low: (counts[low], low))
+    return (low, ratio * low) if counts[low] > 1 or len(values) == 1 else (math.inf, -math.inf)
 
 
 def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -161,6 +239,11 @@ def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
             if key in one and (as_text(one[key]) != usual or 2 * count <= counts.total()):
                 texts.append(f"{key}={as_text(one[key])}")
     return [" ".join(texts) for texts in differing]
+
+
+def is_of_model(name: str) -> bool:
+    """Whether a setting is one of a part of the model."""
+    return name.partition(".")[0] in Names._fields
 
 
 def changes_data(name: str) -> bool:

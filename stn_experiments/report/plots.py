@@ -29,6 +29,14 @@ MODELS_PER_PLOT = 8  # each has its own colour, marker and line
 WIDTH = 12.5  # inches
 PLOT_WIDTH = 0.62  # as a fraction of WIDTH; the legend has the rest
 LEGEND_COLUMNS = 58  # letters in a line of a legend
+HEAT_MAP_COLUMNS = 100  # letters in the line below a heat map
+NUMBER_SIZE = 10  # points
+OFFSETS = [
+    radius * np.array([np.cos(angle), np.sin(angle)])
+    for radius in (11, 21, 31)
+    for angle in np.pi / 4 * np.array([1, 7, 3, 5, 0, 4, 2, 6])
+]
+"""Where the number of a point may be, in points; the first are preferred."""
 MIN_ERROR = 0.01  # %: a logarithmic axis has no 0
 STYLE: Any = {
     "font.size": 10,
@@ -63,9 +71,7 @@ def error_curves(groups: Sequence[Group]) -> str | None:
     if not drawn:
         return None
     chunks = [drawn[start : start + MODELS_PER_PLOT] for start in range(0, len(drawn), MODELS_PER_PLOT)]
-    # A plot is at least as high as its legend.
-    lines = [sum(label(group).count("\n") + 1.4 for group in chunk) for chunk in chunks]
-    heights = [max(3.2, 0.16 * count + 0.5) for count in lines]
+    heights = [max(3.2, legend_height([label(group) for group in chunk])) for chunk in chunks]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(sum(heights))
         axes = figure.subplots(
@@ -79,7 +85,9 @@ def error_curves(groups: Sequence[Group]) -> str | None:
             for index, group in enumerate(chunk):
                 draw_curve(plot, group, SeriesStyle(index))
             error_axis(plot, "validation error, %")
-            plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+            plot.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            if len({epoch for group in drawn for epoch in over_seeds(group)[0]}) == 1:
+                plot.set_xlim(0.5, 1.5)
             plot.tick_params(labelbottom=True)
             plot.set_xlabel("epoch")
             add_legend(plot)
@@ -117,48 +125,71 @@ def over_seeds(group: Group) -> tuple[list[int], np.ndarray, np.ndarray]:
     return epochs, np.array(means), np.array(spreads)
 
 
-def label(group: Group) -> str:
+def label(group: Group, prefix: str = "") -> str:
     """The text of a group in a legend."""
     seeds = f", {len(group.runs)} seeds" if len(group.runs) > 1 else ""
     state = "" if group.finished else " (unfinished)"
-    return "\n".join(textwrap.wrap(f"{group.model}{seeds}{state}", LEGEND_COLUMNS, subsequent_indent="  "))
+    return "\n".join(
+        textwrap.wrap(f"{prefix}{group.model}{seeds}{state}", LEGEND_COLUMNS, subsequent_indent="  ")
+    )
 
 
-def error_scatter(groups: Sequence[Group], name: str, axis: str, logarithmic: bool = False) -> str | None:
+def error_scatter(
+    groups: Sequence[Group], name: str, axis: str, limits: tuple[float, float] | None = None
+) -> str | None:
     """Test error by another number of the results; ``None`` if no run has it.
 
-    Each data set has a colour and a marker. Networks without attention are hollow. The best of each data set
-    is larger, and in the legend.
+    The legend says which model the number at a point is. Each data set has a colour and a marker. Networks
+    without attention are hollow. The best of each data set is larger. Without ``limits`` the axis is
+    logarithmic.
     """
     drawn = [group for group in groups if group.mean(name) is not None]
     if not drawn:
         return None
     data = list(dict.fromkeys(group.data for group in groups))
+    texts = [label(group, f"{n} {group.data}: ") for n, group in enumerate(drawn, 1)]
+    places = [(group.mean(name) or 0, max(group.mean("test_error") or 0, MIN_ERROR)) for group in drawn]
     top = best(drawn)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(4.8)
+        figure = new_figure(max(4.0, legend_height(texts)))
         plot = figure.subplots()
-        for index, group in enumerate(drawn):
+        for index, (group, place) in enumerate(zip(drawn, places, strict=True)):
             style = SeriesStyle(data.index(group.data))
-            point: Any = {"color": style.colour, "marker": style.marker, "linestyle": "none"}
             plot.plot(
-                group.mean(name) or 0,
-                max(group.mean("test_error") or 0, MIN_ERROR),
-                **point,
+                *place,
+                color=style.colour,
+                marker=style.marker,
+                linestyle="none",
                 markersize=10 if index in top else 6,
                 markerfacecolor=style.colour if group.attends else "white",
                 markeredgewidth=1.4,
+                label=texts[index],
             )
-            if index in top:
-                text = "\n".join(textwrap.wrap(f"{group.data}, best: {group.base}", LEGEND_COLUMNS))
-                plot.plot([], [], **point, markersize=7, label=text)
-        if logarithmic:
+        if limits:
+            plot.set_xlim(*limits)
+        else:
             plot.set_xscale("log")
             plain_ticks(plot.xaxis)
         plot.set_xlabel(axis)
         error_axis(plot, "test error, %")
         add_legend(plot)
+        number_points(figure, plot, places)
         return to_svg(figure)
+
+
+def number_points(figure: Figure, plot: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Number points from 1. A number is at the first place that is free, or else at the freest."""
+    figure.draw_without_rendering()  # which sets the scales
+    points = plot.transData.transform(places) * 72 / figure.dpi
+    taken = list(points)
+    for number, (place, point) in enumerate(zip(places, points, strict=True), 1):
+        clearances = [np.linalg.norm(np.array(taken) - (point + offset), axis=1).min() for offset in OFFSETS]
+        dx, dy = OFFSETS[int(np.argmax(np.minimum(clearances, NUMBER_SIZE)))]
+        taken.append(point + np.array([dx, dy]))
+        text = plot.annotate(
+            str(number), place, (dx, dy), textcoords="offset points", ha="center", va="center", fontsize=8
+        )
+        text.set_in_layout(False)
 
 
 def heat_map(matrix: Matrix) -> str | None:
@@ -172,7 +203,12 @@ def heat_map(matrix: Matrix) -> str | None:
     norm = LogNorm(low, high if high > low else 2 * low)
     names = ["\n".join(textwrap.wrap(f"{group.data}: {group.model}", 48)) for group in matrix.groups]
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        height = 1.3 + sum(0.25 + 0.2 * (1 + name.count("\n")) for name in names)
+        columns = [
+            "\n".join(textwrap.wrap(name, max(6, HEAT_MAP_COLUMNS // len(matrix.data))))
+            for name in matrix.data
+        ]
+        rows = sum(0.25 + 0.2 * (1 + name.count("\n")) for name in names)
+        height = 1.3 + rows + 0.2 * max(name.count("\n") for name in columns)
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         plot = figure.subplots()
         plot.imshow(errors, "cividis_r", norm, aspect="auto")
@@ -183,7 +219,7 @@ def heat_map(matrix: Matrix) -> str | None:
                 weight = "bold" if isinstance(text, Bold) else "normal"
                 colour = "white" if dark else "black"
                 plot.text(x, y, text, ha="center", va="center", color=colour, weight=weight)
-        plot.set_xticks(range(len(matrix.data)), matrix.data)
+        plot.set_xticks(range(len(columns)), columns, fontsize=8.5)
         plot.set_yticks(range(len(names)), names, fontsize=8.5)
         plot.set_xlabel("evaluated on")
         plot.set_ylabel("trained on: model")
@@ -195,6 +231,11 @@ def heat_map(matrix: Matrix) -> str | None:
 def new_figure(height: float) -> Figure:
     """A figure with a height in inches, and room for legends at the right."""
     return Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(rect=(0, 0, PLOT_WIDTH, 1)))
+
+
+def legend_height(texts: Sequence[str]) -> float:
+    """The height in inches of a plot that is at least as high as its legend."""
+    return 0.16 * sum(text.count("\n") + 1.4 for text in texts) + 0.5
 
 
 def add_legend(plot: Axes) -> None:

@@ -9,8 +9,8 @@ from stn_experiments.report.groups import Group
 
 DATA = yaml.safe_load((files("stn_experiments.report") / "published.yaml").read_text(encoding="utf-8"))
 SOURCE: str = DATA["source"]
-SURENESS = ", ".join(f"{letter} {meaning}" for letter, meaning in DATA["sureness"].items())
-"""What the letters mean."""
+SURENESS = dict(zip(DATA["sureness"], "ᵃᵇᶜ", strict=True))
+"""How sure a figure is, and the mark of that."""
 NETWORKS = {"fcn": "FCN", "cnn": "CNN", "compact": "CNN"}
 FAMILIES = {"affine": "affine", "projective": "projective", "tps": "TPS"}
 COUNTS = {1: "one transformer, at best", 2: "two transformers, at best"}
@@ -22,20 +22,17 @@ class Published(NamedTuple):
     Args:
         error: in %.
         model: the paper's name of the model.
-        column: the paper's name of the data.
-        sureness: one of the letters in ``published.yaml``.
-        compared: whether our model is only compared with that of the paper.
+        sureness: one of ``SURENESS``.
+        note: a sentence about the paper's data, or nothing.
     """
 
     error: float
     model: str
-    column: str
     sureness: str
-    compared: bool
+    note: str = ""
 
     def __str__(self) -> str:
-        relation = "compared with " if self.compared else ""
-        return f"{self.error:.1f} ({relation}{self.model}, {self.column}; {self.sureness})"
+        return f"{self.error:.1f}{SURENESS[self.sureness]}"
 
 
 def published(group: Group) -> Published | None:
@@ -46,18 +43,17 @@ def published(group: Group) -> Published | None:
     backbone, stn, attention = group.names
     if backbone not in NETWORKS or attention != "none":
         return None
-    network, compared = NETWORKS[backbone], backbone == "compact"
+    network = NETWORKS[backbone]
     config = group.runs[0].config
     if group.data == "addition":
+        sums = DATA["addition"]
         model = network if stn == "none" else COUNTS.get(config["stn"].get("count", 1))
-        return Published(DATA["addition"][model], model, "MNIST addition", "A", compared) if model else None
+        return Published(sums["models"][model], model, sums["sureness"]) if model else None
     model = network if stn == "none" else f"ST-{network} {FAMILIES.get(stn)}"
     column = DATA["columns"].get(group.data)
     distortion = {k: v for k, v in (config["data"].get("distortion") or {}).items() if k != "_target_"}
     if model not in DATA["models"] or column is None or column["distortion"] != distortion:
         return None
-    figure = DATA["models"][model][list(DATA["columns"]).index(group.data)]
-    if figure is None:
-        return None
-    error, sureness = figure.split()
-    return Published(float(error), model, column["name"], sureness, compared)
+    index = list(DATA["columns"]).index(group.data)
+    error, sureness = (DATA["models"][model][field][index] for field in ("error", "sureness"))
+    return None if error is None else Published(error, model, sureness, column.get("note", ""))

@@ -12,13 +12,10 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import write_atomically
 from stn_experiments.report import plots
 from stn_experiments.report.collect import State, collect
-from stn_experiments.report.groups import group_runs, trained_otherwise
+from stn_experiments.report.groups import group_runs
 from stn_experiments.report.panels import data_uri, strips
-from stn_experiments.report.published import SOURCE, SURENESS
 from stn_experiments.report.robustness import robustness
-from stn_experiments.report.tables import Bold, details, overview, to_csv
-
-OTHERWISE = "* Trained on another number of images than most models of the data set, so never bold."
+from stn_experiments.report.tables import Bold, details, footnotes, overview, to_csv
 
 
 class Report:
@@ -42,6 +39,8 @@ class Report:
         self.data = list(dict.fromkeys(group.data for group in self.groups))
         self.overview = overview(self.groups)
         self.details = details(self.groups)
+        self.footnotes = footnotes(self.groups)
+        self.unfinished = [str(run) for group in self.groups for run in group.unfinished]
         self.matrix = robustness(self.groups)
         self.strips = strips(self.groups, self.skipped)
         self.plots = self._draw()
@@ -51,6 +50,14 @@ class Report:
         """The number of runs in each state, for example ``10 finished, 1 failed``."""
         count = Counter(run.state for group in self.groups for run in group.runs)
         return ", ".join(f"{count[state]} {state}" for state in get_args(State) if count[state])
+
+    @property
+    def summary(self) -> str:
+        """A sentence with the numbers of runs, models and data sets."""
+        runs, data = sum(len(group.runs) for group in self.groups), len(self.data)
+        models = len({(group.names, group.settings) for group in self.groups})
+        texts = (counted(runs, "run"), counted(models, "model"), counted(data, "data set"))
+        return "{} ({}) of {} on {}.".format(texts[0], self.counted, *texts[1:])
 
     @property
     def code_note(self) -> str:
@@ -83,14 +90,17 @@ class Report:
         """All tables in Markdown."""
         parts = [
             "# Test error, %\n",
-            f"Mean ± sample standard deviation over seeds. In brackets: {SOURCE}; {SURENESS}. "
-            "Of a model with several settings, the one with the lowest validation error is shown.\n",
+            f"{self.summary} Mean ± sample standard deviation over seeds. Bold: the lowest of at least two "
+            "models that can be compared, that is, without a mark. Of a model with several settings, the one "
+            "with the lowest validation error is shown.\n",
             *([f"{self.code_note}\n"] if self.code_note else []),
             self.overview.markdown(),
+            *[f"{note}\n" for note in self.footnotes],
             "## All models\n",
             self.details.markdown(),
-            *([f"{OTHERWISE}\n"] if trained_otherwise(self.groups) else []),
         ]
+        if self.unfinished:
+            parts += ["## Runs without a result\n", *[f"- {run}" for run in self.unfinished], ""]
         if self.matrix.groups:
             parts += ["## On other data\n", self.matrix.table().markdown()]
         return "\n".join(parts)
@@ -102,11 +112,7 @@ class Report:
         )
         environment.tests["bold"] = lambda text: isinstance(text, Bold)
         environment.filters["svg_uri"] = lambda svg: data_uri("image/svg+xml", svg.encode())
-        unfinished = [str(run) for group in self.groups for run in group.unfinished]
-        otherwise = OTHERWISE if trained_otherwise(self.groups) else ""
-        return environment.get_template("page.html.j2").render(
-            report=self, unfinished=unfinished, source=SOURCE, sureness=SURENESS, otherwise=otherwise
-        )
+        return environment.get_template("page.html.j2").render(report=self)
 
     def _draw(self) -> dict[str, str]:
         """The plots that there is data for, by name."""
@@ -115,10 +121,13 @@ class Report:
             for name in self.data
         }
         drawn["iou"] = plots.error_scatter(
-            self.groups, "iou_mean", "IoU of the attended box and the digit's box"
+            self.groups, "iou_mean", "IoU of the attended box and the digit's box", limits=(0, 1)
         )
-        drawn["time"] = plots.error_scatter(
-            self.groups, "train_seconds", "training time, s", logarithmic=True
-        )
+        drawn["time"] = plots.error_scatter(self.groups, "train_seconds", "training time, s")
         drawn["robustness"] = plots.heat_map(self.matrix)
         return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 run``, ``2 runs``."""
+    return f"{number} {noun}" + ("s" if number != 1 else "")

@@ -2,18 +2,28 @@
 
 import csv
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stn_experiments.common.durations import time_text
-from stn_experiments.report.groups import Group, best, trained_otherwise
-from stn_experiments.report.published import SOURCE, published
+from stn_experiments.report.groups import CRITERIA, Group, best
+from stn_experiments.report.published import SOURCE, SURENESS, published
 
 MISSING = "–"
+PAPER = "paper"
+"""The head of the columns with published figures."""
 SCORES = {"iou_mean": "IoU", "ink_inside": "ink inside", "hit_rate": "hit rate"}
 """Scores of attention in [0, 1], see docs/metrics.md, and their column heads."""
-NUMBERS = ("parameters", "epochs", "train_seconds", "images_per_second", *SCORES)
+NUMBERS = (
+    "parameters",
+    "epochs",
+    "images_seen",
+    "test_images",
+    "train_seconds",
+    "images_per_second",
+    *SCORES,
+)
 """Numbers in the CSV besides the error, as means over the seeds."""
 
 
@@ -44,35 +54,46 @@ def in_markdown(text: str) -> str:
 
 
 def overview(groups: Sequence[Group]) -> Table:
-    """Models × data. Of several groups with the same names, the one with the lowest validation error.
+    """Models × data, with the paper's figures in columns of their own.
 
-    ``*`` marks those that :func:`trained_otherwise`.
+    Of several groups with the same names, the one with the lowest validation error.
     """
-    data = list(dict.fromkeys(group.data for group in groups))
     chosen: dict[tuple[str, str], Group] = {}
     for group in sorted(groups, key=lambda group: (not group.finished, group.mean("val_error") or 0)):
         chosen.setdefault((group.base, group.data), group)
-    cells = {}
-    top, otherwise = best(list(chosen.values())), trained_otherwise(list(chosen.values()))
-    for index, (place, group) in enumerate(chosen.items()):
-        figure = published(group)
-        text = error_text(group) + (f" [{figure.error:.1f} {figure.sureness}]" if figure else "")
-        text += " *" if index in otherwise else ""
-        cells[place] = Bold(text) if index in top else text
-    bases = sorted({group.base for group in groups})
-    return Table(
-        ["model", *data], [[base, *(cells.get((base, name), MISSING) for name in data)] for base in bases]
-    )
+    shown = list(chosen.values())
+    top = best(shown)
+    head, columns = ["model", "parameters"], []
+    for name in dict.fromkeys(group.data for group in groups):
+        of_data = {group.model: index for index, group in enumerate(shown) if group.data == name}
+        errors = {model: error_text(shown[index]) for model, index in of_data.items()}
+        columns.append(
+            {model: Bold(errors[model]) if of_data[model] in top else errors[model] for model in errors}
+        )
+        head.append(name)
+        figures = {
+            model: str(figure) for model, index in of_data.items() if (figure := published(shown[index]))
+        }
+        if figures:
+            columns.append(figures)
+            head.append(PAPER)
+    rows = []
+    for model in sorted({group.model for group in shown}):
+        size = range_text([group for group in shown if group.model == model], "parameters")
+        rows.append([model, size, *(column.get(model, MISSING) for column in columns)])
+    return Table(head, rows)
 
 
 def details(groups: Sequence[Group]) -> Table:
-    """A row for each group; ``*`` marks the epochs of those that :func:`trained_otherwise`."""
-    top, otherwise = best(groups), trained_otherwise(groups)
+    """A row for each group. The number of test images is shown if it differs."""
+    top = best(groups)
+    sizes = len({size for group in groups for size in group.values("test_images")})
     rows = []
     for index, group in enumerate(groups):
         error = error_text(group)
         if group.finished and group.unfinished:
             error += f"; {progress(group)}"
+        figure = published(group)
         rows.append(
             {
                 "data": group.data,
@@ -80,14 +101,49 @@ def details(groups: Sequence[Group]) -> Table:
                 "test error %": Bold(error) if index in top else error,
                 "seeds": str(len(group.finished) or MISSING),
                 **{head: mean_text(group, name, "{:.2f}".format) for name, head in SCORES.items()},
-                "parameters": range_text(group, "parameters"),
-                "epochs": range_text(group, "epochs") + (" *" if index in otherwise else ""),
+                "parameters": range_text([group], "parameters"),
+                "epochs": range_text([group], "epochs"),
+                "images seen": range_text([group], "images_seen"),
+                **({"test images": range_text([group], "test_images")} if sizes > 1 else {}),
                 "training time": mean_text(group, "train_seconds", time_text),
                 "images/s": mean_text(group, "images_per_second", "{:,.0f}".format),
-                "published %": str(published(group) or MISSING),
+                f"{PAPER} %": str(figure or MISSING),
+                f"{PAPER}'s model": figure.model if figure else MISSING,
             }
         )
     return Table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def footnotes(groups: Sequence[Group]) -> list[str]:
+    """A sentence for each mark in the tables, and for what else the compared models differ in."""
+    notes = [
+        f"{criterion.mark} {criterion.meaning} than most models on the same data: not compared, never bold."
+        for criterion in CRITERIA
+        if any(criterion.mark in group.marks for group in groups)
+    ]
+    if (share := size_difference(groups)) >= 0.005:
+        notes.append(
+            f"The compared models differ in their number of parameters, by up to {100 * share:.0f} %."
+        )
+    if any(group.data != group.runs[0].data for group in groups):
+        notes.append(
+            "Settings after the name of data mean another test set: models are compared within each."
+        )
+    figures = [figure for group in groups if (figure := published(group))]
+    if figures:
+        found = {figure.sureness for figure in figures}
+        marks = ", ".join(f"{mark} {sureness}" for sureness, mark in SURENESS.items() if sureness in found)
+        notes.append(f"{PAPER.capitalize()}: {SOURCE}; {marks}. Its networks saw 38 million images.")
+    return notes + list(dict.fromkeys(figure.note for figure in figures if figure.note))
+
+
+def size_difference(groups: Sequence[Group]) -> float:
+    """By how much the largest of the compared groups on one data set exceeds the smallest, as a share."""
+    sizes: dict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        if not group.marks:
+            sizes[group.data] += group.values("parameters")
+    return max((max(values) / min(values) - 1 for values in sizes.values() if values), default=0.0)
 
 
 def to_csv(groups: Sequence[Group]) -> str:
@@ -105,6 +161,7 @@ def to_csv(groups: Sequence[Group]) -> str:
                 "test_error_spread": group.spread("test_error"),
                 "seeds": len(group.finished),
                 "best": int(index in top),
+                "marks": group.marks,
                 **{name: group.mean(name) for name in NUMBERS},
                 "published": figure and figure.error,
                 "published_model": figure and figure.model,
@@ -122,11 +179,17 @@ def to_csv(groups: Sequence[Group]) -> str:
 
 
 def error_text(group: Group) -> str:
-    """Mean ± standard deviation in %, or the progress of runs without a result."""
+    """Mean ± standard deviation in %, and marks; or the progress of runs without a result."""
     error, spread = group.mean("test_error"), group.spread("test_error")
     if error is None:
         return progress(group)
-    return f"{error:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+    return " ".join(
+        [
+            f"{error:.2f}",
+            *([f"± {spread:.2f}"] if spread is not None else []),
+            *([group.marks] if group.marks else []),
+        ]
+    )
 
 
 def progress(group: Group) -> str:
@@ -141,8 +204,8 @@ def mean_text(group: Group, name: str, text: Callable[[float], str]) -> str:
     return MISSING if value is None else text(value)
 
 
-def range_text(group: Group, name: str) -> str:
-    """A whole number of the results, or its range over the seeds."""
-    values = group.values(name)
+def range_text(groups: Sequence[Group], name: str) -> str:
+    """A whole number of the results, or its range over groups and seeds."""
+    values = [value for group in groups for value in group.values(name)]
     ends = sorted({min(values), max(values)}) if values else []
     return "–".join(f"{end:,.0f}" for end in ends) or MISSING

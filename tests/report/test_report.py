@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import json
+import math
 import os
 import re
 import statistics
@@ -12,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from stn_experiments.common.files import digest
+from stn_experiments.report import plots
 from stn_experiments.report import watch as watching
 from stn_experiments.report.collect import collect
 from stn_experiments.report.groups import differing_settings, group_runs
@@ -89,8 +92,8 @@ def test_runs_that_differ_in_nothing_but_seed_and_place_are_one_group(write_run,
     (group,) = groups()
     assert group.mean("test_error") == pytest.approx(0.86)
     assert group.spread("test_error") == pytest.approx(statistics.stdev(errors)) == (0.0056 / 2) ** 0.5
-    row = "rotated|compact + affine|0.86 ± 0.05|3|0.50|–|–|92,416|2|2 min 00 s|–"
-    assert details([group]).rows[0][:-1] == row.split("|")
+    row = "rotated|compact + affine|0.86 ± 0.05|3|0.50|–|–|92,416|2|–|2 min 00 s|–|0.7ᵇ|ST-CNN affine"
+    assert details([group]).rows[0] == row.split("|")
 
 
 def test_the_last_finished_run_of_a_seed_counts(write_run, groups):
@@ -145,7 +148,33 @@ def test_another_canvas_is_other_data(write_run, groups):
     table = details(groups())
     assert column(table, "data")[0] == column(table, "data")[1] == "cluttered"
     assert column(table, "data")[2].startswith("cluttered data.distortion.canvas=80")
-    assert bold(table) == ["1.00", "1.00", "5.00"]
+    assert bold(table) == ["1.00", "1.00"]
+
+
+def test_another_test_set_is_other_data_and_decides_no_bold(write_run, root):
+    for name, error, settings in (
+        ("a", 3.0, {}),
+        ("b", 2.0, {"stn": "none"}),
+        ("c", 1.0, {"stn": "tps", "data.seed": 7}),
+    ):
+        write_run(name, error, **{"data.seed": 0, **settings})
+    report = Report([root])
+    assert column(report.details, "data") == ["rotated", "rotated", "rotated data.seed=7"]
+    assert bold(report.details) == bold(report.overview) == ["2.00"]
+    (note,) = [note for note in report.footnotes if "another test set" in note]
+    assert note in report.html()
+    assert note in report.markdown()
+
+
+def test_settings_that_differ_between_models_are_in_their_labels(write_run, groups):
+    write_run("plain", 1.0, stn="none", **{"optimizer.lr": 0.1, "backbone.width": 8})
+    write_run("affine", 2.0, **{"optimizer.lr": 0.2, "backbone.width": 16, "stn.width": 1})
+    write_run("fcn", 3.0, backbone="fcn", **{"optimizer.lr": 0.2, "backbone.width": 32, "stn.width": 2})
+    assert [group.model for group in groups()] == [
+        "compact + none backbone.width=8 optimizer.lr=0.1",
+        "compact + affine backbone.width=16 stn.width=1",
+        "fcn + affine stn.width=2",
+    ]
 
 
 # Tables
@@ -154,29 +183,57 @@ def test_another_canvas_is_other_data(write_run, groups):
 def test_the_best_of_each_data_set_is_bold(write_run, groups):
     write_run("a", 0.701)
     write_run("b", 1.4, stn="none")
-    write_run("c", 2.0, data="rts", stn="none")
+    write_run("c", 2.0, data="rts", stn="none")  # alone
     write_run("d", 0.704, stn="similarity")  # shows the same error as the best
-    assert bold(details(groups())) == ["0.70", "0.70", "2.00"]
-    assert bold(overview(groups())) == ["0.70 [0.7 B]", "2.00 [0.8 B]", "0.70"]
-    assert [row["best"] for row in csv_rows(groups())] == ["1", "1", "0", "1"]
+    assert bold(details(groups())) == ["0.70", "0.70"]
+    assert bold(overview(groups())) == ["0.70", "0.70"]
+    assert [row["best"] for row in csv_rows(groups())] == ["1", "1", "0", "0"]
 
 
 @pytest.mark.parametrize(
-    ("images", "marked", "winners"),
+    ("number", "values", "marked", "winners"),
     [
-        ((100, 100, 300), ["2 *", "2", "2"], ["2.00"]),
-        ((100, 300), ["2 *", "2 *"], []),
-        ((300,), ["2"], ["1.00"]),
-        ((100, 100, 300, 300), ["2", "2", "2 *", "2 *"], ["1.00"]),
+        ("images_seen", (300, 100, 100), ["1.00 *", "2.00", "3.00"], ["2.00"]),
+        ("images_seen", (100, 300), ["1.00 *", "2.00 *"], []),
+        ("images_seen", (300,), ["1.00"], []),
+        ("images_seen", (300, 300, 100, 100), ["1.00", "2.00", "3.00 *", "4.00 *"], ["1.00"]),
+        ("images_seen", (None, 100, 100), ["1.00", "2.00", "3.00"], ["1.00"]),
+        ("parameters", (92_416, 75_946), ["1.00", "2.00"], ["1.00"]),
+        ("parameters", (200, 100, 130), ["1.00 †", "2.00", "3.00"], ["2.00"]),
+        ("parameters", (50, 100, 131, 110), ["1.00 †", "2.00 †", "3.00", "4.00"], ["3.00"]),
+        ("parameters", (100, 200), ["1.00 †", "2.00 †"], []),
+        ("test_images", (500, 10_000, 10_000), ["1.00 ‡", "2.00", "3.00"], ["2.00"]),
     ],
 )
-def test_models_that_saw_other_numbers_of_images_are_not_compared(write_run, groups, images, marked, winners):
-    errors = (3.0, 2.0, 1.0, 1.5) if len(images) > 1 else (1.0,)
-    for seen, error, lr in zip(images, errors, (0.1, 0.2, 0.3, 0.4), strict=False):
-        write_run(f"run{lr}", error, result={"images_seen": seen}, **{"optimizer.lr": lr})
-    table = details(groups())
-    assert column(table, "epochs") == marked
-    assert bold(table) == winners
+def test_models_that_cannot_be_compared_are_marked_and_never_bold(
+    write_run, root, number, values, marked, winners
+):
+    for error, value in enumerate(values, 1):  # the first values have the lowest errors
+        write_run(f"run{error}", error, result={number: value}, **{"optimizer.lr": error})
+    report = Report([root])
+    errors = column(report.details, "test error %")
+    assert errors == marked
+    assert bold(report.details) == winners
+    for mark in "*†‡":
+        notes = [note for note in report.footnotes if note.startswith(mark)]
+        assert len(notes) == any(mark in error for error in errors)
+        assert all(note in report.html() and note in report.markdown() for note in notes)
+    assert ("test images" in report.details.head) == (number == "test_images")
+
+
+def test_sizes_are_compared_among_models_that_saw_equally_many_images(write_run, groups):
+    for n, (images, size) in enumerate([(100, 50), (100, 50), (300, 100), (300, 100), (300, 50)], 1):
+        write_run(f"run{n}", n, result={"images_seen": images, "parameters": size}, **{"stn.width": n})
+    assert [group.marks for group in groups()] == ["*†", "*†", "", "", "†"]
+
+
+def test_a_footnote_says_how_much_compared_sizes_differ(write_run, root):
+    write_run("a", 1.0, result={"parameters": 92_416})
+    write_run("b", 2.0, stn="none", result={"parameters": 75_946})
+    write_run("c", 3.0, stn="tps", result={"parameters": 1_000_000})
+    report = Report([root])
+    assert "The compared models differ in their number of parameters, by up to 22 %." in report.footnotes
+    assert column(report.overview, "parameters") == ["92,416", "75,946", "1,000,000"]
 
 
 def test_the_overview_chooses_on_validation_and_has_dashes_for_missing_models(write_run, groups):
@@ -185,12 +242,12 @@ def test_the_overview_chooses_on_validation_and_has_dashes_for_missing_models(wr
     write_run("other", 0.55, history=(9.0, 4.0), stn="none")
     write_run("mixed", 1.4, data="mixed", stn="none")
     table = overview(groups())
-    assert table.head == ["model", "mixed", "rotated"]
+    assert table.head == ["model", "parameters", "mixed", "rotated", "paper"]
     assert table.rows == [
-        ["compact + affine", "–", "0.60 [0.7 B]"],
-        ["compact + none", "1.40", "0.55 [1.2 B]"],
+        ["compact + affine stn.width=16", "92,416", "–", "0.60", "0.7ᵇ"],
+        ["compact + none", "92,416", "1.40", "0.55", "1.2ᵇ"],
     ]
-    assert bold(table) == ["1.40", "0.55 [1.2 B]"]
+    assert bold(table) == ["0.55"]
 
 
 def test_unfinished_runs_are_shown_as_such(write_run, groups):
@@ -222,7 +279,7 @@ def test_the_csv_has_full_numbers_and_the_table_rounded_ones(write_run, groups):
     assert float(first["test_error"]) == pytest.approx(0.2234)
     assert float(first["test_error_spread"]) == pytest.approx(0.1414, abs=1e-4)
     assert (first["seeds"], first["iou_mean"], first["images_per_second"]) == ("2", "0.4567", "1234.5")
-    assert (first["published"], first["sureness"], first["source"][:8]) == ("0.7", "B", "Jaderber")
+    assert (first["published"], first["sureness"], first["source"][:8]) == ("0.7", "second-hand", "Jaderber")
     assert second["hit_rate"] == second["ink_inside"] == second["test_error_spread"] == ""
 
 
@@ -237,37 +294,51 @@ def test_bars_are_escaped_in_markdown():
 @pytest.mark.parametrize(
     ("data", "backbone", "stn", "settings", "expected"),
     [
-        ("rotated", "fcn", "none", {}, "2.1 (FCN, R; B)"),
-        ("rotated", "compact", "tps", {}, "0.7 (compared with ST-CNN TPS, R; B)"),
-        ("rts", "fcn", "projective", {}, "0.9 (ST-FCN projective, RTS; C)"),
-        ("projective", "cnn", "projective", {}, "0.8 (ST-CNN projective, P; B)"),
-        ("elastic", "fcn", "affine", {}, "2.7 (ST-FCN affine, E; C)"),
-        ("cluttered", "compact", "none", {}, "3.5 (compared with CNN, TC; A)"),
+        ("rotated", "fcn", "none", {}, "2.1ᵇ FCN"),
+        ("rotated", "compact", "tps", {}, "0.7ᵇ ST-CNN TPS"),
+        ("rts", "fcn", "projective", {}, "0.9ᶜ ST-FCN projective"),
+        ("projective", "cnn", "projective", {}, "0.8ᵇ ST-CNN projective"),
+        ("elastic", "fcn", "affine", {}, "2.7ᶜ ST-FCN affine"),
+        ("cluttered", "compact", "none", {}, "3.5ᵃ CNN"),
         ("cluttered", "cnn", "tps", {}, "None"),
         ("rotated", "resnet18", "affine", {}, "None"),
         ("rotated", "cnn", "similarity", {}, "None"),
         ("rotated", "cnn", "affine", {"attention": "cbam"}, "None"),
         ("rotated", "cnn", "affine", {"data.distortion": {"canvas": 42, "angle": 90}}, "None"),
         ("mixed", "cnn", "affine", {}, "None"),
-        ("addition", "fcn", "none", {}, "47.7 (FCN, MNIST addition; A)"),
-        ("addition", "fcn", "affine", {}, "18.5 (one transformer, at best, MNIST addition; A)"),
-        ("addition", "cnn", "affine", {"stn.count": 2}, "5.8 (two transformers, at best, MNIST addition; A)"),
+        ("addition", "fcn", "none", {}, "47.7ᵃ FCN"),
+        ("addition", "fcn", "affine", {}, "18.5ᵃ one transformer, at best"),
+        ("addition", "cnn", "affine", {"stn.count": 2}, "5.8ᵃ two transformers, at best"),
         ("addition", "cnn", "affine", {"stn.count": 3}, "None"),
     ],
 )
 def test_published_errors(write_run, groups, data, backbone, stn, settings, expected):
     write_run("run", 1.0, data=data, backbone=backbone, stn=stn, **settings)
-    assert str(published(groups()[0])) == expected
+    figure = published(groups()[0])
+    assert (f"{figure} {figure.model}" if figure else "None") == expected
 
 
 def test_the_published_table_is_that_of_the_paper_on_the_data_of_the_configs(compose):
-    assert DATA["models"]["ST-CNN affine"] == ["0.7 B", "0.5 B", "0.8 B", "1.2 B", "1.7 A"]
-    assert DATA["models"]["CNN"] == ["1.2 B", "0.8 B", "1.5 B", "1.4 B", "3.5 A"]
-    assert [len(row) for row in DATA["models"].values()] == [5] * 8
-    assert list(DATA["addition"].values()) == [47.7, 14.7, 18.5, 5.8]
+    models = DATA["models"]
+    assert models["ST-CNN affine"]["error"] == [0.7, 0.5, 0.8, 1.2, 1.7]
+    assert models["CNN"]["error"] == [1.2, 0.8, 1.5, 1.4, 3.5]
+    assert [len(row) for model in models.values() for row in model.values()] == [5] * 16
+    for model in models.values():
+        for error, sureness in zip(model["error"], model["sureness"], strict=True):
+            assert (sureness in DATA["sureness"]) == (error is not None)
+    assert list(DATA["addition"]["models"].values()) == [47.7, 14.7, 18.5, 5.8]
     for name, settings in DISTORTIONS.items():
         shipped = compose(f"data={name}")["data"]["distortion"]
         assert settings == {key: value for key, value in shipped.items() if key != "_target_"}
+
+
+def test_footnotes_say_how_sure_the_shown_figures_are(write_run, root):
+    write_run("a", 1.0, backbone="cnn")
+    write_run("b", 1.0, data="projective", backbone="fcn")
+    first, second = Report([root]).footnotes
+    assert "; ᵇ second-hand, ᶜ recalled." in first
+    assert "its projective data is known at second hand" in second
+    assert "read in the paper" not in first
 
 
 # Robustness
@@ -335,7 +406,7 @@ def test_runs_of_earlier_versions_and_empty_ones_are_read(write_run, root):
     (folder / "history.jsonl").unlink()
     (write_run("begun", data="rts", history=()) / "history.jsonl").unlink()
     report = Report([root])
-    assert report.details.rows[0][2:-1] == ["1.50", "1", *["–"] * 7]
+    assert report.details.rows[0][2:-2] == ["1.50", "1", *["–"] * 8]
     assert column(report.details, "test error %")[1] == "0 of 2 epochs, stopped"
     assert report.plots == {}
     assert "rts" in report.html()
@@ -364,8 +435,8 @@ def test_the_page_needs_nothing_but_itself_and_is_reproducible(write_run, root, 
 
     one = written(tmp_path / "one")
     assert one == written(tmp_path / "two")
-    plots = ("curves-rotated", "curves--i-x_-", "iou", "time", "robustness")
-    assert set(one) == {"index.html", "table.md", "table.csv", *(f"plots/{name}.svg" for name in plots)}
+    drawn = ("curves-rotated", "curves--i-x_-", "iou", "time", "robustness")
+    assert set(one) == {"index.html", "table.md", "table.csv", *(f"plots/{name}.svg" for name in drawn)}
     html = one["index.html"].decode()
     sources = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]{1,30})""", html)
     assert len(sources) >= 9
@@ -375,6 +446,8 @@ def test_the_page_needs_nothing_but_itself_and_is_reproducible(write_run, root, 
     for text in ("All models", "by epoch", "attention and time", "Robustness", "Panels", "1.50 ± 0.71"):
         assert text in html
     assert "<li>c: 2 of 2 epochs, stopped</li>" in html
+    assert "Those without a result are listed" in html
+    assert "- c: 2 of 2 epochs, stopped\n" in one["table.md"].decode()
 
 
 @pytest.mark.parametrize(
@@ -403,6 +476,22 @@ def test_many_models_are_drawn_in_several_plots(write_run, root):
     assert len(re.findall(r'id="legend_\d+"', svg)) == 2
 
 
+def test_a_plot_of_one_epoch_has_one_tick_and_each_point_a_number(write_run, root, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "to_svg", lambda figure: figures.append(figure) or "")
+    for width in range(3):  # at one place
+        write_run(f"r{width}", 1.0, history=(2.0,), **{"stn.width": width, "trainer.epochs": 1})
+    Report([root])
+    curves, by_iou, _ = (figure.axes[0] for figure in figures)
+    low, high = curves.get_xlim()
+    assert [tick for tick in curves.get_xticks() if low <= tick <= high] == [1]
+    assert [text.get_text() for text in by_iou.texts] == ["1", "2", "3"]
+    legend = [text.get_text() for text in by_iou.get_legend().get_texts()]
+    assert legend == [f"{n + 1} rotated: compact + affine stn.width={n}" for n in range(3)]
+    offsets = [text.get_position() for text in by_iou.texts]
+    assert all(math.dist(a, b) >= plots.NUMBER_SIZE for a, b in itertools.combinations(offsets, 2))
+
+
 # The command
 
 
@@ -414,6 +503,7 @@ def test_the_command(write_run, root, command):
     assert (code, stderr) == (0, "")
     assert "c: skipped, config.yaml cannot be read" in stdout
     assert "1 finished, 1 stopped" in stdout
+    assert "unfinished  b: 2 of 2 epochs, stopped" in stdout
     assert (root / "report" / "index.html").exists()
 
 

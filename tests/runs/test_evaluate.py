@@ -79,6 +79,13 @@ def test_a_folder_means_all_runs_in_it_and_no_data_means_their_own(runs, evaluat
         assert json.loads(own.read_text())["test_error"] == trained["test_error"]
 
 
+def test_the_line_of_a_stopped_run_says_so(runs, evaluate):
+    (runs[1] / "result.json").unlink()
+    _, printed, _ = evaluate(*runs[:2])
+    assert printed["test error"][0].endswith(" on rotated")
+    assert printed["test error"][1].endswith(" on rts  (no result yet: 1 of 1 epochs, stopped)")
+
+
 def test_missing_skips_evaluations_that_are_newer_than_the_run(runs, evaluate, tmp_path):
     words = ["data=rotated,clean", "data.valid_size=40", "--missing"]
     evaluate(runs[0], "data=clean", "data.valid_size=40")
