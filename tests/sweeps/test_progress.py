@@ -301,7 +301,7 @@ def pause_while_it_trains(process, root):
         assert process.poll() is None
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(0.01)
-        held = [file.with_suffix("") for file in root.glob("npz-*.lock") if names in file.read_text()]
+        held = [file.with_suffix("") for file in root.glob("digits-*.lock") if names in file.read_text()]
         if not held:
             os.kill(process.pid, signal.SIGCONT)
             time.sleep(0.01)
@@ -319,7 +319,7 @@ def test_two_terminals_with_one_sweep_train_each_run_once(command, root, tmp_pat
         assert err.count("\n") == 1
         assert f"{locked} is held by process {first.pid}" in err
         assert "runs done" not in out
-        (other,) = (file.parent for file in root.glob("npz-*/result.json"))
+        (other,) = (file.parent for file in root.glob("digits-*/result.json"))
         result = (other / "result.json").stat()
         assert [str(status) for status in active_sweeps(root)] == ["0 of 2 runs done, 1 running, 1 to come"]
     finally:
@@ -329,7 +329,7 @@ def test_two_terminals_with_one_sweep_train_each_run_once(command, root, tmp_pat
     assert out.splitlines()[-1] == "2 of 2 runs done"
     assert f"{other} is finished already" in out
     assert os.path.samestat(result, (other / "result.json").stat())
-    assert len(list(root.glob("npz-*/result.json"))) == 2
+    assert len(list(root.glob("digits-*/result.json"))) == 2
     assert active_sweeps(root) == []
 
 
