@@ -19,8 +19,8 @@ from tests.runs.harness import npz_settings
 
 TIMES = ("train_seconds", "images_per_second")
 FIXED_FIELDS = (
-    "test_error val_error epochs images_seen test_images train_seconds images_per_second parameters seed data "
-    "backbone stn attention device precision commit status"
+    "test_error val_error epochs images_seen test_images train_seconds images_per_second parameters seed "
+    "data backbone stn attention device precision commit status"
 )
 
 
