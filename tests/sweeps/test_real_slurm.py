@@ -62,6 +62,12 @@ def start(slurm, settings):
             pass
 
 
+def same_run(root, folder):
+    """The run of the same config in another folder of runs, where its name may have other words."""
+    (found,) = root.glob(f"*-{RunFolder(folder).digest}")
+    return RunFolder(found)
+
+
 def pause_training(root, seed):
     """Pause the process of a run that has saved a checkpoint; return the run's folder and the process id."""
     pattern = f"*-seed{seed}-*/checkpoints/last.pt"
@@ -150,7 +156,7 @@ def test_a_preempted_run_resumes_and_a_cancelled_one_is_trained_by_the_next_swee
     (saved,) = set(steps("stopped", log(root, jobs[1])))
     assert 0 < saved < STEPS
     assert steps("resumes", log(root, jobs[1])) == [saved]
-    assert outcome(RunFolder(preempted)) == outcome(RunFolder(whole / preempted.name))
+    assert outcome(RunFolder(preempted)) == outcome(same_run(whole, preempted))
 
     again = start(*grid)
     _, errors = again.communicate(timeout=TOO_LONG)
@@ -160,4 +166,4 @@ def test_a_preempted_run_resumes_and_a_cancelled_one_is_trained_by_the_next_swee
     logs = [log(root, job) for job in jobs[4:]]
     assert ["is finished already" in text for text in logs] == [False, True, True, True]
     assert steps("resumes", logs[0])[0] >= steps("stopped", log(root, jobs[0]))[-1] > 0
-    assert outcome(RunFolder(cancelled)) == outcome(RunFolder(whole / cancelled.name))
+    assert outcome(RunFolder(cancelled)) == outcome(same_run(whole, cancelled))
