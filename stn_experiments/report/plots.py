@@ -86,8 +86,6 @@ def error_curves(groups: Sequence[Group]) -> str | None:
                 draw_curve(plot, group, SeriesStyle(index))
             error_axis(plot, "validation error, %")
             plot.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            if len({epoch for group in drawn for epoch in over_seeds(group)[0]}) == 1:
-                plot.set_xlim(0.5, 1.5)
             plot.tick_params(labelbottom=True)
             plot.set_xlabel("epoch")
             add_legend(plot)
@@ -140,7 +138,7 @@ def error_scatter(
     """Test error by another number of the results; ``None`` if no run has it.
 
     The legend says which model the number at a point is. Each data set has a colour and a marker. Networks
-    without attention are hollow. The best of each data set is larger. Without ``limits`` the axis is
+    without attention are hollow. Those in bold in the tables are larger. Without ``limits`` the axis is
     logarithmic.
     """
     drawn = [group for group in groups if group.mean(name) is not None]
@@ -149,7 +147,7 @@ def error_scatter(
     data = list(dict.fromkeys(group.data for group in groups))
     texts = [label(group, f"{n} {group.data}: ") for n, group in enumerate(drawn, 1)]
     places = [(group.mean(name) or 0, max(group.mean("test_error") or 0, MIN_ERROR)) for group in drawn]
-    top = best(drawn)
+    top = [groups[index] for index in best(groups)]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(max(4.0, legend_height(texts)))
         plot = figure.subplots()
@@ -160,7 +158,7 @@ def error_scatter(
                 color=style.colour,
                 marker=style.marker,
                 linestyle="none",
-                markersize=10 if index in top else 6,
+                markersize=10 if group in top else 6,
                 markerfacecolor=style.colour if group.attends else "white",
                 markeredgewidth=1.4,
                 label=texts[index],
@@ -240,7 +238,7 @@ def legend_height(texts: Sequence[str]) -> float:
 
 def add_legend(plot: Axes) -> None:
     """Add a legend to the right of a plot."""
-    legend = plot.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), fontsize=8.5, handlelength=3.2)
+    legend = plot.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8.5, handlelength=3.2)
     legend.set_in_layout(False)
 
 

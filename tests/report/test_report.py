@@ -492,6 +492,29 @@ def test_a_plot_of_one_epoch_has_one_tick_and_each_point_a_number(write_run, roo
     assert all(math.dist(a, b) >= plots.NUMBER_SIZE for a, b in itertools.combinations(offsets, 2))
 
 
+def test_the_points_of_models_in_bold_are_larger(write_run, root, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "to_svg", lambda figure: figures.append(figure) or "")
+    write_run("none", 1.0, stn="none", result={"iou_mean": None})
+    write_run("affine", 2.0)
+    write_run("tps", 3.0, stn="tps")
+    Report([root])
+    _, by_iou, by_time = ([line.get_markersize() for line in figure.axes[0].lines] for figure in figures)
+    assert by_iou == [6, 6]
+    assert by_time == [10, 6, 6]
+
+
+def test_long_names_of_data_are_wrapped_below_the_heat_map(write_run, root, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "to_svg", lambda figure: figures.append(figure) or "")
+    names = [f"noisy_with_a_long_name_{n}" for n in range(8)]
+    write_run("run", 1.0, evaluations={f"{name}-11": 2.0 for name in names})
+    Report([root])
+    texts = [text.get_text() for text in figures[-1].axes[0].get_xticklabels()]
+    assert [text.replace("\n", "") for text in texts] == [*names, "rotated"]
+    assert max(len(line) for text in texts for line in text.splitlines()) <= 11
+
+
 # The command
 
 
