@@ -41,8 +41,20 @@ def write_atomically(path: Path, content: str | bytes, keep: Path | None = None)
 
 
 def digest(value: Mapping[str, Any]) -> str:
-    """The first 8 hexadecimal digits of the SHA-256 of a JSON value; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+    """The first 8 hexadecimal digits of the SHA-256 of a JSON value.
+
+    The order of keys does not matter, and 1.0 is the same as 1.
+    """
+    return hashlib.sha256(json.dumps(_without_zeros(value), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _without_zeros(value: Any) -> Any:
+    """A JSON value with each float that is a whole number as an integer."""
+    if isinstance(value, Mapping):
+        return {key: _without_zeros(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_zeros(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _digests: dict[Path, tuple[tuple[int, int], str]] = {}

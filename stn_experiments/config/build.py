@@ -9,6 +9,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from stn_experiments.common.errors import UserError
@@ -205,4 +206,6 @@ def _refuse_unknown(settings: Mapping[str, Any], known: Sequence[str], path: str
     for key in settings:
         if key not in known:
             choices = f"it has {', '.join(known)}" if known else "it has no settings"
-            raise UserError(f"{path}.{key} is not a setting of {path}: {choices}")
+            near = get_close_matches(str(key), known, 1)
+            question = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{path}.{key} is not a setting of {path}: {choices}{question}")

@@ -1,5 +1,6 @@
 """The files in ``configs/``, read without Hydra: which groups, choices and settings there are."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,31 @@ def _read_main() -> dict[str, Any]:
     return main
 
 
+def owners(name: str) -> list[str]:
+    """The choices of its group that have a setting, by its dotted name."""
+    group = name.partition(".")[0]
+    return [choice for choice, settings in choices(group).items() if name in flatten({group: settings})]
+
+
 def _read(file: Path) -> dict[str, Any]:
-    """The settings in a YAML file, and in those that it includes by ``- /file@_here_``."""
+    """The settings in a YAML file, and in those that it includes by ``- /file@package``."""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     settings: dict[str, Any] = {}
     for entry in content.pop("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
-            name = entry.removesuffix("@_here_")
+            name, _, package = entry.partition("@")
             folder = CONFIGS if name.startswith("/") else file.parent  # /mnist is in configs, default beside
-            settings |= _read(folder / f"{name.removeprefix('/')}.yaml")
-    return settings | content
+            included = _read(folder / f"{name.removeprefix('/')}.yaml")
+            for key in reversed([key for key in package.split(".") if key not in ("", "_here_")]):
+                included = {key: included}
+            settings = _merge(settings, included)
+    return _merge(settings, content)
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with other values for some of them."""
+    merged = {**old, **new}
+    for key in old.keys() & new.keys():
+        if isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
+            merged[key] = _merge(old[key], new[key])
+    return merged

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.config.choices import GROUPS, setting_names
+from stn_experiments.config.choices import GROUPS, owners, setting_names
 from stn_experiments.config.names import with_run_name
 
 
@@ -80,9 +80,9 @@ def error_line(error: Exception) -> str:
 
 
 def _hint(name: str) -> str:
-    """Which setting could be meant: one that ends in ``name``, or whose name is like it."""
+    """Which choices have the setting, or which one could be meant: its end is ``name``, or it is like it."""
     names = setting_names()
     if name in names:
-        return f"other choices of {name.partition('.')[0]} have it; +{name}=VALUE works if this one takes it"
+        return f"only {name.partition('.')[0]}={','.join(owners(name))} has it"
     near = [known for known in names if known.endswith(f".{name}")] or get_close_matches(name, names, 1)
     return f"did you mean {' or '.join(near[:3])}?" if near else "--cfg job shows them all"

@@ -22,14 +22,16 @@ WRONG = [
     ("+foo=1", "foo is not a setting: there are seed, plugins, data"),
     ("trainer.foo=1", "trainer.foo is not a setting"),
     ("+trainer.foo=1", "trainer.foo is not a setting of trainer: it has epochs, batch_size"),
-    ("+data.distortion.angel=3", "angel is not a setting of data.distortion: it has canvas, angle"),
+    ("+data.distortion.angel=3", "distortion: it has canvas, angle, scale"),
+    ("+data.distortion.angel=3", "; did you mean angle?"),
+    ("stn=none stn.width=8", "stn.width is not a setting; only stn=affine,"),
     ("data=mnits", "data must be one of addition affnist"),
     ("data=rotatedd", "got rotatedd, did you mean rotated?"),
     ("epochs=3", "epochs is not a setting; did you mean trainer.epochs?"),
     ("optimizer.lt=3", "optimizer.lt is not a setting; did you mean optimizer.lr?"),
     (
         "data=cluttered data.distortion.scale=0.5",
-        "other choices of data have it",
+        "data.distortion.scale must be a list of 2",
     ),
     # more than one choice
     ("data=[rotated,rts]", "data must be one choice, got [rotated,rts]: -m data=rotated,rts"),

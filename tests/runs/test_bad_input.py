@@ -119,7 +119,7 @@ FOUND_LINES = [
     *("data.name=5", "data.name=null", "~data.name", "stn.name=[1]", "data.name=../../up", "stn.name=a/b"),
     f"data.name={'x' * 300}",
     # settings that torch refuses in ways of its own
-    *("+optimizer.foreach=true", "+optimizer.differentiable=true", f"optimizer.lr={'9' * 400}"),
+    *("optimizer.foreach=true", "optimizer.differentiable=true", f"optimizer.lr={'9' * 400}"),
     # one image of one pixel, with which batch normalisation cannot be trained
     "trainer.batch_size=1 stn.output_size=4",
     *("backbone=null", "backbone=7", f"seed={'9' * 5000}", "trainer.batch_size=0"),
