@@ -12,7 +12,7 @@ from benchmarks.table import Table
 from stn_experiments.models.classifier import INPUT, Classifier
 from stn_experiments.runs.experiment import build_experiment
 
-FAMILIES = ("translation", "attention", "similarity", "affine", "projective", "tps")
+FAMILIES = ("translation", "scale_translation", "similarity", "affine", "projective", "tps")
 
 
 def tables(bench: Bench) -> list[Table]:

@@ -80,8 +80,8 @@ class Translation(MatrixFamily):
         return _affine(side, zero, theta[:, 0], zero, side, theta[:, 1])
 
 
-class Attention(MatrixFamily):
-    """theta = (s, tx, ty), equation 2: isotropic scale and translation."""
+class ScaleTranslation(MatrixFamily):
+    """theta = (s, tx, ty): isotropic scale and translation, the paper's attention (equation 2)."""
 
     identity = (1.0, 0.0, 0.0)
     entries = ((0, 0), (0, 2), (1, 2))
@@ -164,10 +164,10 @@ class ThinPlateSpline(Family):
         return theta.unflatten(1, (-1, 2))
 
 
-FamilyName = Literal["translation", "attention", "similarity", "affine", "projective", "tps"]
+FamilyName = Literal["translation", "scale_translation", "similarity", "affine", "projective", "tps"]
 FAMILIES: dict[FamilyName, type[Family]] = {
     "translation": Translation,
-    "attention": Attention,
+    "scale_translation": ScaleTranslation,
     "similarity": Similarity,
     "affine": Affine,
     "projective": Projective,

@@ -53,7 +53,11 @@ def test_settings_that_a_data_set_does_not_name_can_be_given(compose):
 
 def test_a_default_that_is_given_makes_the_same_run(compose):
     given = ("data.distortion.scale=[1,1]", "data.distortion.noise=0", "optimizer.amsgrad=false")
-    assert run_digest(compose(*given)) == run_digest(compose()) != run_digest(compose("data.distortion.noise=0.1"))
+    assert (
+        run_digest(compose(*given))
+        == run_digest(compose())
+        != run_digest(compose("data.distortion.noise=0.1"))
+    )
 
 
 def test_a_setting_of_other_choices_names_them(compose):

@@ -24,7 +24,7 @@ from tests.conftest import ROOT
         ("data=npz data.file=/photos/birds.npz", "birds"),
         ("data=npz 'data.file=\"/my photos/ü b=1.npz\"'", "b_1"),
         ("experiment=best_rotated", "best_rotated"),
-        ("experiment=attention/cbam seed=0", "cbam-seed0"),
+        ("experiment=attention_models/cbam seed=0", "cbam-seed0"),
         ("trainer=quick run.root=/tmp run.force=true trainer.device=cpu data.root=/x", "quick"),
         ("~scheduler seed=1", "seed1"),
     ],

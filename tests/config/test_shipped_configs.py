@@ -83,9 +83,9 @@ def subclasses(kind):
 
 @pytest.mark.slow
 def test_the_attentions_that_a_sweep_compares_are_all_there_and_of_about_one_size(compose):
-    sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "attention.yaml").read_text())
+    sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "attention_models.yaml").read_text())
     recipes = sweep["hydra"]["sweeper"]["params"]["experiment"].split(",")
-    assert sorted(recipes) == [name for name in choices("experiment") if name.startswith("attention/")]
+    assert sorted(recipes) == [name for name in choices("experiment") if name.startswith("attention_models/")]
     for data in ("rotated", "cluttered"):
         for recipe in recipes:
             model = build_experiment(compose(f"data={data}", f"experiment={recipe}")).model

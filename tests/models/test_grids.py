@@ -13,16 +13,16 @@ from stn_experiments.common import geometry
 from stn_experiments.models.grids import (
     HORIZON,
     Affine,
-    Attention,
     GridGenerator,
     Projective,
+    ScaleTranslation,
     Similarity,
     ThinPlateSpline,
     Translation,
 )
 from stn_experiments.models.sampler import Sampler
 
-MATRICES = [Translation, Attention, Similarity, Affine, Projective]
+MATRICES = [Translation, ScaleTranslation, Similarity, Affine, Projective]
 FAMILIES = [*MATRICES, ThinPlateSpline]
 PRECISIONS = [(torch.float, 1e-4), (torch.double, 1e-10)]
 
@@ -47,7 +47,7 @@ def by_hand(family, theta):
     t = theta.tolist()
     rows = {
         Translation: lambda: [[1, 0, t[0]], [0, 1, t[1]], [0, 0, 1]],
-        Attention: lambda: [[t[0], 0, t[1]], [0, t[0], t[2]], [0, 0, 1]],
+        ScaleTranslation: lambda: [[t[0], 0, t[1]], [0, t[0], t[2]], [0, 0, 1]],
         Similarity: lambda: [[t[0], t[1], t[2]], [-t[1], t[0], t[3]], [0, 0, 1]],
         Affine: lambda: [t[:3], t[3:], [0, 0, 1]],
         Projective: lambda: [t[:3], t[3:6], [*t[6:], 1]],

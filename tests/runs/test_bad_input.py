@@ -25,7 +25,7 @@ BASES = (
     "data=cluttered backbone=cnn stn=tps optimizer=sgd scheduler=step trainer=quick",
     "data=mixed backbone=fcn stn=none scheduler=constant",
     "data=addition stn=translation stn.at=[input,layer2]",
-    "experiment=coattention",
+    "experiment=question_answering",
     "experiment=upright",
     "data=cluttered stn=none attention=ram",
     "data=npz data.file=own.npz stn=projective trainer.batch_size=4",

@@ -73,7 +73,7 @@ def test_the_folder_of_a_finished_run(config):
 @pytest.mark.parametrize("blind", ["null", "image", "question"])
 def test_a_run_that_answers_questions(config, blind):
     settings = config(
-        "experiment=coattention", "trainer.epochs=1", "attention.width=8", f"attention.blind={blind}"
+        "experiment=question_answering", "trainer.epochs=1", "attention.width=8", f"attention.blind={blind}"
     )
     result = train(settings)
     assert result["attention"] == "coattention"

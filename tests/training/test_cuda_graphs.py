@@ -13,7 +13,7 @@ NETWORKS = [
     ("stn=none",),
     *(
         (f"stn={family}",)
-        for family in ("translation", "attention", "similarity", "affine", "projective", "tps")
+        for family in ("translation", "scale_translation", "similarity", "affine", "projective", "tps")
     ),
     ("stn.localisation=convolutional", "trainer.precision=bfloat16"),
     ("stn.at=[input,layer2]", "stn.steps=2"),
@@ -22,7 +22,7 @@ NETWORKS = [
     ("backbone=resnet18",),
     *((f"attention={gate}", "stn=none") for gate in ("se", "cbam", "mask")),
     ("experiment=ram_cluttered",),
-    ("experiment=coattention",),
+    ("experiment=question_answering",),
 ]
 DATA = (
     "addition affnist clean cluttered elastic low_contrast mixed motion_blur noisy projective rts sim2mnist "
