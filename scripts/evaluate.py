@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,9 @@ def main() -> None:
         "Other data are drawn on the canvas of the run's own data",
     )
     parser.add_argument(
-        "--missing", action="store_true", help="skip evaluations newer than the checkpoint and the data file"
+        "--missing",
+        action="store_true",
+        help="skip evaluations on the same data that are newer than the checkpoint",
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     arguments = parser.parse_args()
@@ -58,8 +59,7 @@ def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) 
 
     run = RunFolder(folder)
     data = other_data(run.config()["data"], overrides, CONFIGS)
-    inputs = [run.best, *([Path(data["file"]).expanduser()] if "file" in data else [])]
-    if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", inputs):
+    if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", run.best):
         return
     result, path = evaluate_run(run, data, arguments.device)
     state = "" if run.result() else f"  (no result yet: {read_run(folder, []).progress})"
@@ -68,11 +68,9 @@ def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) 
     print(f"panel       {path / 'panel.png'}")
 
 
-def is_newer(file: Path, others: Sequence[Path]) -> bool:
-    """Whether all files exist and ``file`` was written after the ``others``."""
-    return all(path.exists() for path in (file, *others)) and file.stat().st_mtime > max(
-        path.stat().st_mtime for path in others
-    )
+def is_newer(file: Path, other: Path) -> bool:
+    """Whether both files exist and ``file`` was written after the ``other``."""
+    return file.exists() and other.exists() and file.stat().st_mtime > other.stat().st_mtime
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from stn_experiments.common.errors import UserError
 
 WITHOUT_EFFECT = ("run", "search", "data.root", "trainer.device")
 """Groups and settings that cannot change a run's result, so they are no part of its identity."""
+
+PATHS = ("data.file", "data.root", "run.root")
+"""Settings that are the path of a file or folder."""
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -48,6 +52,13 @@ def with_values(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
             node = node[key]
         node[last] = value
     return changed
+
+
+def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config whose relative paths are absolute, so that it is the same in any working folder."""
+    paths = {name: value for name, value in flatten(config).items() if name in PATHS}
+    relative = {n: p for n, p in paths.items() if isinstance(p, str) and p and not p.startswith("~")}
+    return with_values(config, {name: str(Path(path).absolute()) for name, path in relative.items()})
 
 
 def decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import digest, read_json
+from stn_experiments.common.files import read_json
 from stn_experiments.config.tree import flatten
 from stn_experiments.storage.lock import is_locked
-from stn_experiments.storage.run_folder import RunFolder
+from stn_experiments.storage.run_folder import RunFolder, data_digest
 
 NEEDED = {"data.name": str, "backbone.name": str, "stn.name": str, "seed": int, "trainer.epochs": int}
 """Settings that a report needs, and their types."""
@@ -192,7 +192,7 @@ def read_evaluations(run: RunFolder, data: Mapping[str, Any], skipped: list[str]
     Of several with one name, the one on the run's own ``data`` has it. The others have their folder's name.
     """
     errors: dict[str, float] = {}
-    own = f"{data['name']}-{digest(data)}"
+    own = f"{data['name']}-{data_digest(data)}"
     files = (run.folder / "evaluations").glob("*/result.json")
     for file in sorted(files, key=lambda file: (file.parent.name != own, file.parent.name)):
         result = read_json(file)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import digest, to_json, write_atomically
+from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.config.build import build
 from stn_experiments.data.datasets import DataSet, NpzFile, one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate_test, predict
 from stn_experiments.runs.experiment import find_device
 from stn_experiments.runs.load import load_config, load_model
-from stn_experiments.storage.run_folder import RunFolder
+from stn_experiments.storage.run_folder import RunFolder, data_digest
 from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_picture
 from stn_experiments.training.config import Device
@@ -77,4 +77,4 @@ def _traits(data: DataSet) -> list[str]:
 
 def evaluation_folder(run: RunFolder, data_config: Mapping[str, Any]) -> Path:
     """The folder of the evaluation of a run on the data of a config."""
-    return run.folder / "evaluations" / f"{data_config['name']}-{digest(data_config)}"
+    return run.folder / "evaluations" / f"{data_config['name']}-{data_digest(data_config)}"

@@ -11,7 +11,7 @@ import yaml
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import digest, digest_of_file, read_json, to_json, write_atomically
-from stn_experiments.config.tree import decisive
+from stn_experiments.config.tree import decisive, with_absolute_paths
 from stn_experiments.storage.environment import environment
 
 
@@ -58,7 +58,7 @@ class RunFolder:
         return [RunFolder(path) for path in found if path.is_dir() and path != self.folder]
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Create the folders, and write the config and the environment.
+        """Create the folders, and write the config, with absolute paths, and the environment.
 
         Raises:
             UserError: the folder cannot be written to.
@@ -70,7 +70,7 @@ class RunFolder:
                 for temporary in folder.glob(".*.tmp"):  # of a process that was killed
                     temporary.unlink()
             self.failure_file.unlink(missing_ok=True)
-            write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
+            write_atomically(self.config_file, yaml.safe_dump(with_absolute_paths(config), sort_keys=False))
             write_atomically(self.environment_file, to_json(environment(config["seed"])))
         except OSError as error:
             raise UserError(f"run.root must be a folder that can be written to: {error}") from error
@@ -130,12 +130,18 @@ class RunFolder:
 def run_digest(config: Mapping[str, Any]) -> str:
     """A digest of everything that can change a run's result, which is the identity of the run.
 
-    These are all settings but those without effect, and the content of the user's own ``data.file``.
+    These are all settings but those without effect. The content of the user's ``data.file`` stands for its
+    path.
     """
     identity, data = decisive(config), config.get("data")
     if isinstance(data, Mapping) and isinstance(data.get("file"), str):
-        identity["content"] = digest_of_file(Path(data["file"]).expanduser())
+        identity["data"]["file"] = digest_of_file(Path(data["file"]).expanduser())
     return digest(identity)
+
+
+def data_digest(data: Mapping[str, Any]) -> str:
+    """The same of a data config alone."""
+    return run_digest({"data": data})
 
 
 def digest_in(name: str) -> str:

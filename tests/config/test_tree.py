@@ -3,7 +3,14 @@
 import pytest
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.config.tree import WITHOUT_EFFECT, decisive, flatten, value_at, with_values
+from stn_experiments.config.tree import (
+    WITHOUT_EFFECT,
+    decisive,
+    flatten,
+    value_at,
+    with_absolute_paths,
+    with_values,
+)
 
 CONFIG = {"seed": 0, "data": {"_target_": "x", "name": "rts", "root": "here", "size": [1, 2], "extra": {}}}
 
@@ -36,3 +43,15 @@ def test_settings_without_effect_are_no_part_of_an_identity():
     assert not [name for name in kept if name.startswith(WITHOUT_EFFECT)]
     assert kept.keys() >= {"seed", "data", "data.size"}
     assert value_at(everything, "data.root") == "here"  # the original is unchanged
+
+
+def test_relative_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = {"data": {"file": "own.npz", "root": None}, "run": {"root": "outputs", "name": "x"}}
+    absolute = {
+        "data": {"file": f"{tmp_path}/own.npz", "root": None},
+        "run": {"root": f"{tmp_path}/outputs", "name": "x"},
+    }
+    assert with_absolute_paths(config) == absolute == with_absolute_paths(absolute)
+    for path in ("~/own.npz", "", None, 7):  # the readers expand a home folder
+        assert with_absolute_paths({"data": {"file": path}}) == {"data": {"file": path}}

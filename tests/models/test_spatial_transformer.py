@@ -157,8 +157,8 @@ def test_it_compiles_into_one_graph_with_the_same_output_and_gradient(generator,
         ({"output_size": (28, 181)}, "output_size must be at most 4 times the input's 28×45, got 28×181"),
         (
             {"family": "similar"},
-            r"family must be a Family or one of translation, scale_translation, similarity, affine, projective, "
-            "tps, got 'similar'",
+            r"family must be a Family or one of translation, scale_translation, similarity, affine, "
+            "projective, tps, got 'similar'",
         ),
         ({"family": None}, r"family must be .*, got None"),
         ({"output_size": (0, 32)}, r"output_size must be an integer at least 1 or .*, got \(0, 32\)"),

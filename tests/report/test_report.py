@@ -13,7 +13,6 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from stn_experiments.common.files import digest
 from stn_experiments.report import plots
 from stn_experiments.report import watch as watching
 from stn_experiments.report.collect import collect
@@ -23,6 +22,7 @@ from stn_experiments.report.report import Report
 from stn_experiments.report.robustness import robustness
 from stn_experiments.report.tables import Table, details, overview, to_csv
 from stn_experiments.storage.lock import run_lock
+from stn_experiments.storage.run_folder import data_digest
 
 DISTORTIONS = {name: column["distortion"] for name, column in DATA["columns"].items()}
 
@@ -347,7 +347,7 @@ def test_footnotes_say_how_sure_the_shown_figures_are(write_run, root):
 def test_evaluations_become_a_matrix(write_run, groups):
     write_run("a", 1.0, evaluations={"clean-11": 2.0, "noisy-22": 4.0})
     write_run("b", 3.0, seed=1, evaluations={"clean-11": 5.0})
-    own = "rotated-" + digest({"name": "rotated", "distortion": DISTORTIONS["rotated"]})
+    own = "rotated-" + data_digest({"name": "rotated", "distortion": DISTORTIONS["rotated"]})
     others = {"noisy-22": 8.0, "noisy-33": 9.0, own: 7.0, "rotated-00": 6.0}
     write_run("c", 7.0, stn="none", evaluations=others)
     write_run("d", 9.0, stn="tps")

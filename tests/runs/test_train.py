@@ -13,7 +13,7 @@ from stn_experiments.runs.experiment import build_experiment, find_device
 from stn_experiments.runs.train import summary, train
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import environment
-from stn_experiments.storage.run_folder import RunFolder, run_digest
+from stn_experiments.storage.run_folder import RunFolder, data_digest, run_digest
 from stn_experiments.tracking.panels import draw_panel
 from tests.runs.harness import npz_settings
 
@@ -121,6 +121,31 @@ def test_other_content_of_a_data_file_makes_another_run(config, tmp_path):
     assert run_digest(settings) == first != second
     file.unlink()
     assert run_digest(settings) == first
+
+
+def test_the_place_of_a_data_file_makes_no_other_run(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.npz").write_bytes(b"content")
+    files = ("here/own.npz", "there/own.npz", tmp_path / "here" / "own.npz")
+    configs = [config("data=npz", f"data.file={file}") for file in files]
+    for digest_of in (run_digest, lambda one: data_digest(one["data"])):
+        assert len({digest_of(one) for one in configs}) == 1
+    (tmp_path / "there" / "own.npz").write_bytes(b"other content")
+    assert data_digest(configs[0]["data"]) != data_digest(configs[1]["data"])
+
+
+def test_a_run_on_a_relative_file_is_evaluated_in_any_working_folder(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    npz_settings(tmp_path)
+    settings = {**config("data=npz", "data.file=digits.npz")}
+    settings["run"] = {**settings["run"], "root": "outputs"}
+    result, folder = train(settings), RunFolder.of(settings).folder.absolute()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert evaluate_run(RunFolder(folder))[0]["test_error"] == result["test_error"]
+    assert RunFolder(folder).config()["run"]["root"] == str(folder.parent)
 
 
 def test_a_command_line_in_another_order_finds_the_same_run(config, capsys):
