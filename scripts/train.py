@@ -24,23 +24,20 @@ def main(config: DictConfig) -> Failure | None:
 
 
 def train(config: DictConfig) -> None:
-    """Train one run, replay one of its steps, or search for settings; print the outcome."""
+    """Train one run, or search for settings; print the outcome."""
     hydra_config = HydraConfig.get()
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
     settings = with_run_name(to_plain(config), hydra_config.overrides.task, is_sweep)
     folder = RunFolder.of(settings)
-    is_training = all(OmegaConf.select(config, name) is None for name in ("search", "run.replay"))
-    if is_training and not is_sweep:
+    is_search = OmegaConf.select(config, "search") is not None
+    if not is_search and not is_sweep:
         print(f"run {folder.folder}: {describe(settings)}")
 
     from stn_experiments.runs import train as runs  # imported here, because torch takes seconds
-    from stn_experiments.runs.replay import replay
     from stn_experiments.sweeps.search import search
 
-    if OmegaConf.select(config, "search") is not None:
+    if is_search:
         print(search(settings))
-    elif OmegaConf.select(config, "run.replay") is not None:
-        print(replay(settings))
     else:
         print(runs.summary(folder, runs.train(settings, folder, show_progress=not is_sweep)))
 

@@ -19,6 +19,17 @@ class TrainingFailed(UserError):
     exit_code = 4
 
 
+class NotFinite(TrainingFailed):
+    """The loss or a gradient of a step, counted from 1, is not finite."""
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(
+            f"training stopped: the {what} of step {step} is not finite. A lower optimizer.lr or "
+            "trainer.localisation_lr, or trainer.localisation_clip=1, usually helps"
+        )
+        self.step = step
+
+
 class RunLocked(UserError):
     """Another process trains the run, or may be training it."""
 

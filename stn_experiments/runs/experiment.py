@@ -39,7 +39,6 @@ class RunConfig:
         force: delete an old run of the same config, and train again.
         checkpoint_seconds: longest time between two checkpoints; null saves only after each epoch.
         checkpoint_steps: largest number of steps between two checkpoints; null has no limit.
-        replay: show what happened in this step of the run, and train nothing.
     """
 
     root: str = "outputs"
@@ -47,7 +46,6 @@ class RunConfig:
     force: bool = False
     checkpoint_seconds: Annotated[float, Range(0)] | None = 60.0
     checkpoint_steps: Count | None = None
-    replay: Count | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not is_name(self.name):

@@ -1,9 +1,6 @@
 """One step of a run, repeated to see what happened in it."""
 
 import math
-import os
-from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -12,10 +9,11 @@ from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.evaluation.metrics import outside_share
 from stn_experiments.runs.experiment import build_experiment
+from stn_experiments.runs.load import load_config
 from stn_experiments.runs.train import load_state, make_trainer, set_up_torch
 from stn_experiments.runs.translate_errors import translate_errors
 from stn_experiments.storage import checkpoints
-from stn_experiments.storage.run_folder import RunFolder
+from stn_experiments.storage.run_folder import RunFolder, run_digest
 from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_picture
 from stn_experiments.training.loop import StepMetrics, Trainer
@@ -24,37 +22,39 @@ SHOWN = 10
 """Images in the panel, and gradients in the text."""
 
 
-def replay(config: Mapping[str, Any]) -> str:
-    """Describe step ``run.replay`` of a run: its batch, loss, theta and gradients.
+def replay(folder: RunFolder, step: int) -> str:
+    """Describe a step of a run, counted from 1: its batch, loss, theta and gradients.
 
-    Training resumes from the last checkpoint before that step, or starts again, and its result is discarded.
-    A panel of the batch's first images, as the network saw them before the step, goes to the run's folder.
+    The config is that in the run's folder. Training resumes from the last checkpoint before that step, or
+    starts again, and its result is discarded. A panel of the batch's first images, as the network saw them
+    before the step, goes to the run's folder.
 
     Raises:
-        UserError: there is no such run or step, or the config cannot work.
+        UserError: there is no such run or step, or the run's data file is another now.
     """
+    config = load_config(folder)
     experiment = build_experiment(config)
-    folder = RunFolder.of(config)
-    if not os.path.exists(folder.config_file):  # noqa: PTH110 (Path.exists may raise)
-        raise UserError(f"run.replay shows a step of a run that was trained, but there is no {folder.folder}")
-    wanted = experiment.run.replay
-    assert wanted is not None
+    if "file" in config["data"] and run_digest(config) != folder.digest:
+        raise UserError(
+            f"{config['data']['file']} has changed since {folder.folder} was trained on it, so no step can "
+            "be repeated"
+        )
     with translate_errors(experiment, folder):
         set_up_torch(experiment.trainer, experiment.device)
         trainer = make_trainer(experiment, experiment.data.load(experiment.device).train)
         last = experiment.trainer.epochs * trainer.steps_per_epoch
-        if wanted > last:
-            raise UserError(f"run.replay must be a step of the run, from 1 to {last}, got {wanted}")
-        if state := checkpoints.newest(folder, before=wanted):
+        if not 1 <= step <= last:
+            raise UserError(f"--step must be a step of the run, from 1 to {last}, got {step}")
+        if state := checkpoints.newest(folder, before=step):
             load_state(trainer, state, folder)
-        while trainer.run_epoch(until_step=wanted - 1):
+        while trainer.run_epoch(until_step=step - 1):
             trainer.next_epoch()  # the step is in a later epoch
         trainer.cuda_graphs.enabled = False
         batch = next(trainer.batches(with_pose=True))
-        picture = folder.folder / "replays" / f"step-{wanted:06d}.png"
+        picture = folder.folder / "replays" / f"step-{step:06d}.png"
         picture.parent.mkdir(exist_ok=True)
         first = index_batch(batch, slice(0, SHOWN))
-        panel = draw_panel(first, predict(trainer.model, first), f"step {wanted:,}, before the update")
+        panel = draw_panel(first, predict(trainer.model, first), f"step {step:,}, before the update")
         save_picture(panel, picture)
         return f"{describe_step(trainer, batch)}\npanel       {picture}"
 

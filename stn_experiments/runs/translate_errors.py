@@ -1,10 +1,11 @@
 """Errors of torch and of the system that a user can do something about, each as one clear line."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stn_experiments.common.errors import TrainingFailed, UserError
+from stn_experiments.common.errors import NotFinite, TrainingFailed, UserError
 from stn_experiments.runs.experiment import Experiment
 from stn_experiments.storage.run_folder import RunFolder
 
@@ -14,14 +15,17 @@ OUT_OF_MEMORY = "allocate memory|out of memory|ALLOC_FAILED|could not create a (
 
 @contextmanager
 def translate_errors(experiment: Experiment, folder: RunFolder) -> Iterator[None]:
-    """Translate out-of-memory, disk, capture and determinism errors.
+    """Translate out-of-memory, disk, capture and determinism errors, and say how to see a bad step.
 
     Raises:
-        TrainingFailed: there is too little memory or disk.
+        TrainingFailed: a step is not finite, or there is too little memory or disk.
         UserError: a step cannot be captured as a graph, or a kernel is not deterministic.
     """
     try:
         yield
+    except NotFinite as error:
+        seen = f"python scripts/replay.py {shlex.quote(str(folder.folder))} --step {error.step}"
+        raise TrainingFailed(f"{error}; {seen} shows that step") from error
     except OSError as error:
         what = "its output" if isinstance(error, BrokenPipeError) else str(folder.folder)
         raise TrainingFailed(

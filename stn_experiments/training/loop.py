@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from stn_experiments.common.errors import TrainingFailed
+from stn_experiments.common.errors import NotFinite
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.models.classifier import Classifier
@@ -102,7 +102,7 @@ class Trainer:
             Whether the epoch is complete. If not, the next call goes on with it.
 
         Raises:
-            TrainingFailed: the loss or a gradient is not finite; the message names the step.
+            NotFinite: the loss or a gradient is not finite.
         """
         self.model.train()
         size, total = self.config.batch_size, self.steps_per_epoch
@@ -195,18 +195,14 @@ class Trainer:
         """Check the current epoch's steps that are done.
 
         Raises:
-            TrainingFailed: the loss or a gradient of one of them is not finite.
+            NotFinite: the loss or a gradient of one of them is not finite.
         """
         finite = self._metrics[:, : self.done].cpu().isfinite()
         if not finite.all():
             index = int((~finite.all(0)).nonzero()[0])
             step = self.step - self.done + index + 1
             what = "gradient" if StepMetrics(*finite[:, index]).loss else "loss"
-            raise TrainingFailed(
-                f"training stopped: the {what} of step {step} is not finite; run.replay={step} shows its "
-                "batch. A lower optimizer.lr or trainer.localisation_lr, or trainer.localisation_clip=1, "
-                "usually helps"
-            )
+            raise NotFinite(what, step)
 
     def _warn_if_no_gradient(self) -> None:
         """Warn after the run's first step if its transformer cannot move."""

@@ -66,7 +66,7 @@ def test_a_run_with_plugins_is_trained_drawn_evaluated_loaded_and_replayed_from_
     assert loaded["plugins"] == ["my_package"]
     assert type(model.backbone).__module__ == "my_package.backbones"
     use_plugins([])
-    assert "step 3" in replay({**loaded, "run": {**loaded["run"], "replay": 3}})
+    assert "step 3" in replay(run, 3)
 
 
 def test_the_settings_of_a_plugin_have_its_types_and_ranges(config):

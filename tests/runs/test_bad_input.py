@@ -127,7 +127,7 @@ FOUND_LINES = [
 """Command lines that once ended badly."""
 WHOLE_COMMANDS = [
     *("data=[1]", "stn=[{a:1}]", "hydra=7", "=1", "hydra.verbose={a:1}", "--resolve", "--foo"),
-    *("--run --multirun", f"seed={'[' * 500}{']' * 500}", f"run.replay=1 run.root={'x' * 300}"),
+    *("--run --multirun", f"seed={'[' * 500}{']' * 500}", f"run.checkpoint_steps=1 run.root={'x' * 300}"),
 ]
 """Those that fail before a config is composed, or after it is built."""
 

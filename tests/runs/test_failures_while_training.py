@@ -216,7 +216,8 @@ def test_a_step_that_is_not_finite_is_named_and_never_saved(
         spoil(patched, kind, step)
         code, _, err = train(f"run.checkpoint_steps={every}")
     assert code == 4
-    assert_one_line(err, f"the {kind} of step {step} is not finite", f"run.replay={step} shows its batch")
+    seen = f"python scripts/replay.py {train.run.folder} --step {step} shows that step"
+    assert_one_line(err, f"the {kind} of step {step} is not finite", seen)
     assert_complete(train.run)
     for path in (train.run.last, train.run.previous):
         assert path.exists() or saved in (None, 4)

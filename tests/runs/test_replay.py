@@ -10,6 +10,7 @@ from stn_experiments.runs import replay as replay_module
 from stn_experiments.runs import train as train_module
 from stn_experiments.runs.replay import SHOWN, replay
 from stn_experiments.storage.lock import run_lock
+from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.training.loop import StepMetrics, Trainer
 from tests.runs.harness import (
     FULL,
@@ -18,6 +19,7 @@ from tests.runs.harness import (
     files,
     flip_a_bit,
     interrupt_after,
+    npz_settings,
     small_files,
 )
 
@@ -42,12 +44,17 @@ def show(train):
     """What a replay prints of a step, by the heads of its lines."""
 
     def run(step, *settings):
-        code, out, err = train(f"run.replay={step}", *settings, does=replay)
+        code, out, err = train(*settings, does=replay_of(step))
         assert (code, err) == (0, "")
         lines = dict(line.split("  ", 1) for line in out.splitlines() if "  " in line)
         return {head: text.strip() for head, text in lines.items()}
 
     return run
+
+
+def replay_of(step):
+    """Replays a step of the run of a config."""
+    return lambda config: replay(RunFolder.of(config), step)
 
 
 def without_replays(folder):
@@ -112,7 +119,7 @@ def test_a_replay_begins_at_the_last_checkpoint_before_the_step(train, steps, sh
         flip_a_bit(damaged)
         before = without_replays(train.run.folder)
         assert_repeats(6, trained)
-        _, out, _ = train("run.replay=6", does=replay)
+        _, out, _ = train(does=replay_of(6))
         assert f"the checkpoint {damaged} is damaged: its digest does not match; {told}\n" in out
         assert without_replays(train.run.folder) == before
 
@@ -156,8 +163,8 @@ def test_a_step_that_was_not_finite_is_shown_as_it_was(train, show, monkeypatch,
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (9, "run.replay must be a step of the run, from 1 to 8, got 9"),
-        (0, "run.replay must be an integer at least 1 or null, got 0"),
+        (9, "--step must be a step of the run, from 1 to 8, got 9"),
+        (0, "--step must be a step of the run, from 1 to 8, got 0"),
     ],
 )
 def test_a_step_that_the_run_has_not_is_one_line(train, monkeypatch, step, words):
@@ -165,17 +172,35 @@ def test_a_step_that_the_run_has_not_is_one_line(train, monkeypatch, step, words
         interrupt_after(patched, 4)
         assert train()[0] == 130
     before = files(train.run.folder)
-    code, out, err = train(f"run.replay={step}", does=replay)
+    code, out, err = train(does=replay_of(step))
     assert (code, out) == (2, "")
     assert_one_line(err, words)
     assert files(train.run.folder) == before
 
 
 def test_a_run_that_is_not_there_is_one_line(train):
-    code, out, err = train("run.replay=3", does=replay)
+    code, out, err = train(does=replay_of(3))
     assert (code, out) == (2, "")
-    assert_one_line(err, f"there is no {train.run.folder}")
+    assert_one_line(err, f"{train.run.folder} is no run: there is no such folder")
     assert not train.run.folder.parent.exists()
+
+
+def test_the_folder_of_a_run_is_enough(train, command, tmp_path, monkeypatch):
+    """The run's data file has a relative path, and the command starts in another folder."""
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    npz_settings(tmp_path / "there")
+    settings = ("data=npz", "data.file=digits.npz")
+    assert train(*settings)[0] == 0
+    run = train.run_of(*settings).folder
+    code, out, err = command("replay.py", run.relative_to(tmp_path), "--step", 2)
+    assert (code, err) == (0, "")
+    assert out.startswith("step 2 ")
+    assert f"panel       {run / 'replays' / 'step-000002.png'}\n" in out
+    npz_settings(tmp_path / "there", count=121)
+    code, out, err = command("replay.py", run, "--step", 2)
+    assert (code, out) == (2, "")
+    assert_one_line(err, f"{tmp_path}/there/digits.npz has changed since {run} was trained on it")
 
 
 @pytest.mark.parametrize("trouble", ["disk", "memory"])
@@ -191,7 +216,7 @@ def test_a_replay_that_fails_is_one_line_and_leaves_nothing(train, monkeypatch, 
             patched.setattr(replay_module, "save_picture", small_files()(replay_module.save_picture))
         else:
             patched.setattr(Trainer, "train_step", too_large)
-        code, out, err = train("run.replay=3", does=replay)
+        code, out, err = train(does=replay_of(3))
     assert (code, out) == (4, "")
     assert_one_line(err, FULL if trouble == "disk" else "too little memory for trainer.batch_size=30")
     assert without_replays(train.run.folder) == before

@@ -283,7 +283,6 @@ def test_a_setting_that_cannot_change_the_result_does_not(config):
         "run.force=true",
         "run.checkpoint_seconds=1",
         "run.checkpoint_steps=2",
-        "run.replay=3",
         "run.name=mine",
     )
     assert run_digest(config(*elsewhere, *saved, root="other")) == run_digest(config())
