@@ -30,15 +30,14 @@ class Failure(NamedTuple):
 
 
 def run_command(main: Callable[[], Any]) -> None:
-    """Call ``main``; exit with one line on stderr if it raises a ``UserError`` or a signal stops it."""
+    """Call ``main``; exit with one line on stderr if it fails, see :func:`attempt`, or a signal stops it."""
     threading.excepthook = _warn_about_thread
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a pipe or a log shows each line at once, too
     try:
         with StopSignals() as signals, signals.immediate():  # training saves its state first, see runs.train
-            main()
-    except UserError as error:
-        exit_with_failures([Failure("", str(error), error.exit_code)])
+            failure = attempt(main, "")
+        exit_with_failures([failure] if failure else [])
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)

@@ -122,12 +122,16 @@ def test_each_line_is_visible_at_once_in_a_pipe(monkeypatch):
     assert pipe.getvalue() == b"a line\n"
 
 
-def test_a_closed_pipe_is_a_failure():
+def test_a_closed_pipe_is_a_failure(capsys):
     def closed():
         raise BrokenPipeError(32, "Broken pipe")
 
     failure = attempt(closed, "a job")
     assert failure == Failure("a job", "the output cannot be written to: [Errno 32] Broken pipe", 4)
+    with pytest.raises(SystemExit) as left:
+        run_command(closed)
+    assert left.value.code == 4
+    assert capsys.readouterr().err == "error: the output cannot be written to: [Errno 32] Broken pipe\n"
 
 
 def test_a_defect_is_raised():
