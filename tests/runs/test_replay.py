@@ -185,6 +185,20 @@ def test_a_run_that_is_not_there_is_one_line(train):
     assert not train.run.folder.parent.exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["x" * 300, "--step", "1"], "xx is no run: there is no such folder"),
+        (["outputs"], "the following arguments are required: --step"),
+        (["outputs", "--step", "one"], "argument --step: invalid int value: 'one'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(command, line, words):
+    code, out, err = command("replay.py", *line)
+    assert (code, out) == (2, "")
+    assert_one_line(err, words)
+
+
 def test_the_folder_of_a_run_is_enough(train, command, tmp_path, monkeypatch):
     """The run's data file has a relative path, and the command starts in another folder."""
     (tmp_path / "there").mkdir()
