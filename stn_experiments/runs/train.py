@@ -256,7 +256,6 @@ class TrainingRun:
             "best_epoch": best["epoch"],
             "epochs": len(history),
             "images_seen": images,
-            "test_images": len(self.splits.test.labels),
             "train_seconds": seconds,
             "images_per_second": images / seconds,
             "parameters": count_parameters(self.trainer.model),
