@@ -42,6 +42,8 @@ def main() -> None:
         for path in paths
         for folder in (find_runs([path]) if os.path.isdir(path) else []) or [path]  # noqa: PTH112
     ]
+    if len(folders) > len(paths):
+        print(f"runs        {len(folders)} in {', '.join(map(str, paths))}")
     jobs = [(folder, overrides) for folder in folders for overrides in choices]
     failures = []
     for folder, overrides in jobs:

@@ -69,7 +69,9 @@ def error_line(error: Exception) -> str:
         question = f", did you mean {near[0]}?" if near else ""
         return f"{choice[1]} must be one of {choice[3]}, got {choice[2]}{question}"
     if several := re.search(r"Ambiguous value for argument '(.*?)' 1\.", text):
-        return f"{several[1]} has several values: add -m to sweep over them, or write a list in brackets"
+        is_group = several[1].partition("=")[0] in (*GROUPS, "experiment", "sweep")
+        brackets = "" if is_group else ", or write a list in brackets"
+        return f"{several[1]} has several values: add -m to sweep over them{brackets}"
     if isinstance(error, OverrideParseException) and "=" in error.override:
         name, _, value = (" ".join(part.split()) for part in error.override.partition("="))
         return f"{name}={value} cannot be read: put special characters in quotes, '{name}=\"{value}\"'"
@@ -80,9 +82,10 @@ def error_line(error: Exception) -> str:
 
 
 def _hint(name: str) -> str:
-    """Which choices have the setting, or which one could be meant: its end is ``name``, or it is like it."""
+    """Which choices have the setting, or which one is meant: it ends like ``name``, or is spelt like it."""
     names = setting_names()
     if name in names:
         return f"only {name.partition('.')[0]}={','.join(owners(name))} has it"
-    near = [known for known in names if known.endswith(f".{name}")] or get_close_matches(name, names, 1)
+    leaf = name.rpartition(".")[2]
+    near = [known for known in names if known.endswith(f".{leaf}")] or get_close_matches(name, names, 1)
     return f"did you mean {' or '.join(near[:3])}?" if near else "--cfg job shows them all"

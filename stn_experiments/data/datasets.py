@@ -163,8 +163,12 @@ class NpzFile:
         self.train_size = len(self._content.train.labels)
 
     def load(self, device: torch.device) -> Splits:
-        """The three splits on a device; labels that no training image has are a warning."""
+        """The three splits on a device; warns of labels that training never has, and if it has no label 0."""
         known = self._content.train.labels
+        if first := int(known.min()):
+            logger.warning(
+                "warning: %s: the training labels begin at %d; classes are numbered from 0", self.file, first
+            )
         for name, split in (("validation", self._content.valid), ("test", self._content.test)):
             unknown = split.labels[~torch.isin(split.labels, known)].unique().tolist()
             if unknown:

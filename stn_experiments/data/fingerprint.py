@@ -1,4 +1,4 @@
-"""A short text that tells two fixed sets apart, the same on every machine."""
+"""A digest of a fixed set, which does not depend on the last bits of its images."""
 
 import hashlib
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stn_experiments.common import geometry
+from stn_experiments.common.bits import pack_bits
 from stn_experiments.data.batch import Batch, Pose, index_batch
 from stn_experiments.data.fingerprint import fingerprint
 from stn_experiments.evaluation.coordinates import to_input_frame
-from stn_experiments.evaluation.intervals import pack_wrong
 from stn_experiments.evaluation.localisation_scores import residual_pose, score, spread
 from stn_experiments.evaluation.metrics import outside_share, theta_spread
 from stn_experiments.models.classifier import Classifier
@@ -45,8 +45,8 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
 def evaluate_test(model: Classifier, batch: Batch) -> dict[str, Any]:
     """What ``result.json`` says of a test set: the scores of :func:`evaluate`, and what compares runs.
 
-    ``test_wrong`` holds the indices of the wrong predictions (see :func:`pack_wrong`) among ``test_images``
-    images, and ``test_digest`` is the :func:`fingerprint` of the set.
+    ``test_wrong`` tells for each of ``test_images`` images whether its prediction is wrong (see
+    :func:`pack_bits`), and ``test_digest`` is the :func:`fingerprint` of the set.
     """
     results = results_per_image(model, batch)
     scores = summarise(results, batch)
@@ -54,7 +54,7 @@ def evaluate_test(model: Classifier, batch: Batch) -> dict[str, Any]:
         **{f"test_{name}" if name in ("error", "loss") else name: value for name, value in scores.items()},
         "test_images": len(batch.labels),
         "test_digest": fingerprint(batch),
-        "test_wrong": pack_wrong(results["error"].bool()),
+        "test_wrong": pack_bits(results["error"].bool().cpu().numpy()),
     }
 
 

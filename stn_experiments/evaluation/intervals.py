@@ -6,13 +6,10 @@ the table of wrong predictions, as in a two-way random-effects analysis of varia
 "Generalizability Theory", chapter 3).
 """
 
-import base64
-import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 DRAWS = 20_000
 
@@ -26,20 +23,20 @@ class Interval(NamedTuple):
 
     @property
     def holds_zero(self) -> bool:
-        """Whether chance alone explains a difference."""
+        """Whether a difference may be due to chance alone."""
         return self.low <= 0 <= self.high
 
 
-def error_interval(wrong: Tensor) -> Interval:
+def error_interval(wrong: np.ndarray) -> Interval:
     """The error in % of a model whose runs were wrong (S, N) on N test images, one row a seed.
 
     With one seed only the images count, as nothing is known about other seeds.
     """
-    mean, low, high = _interval([wrong], wrong.double().mean(0))
+    mean, low, high = _interval([wrong], wrong.mean(0))
     return Interval(mean, max(0.0, low), min(100.0, high))
 
 
-def difference_interval(first: Tensor, second: Tensor) -> Interval:
+def difference_interval(first: np.ndarray, second: np.ndarray) -> Interval:
     """The error in % of ``first`` (S, N) less that of ``second`` (T, N), on the same N images.
 
     The images are paired; the seeds are not. With one seed each, only the images count.
@@ -49,10 +46,10 @@ def difference_interval(first: Tensor, second: Tensor) -> Interval:
     """
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"{first.shape[1]} and {second.shape[1]} images are not the same test set")
-    return _interval([first, second], first.double().mean(0) - second.double().mean(0))
+    return _interval([first, second], first.mean(0) - second.mean(0))
 
 
-def _interval(models: list[Tensor], of_images: Tensor) -> Interval:
+def _interval(models: Sequence[np.ndarray], of_images: np.ndarray) -> Interval:
     """An interval of the mean of ``of_images`` (N,), the images' mean results over all ``models``' seeds.
 
     The mean's error is the sum of a normal number for the images and of one with Student's distribution for
@@ -60,11 +57,11 @@ def _interval(models: list[Tensor], of_images: Tensor) -> Interval:
     sequence of random draws.
     """
     generator = np.random.default_rng(0)
-    images = float(of_images.var()) / len(of_images)
+    images = float(of_images.var(ddof=1)) / len(of_images)
     errors = generator.standard_normal(DRAWS)
     of_seeds = np.zeros(DRAWS)
     if freedom := sum(len(wrong) - 1 for wrong in models):
-        parts = [(len(wrong) - 1, *_variances(wrong.double())) for wrong in models if len(wrong) > 1]
+        parts = [(len(wrong) - 1, *_variances(wrong)) for wrong in models if len(wrong) > 1]
         seeds = sum(weight * variance for weight, variance, _ in parts) / freedom
         rest = sum(weight * variance for weight, _, variance in parts) / freedom
         runs = sum(1 / len(wrong) for wrong in models)
@@ -75,28 +72,8 @@ def _interval(models: list[Tensor], of_images: Tensor) -> Interval:
     return Interval(100 * mean, 100 * (mean + low), 100 * (mean + high))
 
 
-def _variances(wrong: Tensor) -> tuple[float, float]:
-    """The variance of the seeds' means, and that of a run's result on an image beside both means."""
+def _variances(wrong: np.ndarray) -> tuple[float, float]:
+    """The variance of the runs' means, and that of what neither run nor image explains alone."""
     seeds, count = wrong.shape
-    rest = wrong - wrong.mean(0) - wrong.mean(1, keepdim=True) + wrong.mean()
-    return float(wrong.mean(1).var()), float(rest.square().sum()) / ((seeds - 1) * (count - 1))
-
-
-def pack_wrong(wrong: Tensor) -> str:
-    """Which of N images are wrong (N,), as text for a JSON file: Base64 of zlib of the bits, eight a byte."""
-    return base64.b64encode(zlib.compress(np.packbits(wrong.cpu().numpy()).tobytes(), 9)).decode()
-
-
-def unpack_wrong(text: str, count: int) -> Tensor:
-    """The inverse of :func:`pack_wrong` for ``count`` images (``count``,).
-
-    Raises:
-        ValueError: the text holds something else.
-    """
-    try:
-        packed = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.uint8)
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
-    if len(packed) != -(-count // 8):
-        raise ValueError(f"{len(packed)} bytes are not the bits of {count} images")
-    return torch.from_numpy(np.unpackbits(packed, count=count).astype(bool))
+    rest = wrong - wrong.mean(0) - wrong.mean(1, keepdims=True) + wrong.mean()
+    return float(wrong.mean(1).var(ddof=1)), float(np.square(rest).sum()) / ((seeds - 1) * (count - 1))

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from stn_experiments.common.bits import unpack_bits
 from stn_experiments.config.tree import decisive, flatten
 from stn_experiments.report.collect import Names, Record, number
 
@@ -93,6 +96,24 @@ class Group:
         """Its mean over the seeds; ``None`` if no run has it."""
         values = self.values(name)
         return mean(values) if values else None
+
+    def wrong(self) -> np.ndarray | None:
+        """Which test images each finished run got wrong (S, N).
+
+        ``None`` if they were tested on different images, or if an earlier version made them.
+        """
+        results = [run.result for run in self.finished]
+        if len({result.get("test_digest") for result in results}) != 1:
+            return None
+        try:
+            return np.stack([unpack_bits(result["test_wrong"], result["test_images"]) for result in results])
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def is_tested_like(self, other: "Group") -> bool:
+        """Whether the runs of both groups were tested on the same images."""
+        digests = {run.result.get("test_digest") for run in self.finished + other.finished}
+        return len(digests) == 1 and None not in digests
 
     def spread(self, name: str) -> float | None:
         """Its sample standard deviation over the seeds; ``None`` for fewer than two."""

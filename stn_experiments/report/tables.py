@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stn_experiments.common.durations import time_text
+from stn_experiments.evaluation.intervals import difference_interval, error_interval
 from stn_experiments.report.groups import CRITERIA, Group, best
 from stn_experiments.report.published import SOURCE, SURENESS, published
 
@@ -99,6 +100,8 @@ def details(groups: Sequence[Group]) -> Table:
                 "data": group.data,
                 "model": group.model,
                 "test error %": Bold(error) if index in top else error,
+                "95 % interval": interval_text(group),
+                "above bold": difference_text(group, [groups[other] for other in top]),
                 "seeds": str(len(group.finished) or MISSING),
                 **{head: mean_text(group, name, "{:.2f}".format) for name, head in SCORES.items()},
                 "parameters": range_text([group], "parameters"),
@@ -190,6 +193,27 @@ def error_text(group: Group) -> str:
             *([group.marks] if group.marks else []),
         ]
     )
+
+
+def interval_text(group: Group) -> str:
+    """The 95 % interval of the error in %."""
+    wrong = group.wrong()
+    if wrong is None:
+        return MISSING
+    _, low, high = error_interval(wrong)
+    return f"{low:.2f} to {high:.2f}"
+
+
+def difference_text(group: Group, top: Sequence[Group]) -> str:
+    """By how much the error in % exceeds that of the first of the ``top`` groups on the same data."""
+    lowest = next((other for other in top if other.data == group.data), None)
+    if lowest is None or group is lowest or not group.is_tested_like(lowest):
+        return MISSING
+    wrong, least = group.wrong(), lowest.wrong()
+    if wrong is None or least is None:
+        return MISSING
+    mean, low, high = interval = difference_interval(wrong, least)
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})" + (", may be chance" if interval.holds_zero else "")
 
 
 def progress(group: Group) -> str:

@@ -36,7 +36,9 @@ WRONG = [
     # more than one choice
     ("data=[rotated,rts]", "data must be one choice, got [rotated,rts]: -m data=rotated,rts"),
     ("experiment=[upright,speedrun]", "experiment must be one choice"),
-    ("data=rotated,rts", "data=rotated,rts has several values: add -m to sweep over them"),
+    ("data=rotated,rts", "data=rotated,rts has several values: add -m to sweep over them\n"),
+    ("seed=0,1", "seed=0,1 has several values: add -m to sweep over them, or write a list in brackets\n"),
+    ("trainer.lr=1", "trainer.lr is not a setting; did you mean optimizer.lr?"),
     # special characters
     ("run.root=a(b)", "put special characters in quotes, 'run.root=\"a(b)\"'"),
     ("data=npz data.file=my=x.npz", "put special characters in quotes, 'data.file=\"my=x.npz\"'"),

@@ -126,16 +126,23 @@ def test_own_images(tmp_path, generator):
 
 
 @pytest.mark.parametrize(
-    ("test_labels", "warnings"),
+    ("known", "test_labels", "warnings"),
     [
-        ([1, 0, 1, 0], []),
-        ([0, 7, 3, 7], ["warning: own.npz: the test images have labels of no training image: 3, 7"]),
+        ([0, 1], [1, 0, 1, 0], []),
+        ([0, 1], [0, 7, 3, 7], ["warning: own.npz: the test images have labels of no training image: 3, 7"]),
+        (
+            [1, 2],
+            [1, 2, 1, 2],
+            ["warning: own.npz: the training labels begin at 1; classes are numbered from 0"],
+        ),
     ],
 )
-def test_labels_that_training_never_has_are_a_warning(tmp_path, monkeypatch, caplog, test_labels, warnings):
+def test_labels_that_training_never_has_are_a_warning(
+    tmp_path, monkeypatch, caplog, known, test_labels, warnings
+):
     monkeypatch.chdir(tmp_path)
     images = np.zeros((4, 5, 5), np.uint8)
-    known = np.array([0, 1, 0, 1])
+    known = np.array(known * 2)
     arrays = {"x_train": images, "y_train": known, "x_valid": images, "y_valid": known, "x_test": images}
     np.savez("own.npz", **arrays, y_test=np.array(test_labels))
     NpzFile("own.npz").load(torch.device("cpu"))

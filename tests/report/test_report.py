@@ -9,10 +9,12 @@ import os
 import re
 import statistics
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from stn_experiments.common.bits import pack_bits
 from stn_experiments.report import plots
 from stn_experiments.report import watch as watching
 from stn_experiments.report.collect import collect
@@ -92,7 +94,7 @@ def test_runs_that_differ_in_nothing_but_seed_and_place_are_one_group(write_run,
     (group,) = groups()
     assert group.mean("test_error") == pytest.approx(0.86)
     assert group.spread("test_error") == pytest.approx(statistics.stdev(errors)) == (0.0056 / 2) ** 0.5
-    row = "rotated|compact + affine|0.86 ± 0.05|3|0.50|–|–|92,416|2|–|2 min 00 s|–|0.7ᵇ|ST-CNN affine"
+    row = "rotated|compact + affine|0.86 ± 0.05|–|–|3|0.50|–|–|92,416|2|–|2 min 00 s|–|0.7ᵇ|ST-CNN affine"
     assert details([group]).rows[0] == row.split("|")
 
 
@@ -234,6 +236,37 @@ def test_a_footnote_says_how_much_compared_sizes_differ(write_run, root):
     report = Report([root])
     assert "The compared models differ in their number of parameters, by up to 22 %." in report.footnotes
     assert column(report.overview, "parameters") == ["92,416", "75,946", "1,000,000"]
+
+
+def test_intervals_count_seeds_and_images_and_a_difference_is_of_the_same_images(write_run, groups):
+    generator = np.random.default_rng(0)
+    hard = generator.random(10_000) < 0.05
+    for seed in range(3):
+        for stn, rate in (("affine", 0.4), ("tps", 0.41), ("none", 0.6)):
+            wrong = hard & (generator.random(10_000) < rate)
+            kept = {"test_wrong": pack_bits(wrong), "test_images": 10_000, "test_digest": "a"}
+            write_run(f"{stn}{seed}", 100 * wrong.mean(), result=kept, stn=stn, seed=seed)
+    best, next_best, worst = details(groups()).rows
+    assert [row[1] for row in (best, next_best, worst)] == [
+        "compact + affine",
+        "compact + tps",
+        "compact + none",
+    ]
+    low, high = map(float, best[3].split(" to "))
+    assert low < 2.0 < high
+    assert 0.4 < high - low < 1.2
+    assert best[4] == "–"
+    assert next_best[4].endswith("), may be chance")
+    assert re.fullmatch(r"\d\.\d\d \(0\.\d\d to \d\.\d\d\)", worst[4])
+
+
+@pytest.mark.parametrize("change", [{"test_digest": "b"}, {"test_wrong": "?"}, {"test_digest": None}])
+def test_models_tested_on_other_images_have_no_difference(write_run, groups, change):
+    kept = {"test_wrong": pack_bits(np.arange(100) < 3), "test_images": 100, "test_digest": "a"}
+    write_run("best", 3.0, result=kept)
+    write_run("other", 4.0, result={**kept, **change}, stn="none")
+    assert column(details(groups()), "above bold") == ["–", "–"]
+    assert column(details(groups()), "95 % interval")[0] != "–"
 
 
 def test_the_overview_chooses_on_validation_and_has_dashes_for_missing_models(write_run, groups):
@@ -406,7 +439,7 @@ def test_runs_of_earlier_versions_and_empty_ones_are_read(write_run, root):
     (folder / "history.jsonl").unlink()
     (write_run("begun", data="rts", history=()) / "history.jsonl").unlink()
     report = Report([root])
-    assert report.details.rows[0][2:-2] == ["1.50", "1", *["–"] * 8]
+    assert report.details.rows[0][2:-2] == ["1.50", "–", "–", "1", *["–"] * 8]
     assert column(report.details, "test error %")[1] == "0 of 2 epochs, stopped"
     assert report.plots == {}
     assert "rts" in report.html()
