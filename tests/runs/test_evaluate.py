@@ -70,7 +70,7 @@ def test_a_folder_means_all_runs_in_it_and_no_data_means_their_own(runs, evaluat
     (tmp_path / "outputs" / "no run").mkdir()
     code, printed, errors = evaluate(tmp_path / "outputs")
     assert (code, errors) == (0, [])
-    assert printed["runs"] == [f"3 in {tmp_path / 'outputs'}"]
+    assert printed["runs"] == (f"3 in {tmp_path / 'outputs'}",)
     assert [text.split(" on ")[1] for text in printed["test error"]] == ["rotated", "rts", "rts"]
     for run in runs:
         (own,) = run.glob("evaluations/*/result.json")
