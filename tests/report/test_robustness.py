@@ -1,0 +1,19 @@
+from stn_experiments.report.robustness import robustness
+from stn_experiments.storage.run_folder import data_digest
+from tests.report.harness import DISTORTIONS, bold
+
+
+def test_evaluations_become_a_matrix(write_run, groups):
+    write_run("a", 1.0, evaluations={"clean-11": 2.0, "noisy-22": 4.0})
+    write_run("b", 3.0, seed=1, evaluations={"clean-11": 5.0})
+    own = "rotated-" + data_digest({"name": "rotated", "distortion": DISTORTIONS["rotated"]})
+    others = {"noisy-22": 8.0, "noisy-33": 9.0, own: 7.0, "rotated-00": 6.0}
+    write_run("c", 7.0, stn="none", evaluations=others)
+    write_run("d", 9.0, stn="tps")
+    table = robustness(groups()).table()
+    assert table.head == ["trained on", "model", "clean", "noisy", "noisy-33", "rotated", "rotated-00"]
+    assert table.rows == [
+        ["rotated", "compact + affine", "3.50", "4.00", "–", "2.00", "–"],
+        ["rotated", "compact + none", "–", "8.00", "9.00", "7.00", "6.00"],
+    ]
+    assert bold(table) == ["2.00", "7.00"]
