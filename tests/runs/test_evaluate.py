@@ -9,6 +9,8 @@ import yaml
 
 SMALL = ("trainer=quick", "trainer.epochs=1", "stn=none", "backbone.pool=2", "trainer.device=cpu")
 
+pytestmark = pytest.mark.xdist_group("evaluate")  # one worker trains the runs that all tests evaluate
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

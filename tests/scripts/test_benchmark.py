@@ -138,6 +138,7 @@ def test_a_bound_is_reached_where_the_error_stays_below_it():
     }
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_has_its_own_memory_and_fails_in_one_line():
     hoard = b"x" * 700_000_000
     assert 0 < growth.in_new_process(growth.peak_memory, CPU) < len(hoard) / 1e6 < growth.peak_memory(CPU)
