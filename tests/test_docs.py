@@ -31,13 +31,13 @@ def commands():
 
 
 def runs(arguments):
-    """The overrides of each run of a command, as a sweep makes them."""
+    """The overrides of each run of a command, as a sweep makes them, with the first seed alone."""
     choices = []
     for override in shlex.split(arguments):
         if "=" in override:
             key, _, value = override.partition("=")
             values = [value] if "[" in value else value.split(",")
-            choices.append([f"{key}={one}" for one in values])
+            choices.append([f"{key}={one}" for one in (values[:1] if key == "seed" else values)])
     return list(itertools.product(*choices))
 
 

@@ -7,7 +7,6 @@ from torch import nn
 from stn_experiments.models import SpatialTransformer
 from stn_experiments.models.backbones import Compact
 from stn_experiments.models.classifier import Classifier
-from stn_experiments.models.grids import Affine
 from tests.models.test_grids import FAMILIES
 
 SHAPE = (1, 30, 40)
@@ -24,11 +23,10 @@ class Output(nn.Sequential):
 
 def models():
     for family in FAMILIES:
-        marks = () if family is Affine else pytest.mark.slow
         yield pytest.param(
             lambda family=family: SpatialTransformer(SHAPE, 28, family=family()),
             id=family.__name__,
-            marks=marks,
+            marks=pytest.mark.slow,
         )
     yield pytest.param(
         lambda: Classifier(Compact((1, 28, 28), 10), {"input": [SpatialTransformer(SHAPE, 28)]}),

@@ -118,6 +118,7 @@ def test_the_first_error_is_a_warning_and_then_it_is_silent(tmp_path, monkeypatc
     assert "TensorBoard cannot be written ([Errno 30] Read-only file system)" in record.message
 
 
+@pytest.mark.slow
 def test_every_setting_of_every_shipped_config_has_a_column(compose):
     declared = set(setting_columns({"seed": 0, "plugins": []}))
     for group in ("data", "backbone", "stn", "attention", "optimizer", "scheduler", "trainer"):
