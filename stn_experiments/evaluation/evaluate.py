@@ -99,7 +99,7 @@ def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
     if digits == len(of_transformers) == 1:
         results["outline"] = of_transformers[0]
     if digits and outlines:
-        results |= score(outlines, batch.pose.box, batch.pose.ink)
+        results |= score(outlines, batch.pose)
     return results
 
 

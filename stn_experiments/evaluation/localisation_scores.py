@@ -1,7 +1,7 @@
 """Scores of attended regions against the true places and poses of the digits.
 
 Polygons are closed lines (B, N, 2) of normalised (x, y), see ``geometry``. An *outline* is that of a view; a
-*box* and a *pose* are those of one digit in ``distortions.Pose``. No function makes the host wait for the
+*box* and a *pose* are those of one digit in ``batch.Pose``. No function makes the host wait for the
 device. They expect :func:`bounded` polygons; :func:`score` and :func:`residual_pose` bound theirs.
 """
 
@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stn_experiments.common import geometry
+from stn_experiments.data.batch import Pose
 
 FAR = 1e3
 """Coordinates are clamped to ±``FAR``, because their squares would overflow."""
 
 LOCALISED = 0.5
-"""A digit is localised if the IoU exceeds this (Jaderberg et al. 2015, appendix, co-localisation)."""
+"""A digit is localised if the IoU exceeds this (Jaderberg et al. 2015, appendix A.2, co-localisation)."""
 
 HIT = 0.01
 """A view hits a digit if it holds at least this fraction of the digit's ink."""
@@ -116,32 +117,43 @@ def ink_inside(outline: Tensor, ink: Tensor) -> Tensor:
     return _fraction((inside * up_or_down).sum((1, 2)).abs(), to_the_left[:, :, -1].sum(1))
 
 
-def score(outlines: Sequence[Tensor], boxes: Tensor, ink: Tensor) -> dict[str, Tensor]:
-    """Scores (B,) of V outlines (B, K, 2), where K may differ, against D digits.
+def score(outlines: Sequence[Tensor], pose: Pose) -> dict[str, Tensor]:
+    """Scores (B,) of V outlines (B, K, 2), where K may differ, against the D digits of a pose.
 
-    The digits have ``boxes`` (B, D, 4, 2) and ``ink`` (B, D, h, w).
-
-    ``iou_mean``, ``ink_inside`` and ``off_target`` are means over the digits, each scored in the view of the
-    highest IoU; other digits count as off target. ``iou_above_half`` is 1 if that mean exceeds ``LOCALISED``.
+    A digit has two targets: the box of its ink, and its own 28×28 frame. ``iou_mean``, ``ink_inside`` and
+    ``off_target`` are means over the digits, each scored against its ink in the view of the highest IoU;
+    other digits count as off target. ``iou_above_half`` is 1 if that mean exceeds ``LOCALISED``.
+    ``frame_iou_mean`` is the mean over the digits of the highest IoU with the frame. ``found`` is the
+    fraction of the digits for which the IoU of a view with one of the targets exceeds ``LOCALISED``.
     ``hit_rate`` is the fraction of the views that hold at least ``HIT`` of a digit's ink.
     """
-    (batch, digits), views = boxes.shape[:2], len(outlines)
+    (batch, digits), views = pose.box.shape[:2], len(outlines)
     # The last point of a shorter outline repeats.
     longest = max(outline.shape[1] for outline in outlines)
     padded = [F.pad(line.mT, (0, longest - line.shape[1]), mode="replicate").mT for line in outlines]
     pairs = bounded(torch.stack(padded * digits, 1)).flatten(0, 1)
-    overlaps = overlap(pairs, boxes.flatten(0, 1).repeat_interleave(views, 0))
-    iou, off_target = (value.view(batch, digits, views) for value in overlaps)
-    inside = ink_inside(pairs, ink.flatten(0, 1).repeat_interleave(views, 0)).view(batch, digits, views)
+    boxes, frames, ink = (
+        part.flatten(0, 1).repeat_interleave(views, 0) for part in (pose.box, digit_frames(pose), pose.ink)
+    )
+    results = (*overlap(pairs, boxes), overlap(pairs, frames)[0], ink_inside(pairs, ink))
+    iou, off_target, frame_iou, inside = (value.view(batch, digits, views) for value in results)
     best = iou.argmax(2, keepdim=True)
     iou_mean = iou.amax(2).mean(1)
     return {
         "iou_mean": iou_mean,
         "iou_above_half": (iou_mean > LOCALISED).float(),
+        "frame_iou_mean": frame_iou.amax(2).mean(1),
+        "found": (iou.maximum(frame_iou) > LOCALISED).any(2).float().mean(1),
         "ink_inside": inside.gather(2, best).squeeze(2).mean(1),
         "off_target": off_target.gather(2, best).squeeze(2).mean(1),
         "hit_rate": (inside.amax(1) >= HIT).float().mean(1),
     }
+
+
+def digit_frames(pose: Pose) -> Tensor:
+    """The corners (B, D, 4, 2) of the digits' own 28×28 frames on the canvas."""
+    corners = geometry.boundary_points(1, pose.matrix.device)
+    return geometry.transform(pose.matrix.flatten(0, 1), corners).view_as(pose.box)
 
 
 def axes(outline: Tensor) -> tuple[Tensor, Tensor]:

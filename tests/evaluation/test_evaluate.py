@@ -60,6 +60,8 @@ def test_attention_is_scored_against_the_truth(build, batch):
     assert known["residual_scale"] == pytest.approx(0, abs=1e-3)
     assert known["iou_mean"] == pytest.approx((20 / 28) ** 2, abs=0.02)  # the ink box in the digit's frame
     assert known["iou_above_half"] > 0.9
+    assert known["frame_iou_mean"] == pytest.approx(1, abs=1e-3)
+    assert known["found"] == 1
     assert known["ink_inside"] > 0.98
     assert known["off_target"] == pytest.approx(1 - (20 / 28) ** 2, abs=0.02)
 
@@ -70,7 +72,7 @@ def test_without_a_known_pose_there_is_no_score_of_it(build, batch):
     assert set(scores) == {"loss", "error", "theta_spread", "outside_share"}
 
 
-LOCATED = {"iou_mean", "iou_above_half", "ink_inside", "off_target", "hit_rate"}
+LOCATED = {*("iou_mean", "iou_above_half", "frame_iou_mean", "found", "ink_inside", "off_target", "hit_rate")}
 TRANSFORMED = {"theta_spread", "outside_share"} | {
     f"{which}_{what}"
     for which in ("residual", "input")

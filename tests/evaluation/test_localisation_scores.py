@@ -2,18 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stn_experiments.common import geometry
+from stn_experiments.data.batch import Pose
 from stn_experiments.data.canvas import render
+from stn_experiments.data.distortions import Distortion
 from stn_experiments.evaluation.localisation_scores import (
     Residual,
     area,
     axes,
     bounded,
+    digit_frames,
     ink_inside,
     intersection_area,
     overlap,
@@ -344,13 +348,77 @@ def test_spread_of_known_poses(residual, expected):
 # Scores of several views and digits
 
 
+def pose_of(boxes, ink):
+    """A pose with boxes (B, D, 4, 2) and ink (B, D, h, w), whose frames are whole canvases."""
+    return Pose(torch.eye(3).expand(*boxes.shape[:2], 3, 3), boxes, ink)
+
+
+def covered(line, size, per_pixel=6):
+    """Which points of a canvas of (height, width) a convex line (N, 2) in pixels encloses, by NumPy."""
+    (height, width), step = size, 1 / per_pixel
+    x, y = np.meshgrid(np.arange(step / 2, width, step), np.arange(step / 2, height, step))
+    after = np.roll(line, -1, 0)
+    turns = [
+        (b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0]) for a, b in zip(line, after, strict=True)
+    ]
+    return (np.array(turns) >= 0).all(0) | (np.array(turns) <= 0).all(0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_iou_with_ink_box_and_frame_agree_with_counted_points(digits, size):
+    """All shapes lie on the canvas."""
+    generator = torch.Generator().manual_seed(3)
+    angle, *shift = torch.rand(3, 24, generator=generator) - 0.5
+    matrix = geometry.similarity(2 * angle, torch.full((24,), 0.6), 6 * torch.stack(shift, 1))
+    matrix = geometry.normalised(matrix, (28, 28), size)
+    boxes = geometry.transform(matrix, geometry.boundary_points(1) * torch.tensor([0.4, 0.7]))
+    lines = boxes + 0.3 * (torch.rand(24, 1, 2, generator=generator) - 0.5)
+    ink = torch.rand(24, 1, 4, 4, generator=generator)
+    scores = score([lines], Pose(matrix[:, None], boxes[:, None], ink))
+
+    half = np.array(size[::-1]) / 2
+    corners = np.array([[-14, -14], [14, -14], [14, 14], [-14, 14]])
+    for item in range(24):
+        turn, (dx, dy) = 2 * float(angle[item]), (6 * float(part[item]) for part in shift)
+        rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+        frame = 0.6 * corners @ rotation + np.array([dx, dy]) + half
+        box = 0.6 * corners * np.array([0.4, 0.7]) @ rotation + np.array([dx, dy]) + half
+        view = (lines[item].numpy() + 1) * half
+        frame, box, view = (covered(line, size) for line in (frame, box, view))
+        by_box, by_frame = ((view & other).sum() / (view | other).sum() for other in (box, frame))
+        assert scores["iou_mean"][item].item() == pytest.approx(by_box, abs=0.03)
+        assert scores["frame_iou_mean"][item].item() == pytest.approx(by_frame, abs=0.03)
+        if abs(max(by_box, by_frame) - 0.5) > 0.03:
+            assert scores["found"][item].item() == float(max(by_box, by_frame) > 0.5)
+    assert 0.2 < scores["found"].mean() < 0.9
+
+
+@pytest.mark.parametrize("canvas", [60, (61, 45)])
+def test_the_frame_and_the_ink_box_are_found_and_the_whole_canvas_is_not(digits, canvas):
+    pose = (
+        Distortion(canvas=canvas, place="anywhere", clutter=4)
+        .draw(digits, torch.arange(40), torch.Generator().manual_seed(0))
+        .pose
+    )
+    whole = geometry.boundary_points(8).expand(40, -1, -1)
+    assert score([digit_frames(pose)[:, 0]], pose)["found"].eq(1).all()
+    assert score([pose.box[:, 0]], pose)["found"].eq(1).all()
+    assert score([whole], pose)["found"].eq(0).all()
+    # The share of the digits: one of two is found.
+    two = Pose(*(torch.cat([part, part.roll(1, 0)], 1) for part in pose))
+    assert score([digit_frames(pose)[:, 0]], two)["found"].mean().item() == pytest.approx(0.5, abs=0.2)
+    assert score([digit_frames(two)[:, 0], digit_frames(two)[:, 1]], two)["found"].eq(1).all()
+
+
 def test_score_takes_the_best_view_of_each_digit_and_then_the_mean():
     """The two views have outlines of different numbers of points."""
     generator = torch.Generator().manual_seed(0)
     boxes, ink = around(generator, 30, 4, 1.0).view(10, 3, 4, 2), torch.rand(10, 3, 5, 6, generator=generator)
     outlines = [around(generator, 10, 4, 0.5), around(generator, 10, 32, 0.5)]
-    scores = score(outlines, boxes, ink)
-    assert set(scores) == {"iou_mean", "iou_above_half", "ink_inside", "off_target", "hit_rate"}
+    scores = score(outlines, pose_of(boxes, ink))
+    assert set(scores) == {
+        *("iou_mean", "iou_above_half", "frame_iou_mean", "found", "ink_inside", "off_target", "hit_rate")
+    }
     for item in range(10):
         expected = torch.zeros(3)
         for digit in range(3):
@@ -368,15 +436,15 @@ def test_hit_rate_is_the_fraction_of_views_with_ink_of_any_digit():
     ink = torch.tensor([[[[4.0, 0.0]], [[0.0, 0.0]]]])
     boxes = torch.cat([left, right])[None]
     for views, expected in [((left, right), 0.5), ((left, left), 1), ((right,), 0)]:
-        assert score(views, boxes, ink)["hit_rate"].item() == expected
-    assert score([left], left[:, None], ink[:, :1])["iou_above_half"].item() == 1
+        assert score(views, pose_of(boxes, ink))["hit_rate"].item() == expected
+    assert score([left], pose_of(left[:, None], ink[:, :1]))["iou_above_half"].item() == 1
 
 
 def test_the_host_never_waits_for_the_device():
     """Tensors without values raise an error where the host would read them."""
-    line, boxes = torch.empty(5, 32, 2, device="meta"), torch.empty(5, 1, 4, 2, device="meta")
-    ink = torch.empty(5, 1, 3, 3, device="meta")
-    assert {value.shape for value in score([line, line], boxes, ink).values()} == {(5,)}
+    line, shapes = torch.empty(5, 32, 2, device="meta"), [(3, 3), (4, 2), (3, 3)]
+    pose = Pose(*(torch.empty(5, 1, *shape, device="meta") for shape in shapes))
+    assert {value.shape for value in score([line, line], pose).values()} == {(5,)}
     residual = residual_pose(line, torch.empty(5, 3, 3, device="meta"), (28, 28))
     assert [part.shape for part in residual] == [(5,), (5,), (5, 2)]
     assert all(value.shape == () for value in spread(residual).values())
