@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stn_experiments.common import geometry
 from stn_experiments.common.bits import pack_bits
-from stn_experiments.data.batch import Batch, Pose, index_batch
+from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.fingerprint import fingerprint
 from stn_experiments.evaluation.coordinates import to_input_frame
-from stn_experiments.evaluation.localisation_scores import residual_pose, score, spread
+from stn_experiments.evaluation.localisation_scores import score
 from stn_experiments.evaluation.metrics import outside_share, theta_spread
+from stn_experiments.evaluation.pose_scores import pose_scores
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.prediction import Prediction
 
@@ -75,8 +75,9 @@ def summarise(whole: dict[str, Tensor], batch: Batch) -> dict[str, float]:
         scores["theta_spread"] = theta_spread(whole["theta"])
     if "outline" in whole:
         height, width = batch.images.shape[-2:]
-        scores |= pose_scores(whole["outline"], batch.pose, (height, width))
-    # The host waits for the device here, once.
+        members = F.one_hot(batch.labels).bool()  # the host waits for the device
+        scores |= pose_scores(whole["outline"], batch.pose.matrix[:, 0], members, (height, width))
+    # The host waits for the device here, too.
     values = dict(zip(scores, torch.stack(list(scores.values())).tolist(), strict=True))
     return values | {"error": values["error"] * 100 / len(batch.labels)}
 
@@ -101,16 +102,3 @@ def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
     if digits and outlines:
         results |= score(outlines, batch.pose)
     return results
-
-
-def pose_scores(outline: Tensor, pose: Pose, size: tuple[int, int]) -> dict[str, Tensor]:
-    """The :func:`spread` of the digits' poses in V (``residual_…``) and in the whole canvas (``input_…``).
-
-    For one outline (N, K, 2) and one digit an image, on canvases of (height, width).
-    """
-    canvas = geometry.boundary_points(1, outline.device).expand(len(outline), -1, -1)
-    return {
-        f"{name}_{key}": value
-        for name, frame in (("residual", outline), ("input", canvas))
-        for key, value in spread(residual_pose(frame, pose.matrix[:, 0], size)).items()
-    }

@@ -1,12 +1,11 @@
-"""Scores of attended regions against the true places and poses of the digits.
+"""Scores of attended regions against the true places of the digits.
 
 Polygons are closed lines (B, N, 2) of normalised (x, y), see ``geometry``. An *outline* is that of a view; a
-*box* and a *pose* are those of one digit in ``batch.Pose``. No function makes the host wait for the
-device. They expect :func:`bounded` polygons; :func:`score` and :func:`residual_pose` bound theirs.
+*box* is that of one digit in ``batch.Pose``. No function makes the host wait for the device. They expect
+:func:`bounded` polygons; :func:`score` bounds its own.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,18 +25,6 @@ HIT = 0.01
 
 EPSILON = 1e-6
 """Areas and amounts of ink up to this are rounding errors."""
-
-
-class Residual(NamedTuple):
-    """The pose of a digit's frame in V.
-
-    ``rotation`` (B,) is in degrees in (-180, 180], positive counter-clockwise. ``scale`` (B,) > 0 is 1 if the
-    frame is as large as V. ``translation`` (B, 2) is from V's centre to the frame's, in pixels of the canvas.
-    """
-
-    rotation: Tensor
-    scale: Tensor
-    translation: Tensor
 
 
 def bounded(polygon: Tensor) -> Tensor:
@@ -74,11 +61,11 @@ def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
     crossing = torch.where(outside != outside_after, height / (height - after), 0)
     first = torch.where(outside, crossing, 0).amax(2)
     last = torch.where(outside_after, crossing, 1).amin(2)
-    edges = _cross(polygon, polygon.roll(-1, 1)) * (last - first).clamp(min=0)
+    edges = cross(polygon, polygon.roll(-1, 1)) * (last - first).clamp(min=0)
 
     place = along.lerp(along.roll(-1, 1), crossing) / side.square().sum(2).clamp(min=EPSILON**2)[:, None]
     back_in_less_out = (place.clamp(0, 1) * (outside.float() - outside_after.float())).sum(1)
-    sides = _cross(convex, side) * back_in_less_out
+    sides = cross(convex, side) * back_in_less_out
 
     # Rounding errors and outlines that cross themselves must not give more area than possible.
     return ((edges.sum(1) + sides.sum(1)).abs() / 2).minimum(largest)
@@ -156,62 +143,8 @@ def digit_frames(pose: Pose) -> Tensor:
     return geometry.transform(pose.matrix.flatten(0, 1), corners).view_as(pose.box)
 
 
-def axes(outline: Tensor) -> tuple[Tensor, Tensor]:
-    """The centres (B, 2) and matrices (B, 2, 2) of outlines (B, K, 2), where K is 4 or a multiple of 8.
-
-    They follow from the middles of the four sides: the columns are (right - left) / 2 and (bottom - top) / 2,
-    and the centre is the mean. This is exact for affine outlines.
-    """
-    side = outline.shape[1] // 4
-    middles = (outline + outline.roll(-1, 1)) / 2 if side == 1 else outline[:, side // 2 :: side]
-    top, right, bottom, left = middles.unbind(1)
-    return middles.mean(1), torch.stack([right - left, bottom - top], 2) / 2
-
-
-def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Residual:
-    """The poses of digits in V, for poses (B, 3, 3) and outlines (B, K, 2) on canvases of (height, width).
-
-    Let P and L be the matrices of :func:`axes`, in pixels, of the digit's 28×28 frame and of the outline. V
-    shows the frame as D = L^-1 P. ``rotation`` is that of the rotation nearest to D, atan2(D01 - D10,
-    D00 + D11) (Higham 1986, polar decomposition), and ``scale`` is sqrt|det D|. For a pure mirror image all
-    rotations are equally near. An outline without area counts as one with the area ``EPSILON``.
-    """
-    frame = geometry.transform(pose, geometry.boundary_points(1, pose.device))
-    centre, digit = axes(_pixels(bounded(frame), size))
-    middle, view = axes(_pixels(bounded(outline), size))
-    (x, y), (right, down) = digit.unbind(2), view.unbind(2)
-    digit_area, view_area = _cross(x, y), _cross(right, down)
-    # By Cramer's rule, view_area D = (x × down, y × down; right × x, right × y).
-    sign = torch.where(view_area < 0, -1.0, 1.0)
-    sine, cosine = _cross(y, down) - _cross(right, x), _cross(x, down) + _cross(right, y)
-    rotation = torch.atan2(sign * sine, sign * cosine).rad2deg()
-    scale = (digit_area.abs().clamp(min=EPSILON) / view_area.abs().clamp(min=EPSILON)).sqrt()
-    return Residual(_wrapped(rotation), scale, centre - middle)
-
-
-def spread(residual: Residual) -> dict[str, Tensor]:
-    """How much the poses of a set of N items vary; 0 if all are the same.
-
-    ``rotation_deg`` is the root mean square deviation from the circular mean; a uniform distribution in ±a
-    gives a / sqrt(3). ``scale`` is the standard deviation of log scale. ``translation_px`` is the root mean
-    square distance from the mean.
-    """
-    angle = residual.rotation.deg2rad()
-    mean = torch.atan2(angle.sin().mean(), angle.cos().mean()).rad2deg()
-    offset = residual.translation - residual.translation.mean(0)
-    return {
-        "rotation_deg": _wrapped(residual.rotation - mean).square().mean().sqrt(),
-        "scale": residual.scale.log().std(correction=0),
-        "translation_px": offset.square().sum(1).mean().sqrt(),
-    }
-
-
-def _pixels(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """Points (..., 2) in pixels from the centre of a canvas of (height, width)."""
-    return torch.stack([points[..., 0] * size[1] / 2, points[..., 1] * size[0] / 2], -1)
-
-
-def _cross(p: Tensor, q: Tensor) -> Tensor:
+def cross(p: Tensor, q: Tensor) -> Tensor:
+    """The cross products (...) of vectors (..., 2); positive if q is clockwise of p on the screen."""
     return p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]
 
 
@@ -219,13 +152,8 @@ def _signed_area(polygon: Tensor) -> Tensor:
     """Areas (B,) of polygons (B, N, 2), positive if clockwise on the screen."""
     # Relative to a corner, to reduce rounding errors.
     polygon = polygon - polygon[:, :1]
-    return _cross(polygon, polygon.roll(-1, 1)).sum(1) / 2
+    return cross(polygon, polygon.roll(-1, 1)).sum(1) / 2
 
 
 def _fraction(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole > EPSILON, part / whole, 0).clamp(max=1)
-
-
-def _wrapped(degrees: Tensor) -> Tensor:
-    """Equal angles in (-180, 180]."""
-    return degrees - 360 * ((degrees - 180) / 360).ceil()

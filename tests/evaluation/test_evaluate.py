@@ -73,10 +73,10 @@ def test_without_a_known_pose_there_is_no_score_of_it(build, batch):
 
 
 LOCATED = {*("iou_mean", "iou_above_half", "frame_iou_mean", "found", "ink_inside", "off_target", "hit_rate")}
-TRANSFORMED = {"theta_spread", "outside_share"} | {
+TRANSFORMED = {"theta_spread", "outside_share", "mirrored_share"} | {
     f"{which}_{what}"
     for which in ("residual", "input")
-    for what in ("rotation_deg", "scale", "translation_px")
+    for what in ("rotation_deg", "rotation_within_class_deg", "scale", "translation_px")
 }
 
 

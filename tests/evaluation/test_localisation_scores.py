@@ -13,27 +13,22 @@ from stn_experiments.data.batch import Pose
 from stn_experiments.data.canvas import render
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.evaluation.localisation_scores import (
-    Residual,
     area,
-    axes,
     bounded,
     digit_frames,
     ink_inside,
     intersection_area,
     overlap,
-    residual_pose,
     score,
-    spread,
 )
+from tests.evaluation.harness import CANVAS, SIZES, outline, similarities
 
-SIZES = [(28, 28), (61, 33)]
 SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]
 DIAMOND = [(0.5, -0.25), (1.25, 0.5), (0.5, 1.25), (-0.25, 0.5)]  # sticks out of the square by four corners
 ARROW = [(0, 0), (2, 0.5), (0, 1), (1, 0.5)]  # bent inwards from the left
 COMB = [(-1, -1), (2, -1), (2, 2), (0.75, 2), (0.75, 0.5), (0.25, 0.5), (0.25, 2), (-1, 2)]
 BOX = [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]
 LEFT = [(-1, -1), (0, -1), (0, 1), (-1, 1)]  # half of the canvas
-CANVAS = geometry.boundary_points(8)[None]
 
 seeds = st.integers(0, 2**32 - 1)
 property_test = settings(derandomize=True, deadline=None, max_examples=25)
@@ -41,25 +36,6 @@ property_test = settings(derandomize=True, deadline=None, max_examples=25)
 
 def polygon(*points):
     return torch.tensor([points], dtype=torch.float)
-
-
-def similarities(seed, size, count=20):
-    """Random poses, rotated, scaled and shifted, on canvases of ``size``."""
-    generator = torch.Generator().manual_seed(seed)
-    angle, scale, *shift = torch.rand(4, count, generator=generator) * 2 - 1
-    matrix = geometry.similarity(angle * math.pi, 1 + 0.6 * scale, 10 * torch.stack(shift, 1))
-    return geometry.normalised(matrix, (28, 28), size)
-
-
-def turned(degrees, size=(28, 28), scale=1.0, shift=(0.0, 0.0)):
-    """One pose for each angle."""
-    angle = torch.tensor(degrees).deg2rad()
-    matrix = geometry.similarity(angle, torch.full_like(angle, scale), torch.tensor([shift] * len(degrees)))
-    return geometry.normalised(matrix, (28, 28), size)
-
-
-def outline(matrix):
-    return geometry.transform(matrix, CANVAS[0])
 
 
 def around(generator, count, points, least):
@@ -200,7 +176,6 @@ def test_a_huge_outline_holds_all_ink_and_has_a_small_iou(far):
     assert 0 < iou < 1e-6
     assert 1 - 1e-6 < off_target <= 1
     assert ink_inside(line, torch.ones(1, 2, 2)) == 1
-    assert all(part.isfinite().all() for part in residual_pose(line, turned([30.0]), (28, 28)))
 
 
 def test_an_outline_that_crosses_itself_has_scores_in_range():
@@ -249,100 +224,6 @@ def test_an_outline_on_the_digit_holds_its_ink(digits, size):
     iou, off_target = overlap(outline(pose), box)
     torch.testing.assert_close(iou, torch.full((40,), (20 / 28) ** 2))
     torch.testing.assert_close(off_target, 1 - iou, atol=1e-5, rtol=0)
-
-
-# Poses
-
-
-def test_axes_of_an_affine_outline_are_its_matrix():
-    matrix = torch.tensor([[[0.5, 0.2, 0.1], [-0.3, -0.7, 0.4], [0, 0, 1]]])
-    for points_per_side in (1, 2, 8):
-        centre, linear = axes(geometry.transform(matrix, geometry.boundary_points(points_per_side)))
-        torch.testing.assert_close(centre, matrix[:, :2, 2])
-        torch.testing.assert_close(linear, matrix[:, :2, :2])
-
-
-@pytest.mark.parametrize("size", SIZES)
-@property_test
-@given(seed=seeds)
-def test_the_residual_pose_is_the_identity_if_v_is_the_digits_frame(size, seed):
-    pose = similarities(seed, size)
-    rotation, scale, translation = residual_pose(outline(pose), pose, size)
-    torch.testing.assert_close(rotation, torch.zeros(20), atol=1e-3, rtol=0)
-    torch.testing.assert_close(scale, torch.ones(20), atol=1e-4, rtol=0)
-    torch.testing.assert_close(translation, torch.zeros(20, 2), atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_residual_pose_is_the_pose_of_the_digit_in_v(size):
-    degrees = [-150.0, -30.0, 0.0, 30.0, 90.0, 179.0]
-    rotation, scale, translation = residual_pose(
-        CANVAS.expand(6, -1, -1), turned(degrees, size, 0.7, (3.0, -5.0)), size
-    )
-    assert rotation.tolist() == pytest.approx(degrees, abs=1e-3)
-    assert scale.tolist() == pytest.approx([0.7 * 28 / math.sqrt(size[0] * size[1])] * 6)
-    torch.testing.assert_close(translation, torch.tensor([[3.0, -5.0]] * 6), atol=1e-4, rtol=0)
-    digit, view = turned([50.0], size, 0.5, (4.0, 1.0)), turned([20.0], size, 1.0, (1.0, 2.0))
-    rotation, scale, translation = residual_pose(outline(view), digit, size)
-    assert rotation.item() == pytest.approx(30, abs=1e-3)
-    assert scale.item() == pytest.approx(0.5)
-    assert translation.tolist()[0] == pytest.approx([3, -1], abs=1e-4)
-
-
-def test_angles_wrap_to_180_inclusive():
-    views, poses = outline(turned([170.0, -100.0])), turned([-170.0, 100.0])
-    assert residual_pose(views, poses, (28, 28)).rotation.tolist() == pytest.approx([20, -160], abs=1e-3)
-    exact = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))[None]
-    for hair in (-1e-12, 0, 1e-12):  # within rounding error of half a turn
-        exact[0, 0, 1] = hair
-        assert residual_pose(CANVAS, exact, (28, 28)).rotation == 180
-    assert residual_pose(outline(exact), torch.eye(3)[None], (28, 28)).rotation == 180
-
-
-def test_a_projective_pose_is_measured_by_the_middles_of_its_sides():
-    pose = torch.tensor([[[0.8, 0.1, 0.1], [-0.1, 0.8, 0], [0.2, -0.1, 1]]])
-    corners = geometry.transform(pose, geometry.boundary_points(1))
-    rotation, scale, translation = residual_pose(corners, pose, (40, 60))
-    assert rotation.item() == pytest.approx(0, abs=1e-4)
-    assert scale.item() == pytest.approx(1)
-    assert translation.abs().max() < 1e-4
-
-
-def test_a_mirrored_view_has_a_pose_and_a_collapsed_one_is_finite():
-    mirrored = CANVAS * torch.tensor([-0.5, 1.0])
-    stretched = torch.diag(torch.tensor([0.5, 1.0, 1.0]))[None]
-    rotation, scale, _ = residual_pose(mirrored, turned([30.0]), (28, 28))
-    assert rotation.item() == pytest.approx(-150)  # V shows diag(-2, 1) R(30°), to which that is nearest
-    assert scale.item() == pytest.approx(math.sqrt(2))
-    assert residual_pose(mirrored, stretched, (28, 28)).scale.item() == pytest.approx(1)
-    for value in (0, math.nan, math.inf):
-        residual = residual_pose(torch.full((1, 32, 2), value), torch.eye(3)[None], (28, 28))
-        assert all(part.isfinite().all() for part in (*residual, *spread(residual).values()))
-
-
-def residuals(rotation, scale=1.0, translation=(0.0, 0.0)):
-    rotation = torch.as_tensor(rotation, dtype=torch.float)
-    ones = torch.ones_like(rotation)
-    return Residual(rotation, ones * torch.as_tensor(scale), ones[:, None] * torch.as_tensor(translation))
-
-
-def test_rotation_spread_of_a_uniform_distribution():
-    for middle in (0, 75, 180):
-        angle = middle + torch.linspace(-90, 90, 10001)
-        wrapped = torch.where(angle > 180, angle - 360, angle)
-        assert spread(residuals(wrapped))["rotation_deg"].item() == pytest.approx(90 / math.sqrt(3), abs=0.05)
-
-
-@pytest.mark.parametrize(
-    ("residual", "expected"),
-    [
-        (residuals([180.0] * 4, 0.3, (7.0, -2.0)), (0, 0, 0)),
-        (residuals([179.0, -179.0]), (1, 0, 0)),  # across the seam
-        (residuals([0.0] * 2, [0.5, 2.0], [[3.0, 4.0], [-3.0, -4.0]]), (0, math.log(2), 5)),
-    ],
-)
-def test_spread_of_known_poses(residual, expected):
-    assert [value.item() for value in spread(residual).values()] == pytest.approx(expected, abs=1e-3)
 
 
 # Scores of several views and digits
@@ -445,6 +326,3 @@ def test_the_host_never_waits_for_the_device():
     line, shapes = torch.empty(5, 32, 2, device="meta"), [(3, 3), (4, 2), (3, 3)]
     pose = Pose(*(torch.empty(5, 1, *shape, device="meta") for shape in shapes))
     assert {value.shape for value in score([line, line], pose).values()} == {(5,)}
-    residual = residual_pose(line, torch.empty(5, 3, 3, device="meta"), (28, 28))
-    assert [part.shape for part in residual] == [(5,), (5,), (5, 2)]
-    assert all(value.shape == () for value in spread(residual).values())
