@@ -2,15 +2,19 @@
 
 import argparse
 import io
+import os
+import re
+import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from stn_experiments.cli.signals import Stopped, StopSignals
-from stn_experiments.common.errors import TrainingFailed, UserError
+from stn_experiments.common.errors import UserError
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
+OUTPUT_CLOSED = 128 + signal.SIGPIPE  # as of other commands, after `| head -1`
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -19,6 +23,32 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Called by argparse."""
         raise UserError(f"{message}; --help lists the options")
+
+
+def refuse_spaces(words: Sequence[str]) -> None:
+    """Refuse a setting that the shell split at spaces, such as ``trainer.epochs =1`` or ``stn.at=[a, b]``.
+
+    Raises:
+        UserError: the line has the words, and how to write them.
+    """
+    for start, word in enumerate(words):
+        joined, end = word, start + 1
+        while end < len(words) and _continues(joined, words[end]):
+            joined += words[end]
+            end += 1
+        if end > start + 1:
+            raise UserError(f"there is a space in {' '.join(words[start:end])}, write {joined}")
+
+
+def _continues(setting: str, word: str) -> bool:
+    """Whether a word of the command line belongs to the setting before it."""
+    if setting.startswith("-"):  # an option, whose value is a word of its own
+        return False
+    if word.startswith("="):
+        return "=" not in setting
+    is_value = "=" not in word and re.match(r"-\d|[^-~]", word) is not None
+    is_open = setting.endswith(("=", ",")) or setting.count("[") > setting.count("]")
+    return is_value and "=" in setting and (is_open or word.startswith(","))
 
 
 class Failure(NamedTuple):
@@ -39,7 +69,10 @@ def run_command(main: Callable[[], Any]) -> None:
             failure = attempt(main, "")
         exit_with_failures([failure] if failure else [])
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        if stopped.exit_code == OUTPUT_CLOSED:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes what is left at exit
+        else:
+            print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -49,14 +82,15 @@ def run_command(main: Callable[[], Any]) -> None:
 def attempt(job: Callable[[], None], name: str) -> Failure | None:
     """Run one of several jobs; return its ``UserError`` as a failure, so that the others can run as well.
 
-    A closed pipe, to which nothing can be printed, is such an error, too.
+    Raises:
+        Stopped: stdout is a closed pipe, so that nothing more can be printed.
     """
     try:
         job()
     except UserError as error:
         return Failure(name, str(error), error.exit_code)
-    except BrokenPipeError as error:
-        return Failure(name, f"the output cannot be written to: {error}", TrainingFailed.exit_code)
+    except BrokenPipeError:
+        raise Stopped(signal.SIGPIPE) from None
     return None
 
 

@@ -5,7 +5,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from stn_experiments.cli.command import Failure, attempt, exit_with_failures, run_command
+from stn_experiments.cli.command import Failure, attempt, exit_with_failures, refuse_spaces, run_command
 from stn_experiments.cli.workarounds import raise_usage_errors
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.compose import error_line, refuse_lists
@@ -24,8 +23,14 @@ from stn_experiments.config.compose import error_line, refuse_lists
 def run_hydra_command(main: Callable[[], Any]) -> None:
     """``run_command`` for a function that ``hydra.main`` decorates; Hydra's own errors are one line, too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing them
-    sys.argv[1:] = arrange(sys.argv[1:])
-    run_command(partial(_translate_errors, main))
+    words = sys.argv[1:]
+    sys.argv[1:] = arrange(words)
+
+    def checked() -> None:
+        refuse_spaces(words)
+        _translate_errors(main)
+
+    run_command(checked)
 
 
 def arrange(words: Sequence[str]) -> list[str]:

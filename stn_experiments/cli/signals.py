@@ -20,6 +20,10 @@ class Stopped(KeyboardInterrupt):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
 
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[int]]:
+        """Workers of a sweep send it to the process that started them."""
+        return type(self), (self.exit_code - 128,)
+
 
 class StopSignals:
     """Within its ``with``, the ``STOP_SIGNALS`` are collected until :meth:`check` raises ``Stopped``.

@@ -1,7 +1,7 @@
 """Objects from config nodes, with one clear line for each invalid setting.
 
 The signature of a node's ``_target_`` is its schema: names, types, choices (``Literal``) and ranges
-(``ranges.Range``).
+(``ranges.Range``). The ranges of torch's optimisers are in ``config.optimizers``.
 """
 
 import importlib
@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from stn_experiments.common.errors import UserError
+from stn_experiments.config.optimizers import with_ranges
 from stn_experiments.config.plugins import allowed, reason
 
 NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
@@ -119,7 +120,10 @@ def describe(hint: Any) -> str:
     if origin is Annotated:
         return " ".join([describe(arguments[0]), *(str(bound) for bound in arguments[1:])])
     if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
+        words = [
+            str(argument).lower() if isinstance(argument, bool) else str(argument) for argument in arguments
+        ]
+        return ("one of " if len(words) > 1 else "") + ", ".join(words)
     if origin in (Union, types.UnionType):
         return " or ".join(describe(argument) for argument in arguments)
     if origin is tuple:
@@ -164,7 +168,7 @@ def _conform(value: Any, hint: Any) -> Any:
                 continue
         raise ValueError(value)
     if origin is Literal:
-        return _require(value in arguments and not isinstance(value, bool), value)
+        return _require(any(type(value) is type(one) and value == one for one in arguments), value)
     if origin is tuple:
         _require(isinstance(value, list | tuple) and len(value) == len(arguments), value)
         return tuple(map(_conform, value, arguments))
@@ -197,7 +201,7 @@ def _value(value: Any, hint: Any, path: str) -> Any:
 def _hints(target: Any) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
-        return get_type_hints(function, include_extras=True)
+        return with_ranges(target, get_type_hints(function, include_extras=True))
     except (NameError, TypeError):  # a library's hints may need imports for type checkers only
         return {}
 

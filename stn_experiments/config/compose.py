@@ -72,7 +72,10 @@ def error_line(error: Exception) -> str:
         is_group = several[1].partition("=")[0] in (*GROUPS, "experiment", "sweep")
         brackets = "" if is_group else ", or write a list in brackets"
         return f"{several[1]} has several values: add -m to sweep over them{brackets}"
-    if isinstance(error, OverrideParseException) and "=" in error.override:
+    if isinstance(error, OverrideParseException) and "=" not in error.override:
+        word = " ".join(error.override.split())
+        return f"{word} is no setting: write NAME=VALUE without spaces, or in quotes if the value has some"
+    if isinstance(error, OverrideParseException):
         name, _, value = (" ".join(part.split()) for part in error.override.partition("="))
         return f"{name}={value} cannot be read: put special characters in quotes, '{name}=\"{value}\"'"
     no_plugin = r"(?:(?:find|load) 'hydra/launcher/|locating target 'hydra_plugins\.hydra_)(joblib|submitit)"

@@ -146,8 +146,14 @@ def _read_array(archive: NpzFile, key: str) -> np.ndarray:
     try:
         array = np.asarray(archive[key])
     except Exception as error:  # its type depends on the damage
+        if "Object arrays" in str(error):
+            raise UserError(f"{key!r} must be an array of numbers, got Python objects") from error
         raise UserError(f"{key!r} is damaged or cannot be read ({_reason(error)})") from error
-    _require(array.dtype.kind in "buif", repr(key), "be an array of numbers", array.dtype)
+    is_text = array.dtype.kind in "US" and array.size > 0
+    got = (
+        f"texts such as {array.flat[0].item()[:40]!r}; number the classes from 0" if is_text else array.dtype
+    )
+    _require(array.dtype.kind in "buif", repr(key), "be an array of numbers", got)
     has_items = array.ndim > 0 and array.size > 0
     _require(has_items, repr(key), "hold at least one image or label", f"shape {array.shape}")
     return array
@@ -165,7 +171,8 @@ def _read_labels(key: str, array: np.ndarray) -> tuple[Tensor, int | None]:
     array = array.reshape(-1)
     low, high = array.min(), array.max()
     in_range = low >= 0 and high < MAX_CLASSES  # false of NaN
-    _require(in_range, repr(key), f"be labels from 0 to {MAX_CLASSES - 1}", f"{low} to {high}")
+    got = _count_nan(torch.from_numpy(array)) if np.isnan(low) else f"{low} to {high}"
+    _require(in_range, repr(key), f"be labels from 0 to {MAX_CLASSES - 1}", got)
     labels = array.astype(np.int64)
     _require((labels == array).all(), repr(key), "be whole numbers", "fractions")
     return torch.from_numpy(labels), None
@@ -235,13 +242,20 @@ def _rescale(images: dict[str, Tensor]) -> None:
     for key, values in images.items():
         low, high = (bound.item() for bound in values.aminmax())
         in_range = low >= 0 and high <= 255  # false of NaN
-        _require(in_range, repr(key), "be from 0 to 1 or 0 to 255", f"{low:g} to {high:g}")
+        got = _count_nan(values) if math.isnan(low) else f"{low:g} to {high:g}"
+        _require(in_range, repr(key), "be from 0 to 1 or 0 to 255", got)
         highs[key] = high
     is_255 = max(highs.values()) > 1 + TOLERANCE
     for key, values in images.items():
         is_other_scale = is_255 and highs[key] <= 1 + TOLERANCE and values.frac().any()
         _require(not is_other_scale, repr(key), "go to 255 as the others do", "fractions up to 1")
         values.div_(255 if is_255 else 1).clamp_(max=1)
+
+
+def _count_nan(values: Tensor) -> str:
+    """How many of the rows of images or labels (N, ...) have a NaN, in words."""
+    rows = values.flatten(1).isnan().any(1) if values.ndim > 1 else values.isnan()
+    return f"NaN in {int(rows.sum())} of {len(rows)}, first in number {int(rows.nonzero()[0])} from 0"
 
 
 def _hold_out(train: LabelledImages, valid_size: int, seed: int) -> tuple[LabelledImages, LabelledImages]:

@@ -26,11 +26,12 @@ def translate_errors(experiment: Experiment, folder: RunFolder) -> Iterator[None
     except NotFinite as error:
         seen = f"python scripts/replay.py {shlex.quote(str(folder.folder))} --step {error.step}"
         raise TrainingFailed(f"{error}; {seen} shows that step") from error
+    except BrokenPipeError:  # stdout is closed, and the command ends
+        raise
     except OSError as error:
-        what = "its output" if isinstance(error, BrokenPipeError) else str(folder.folder)
         raise TrainingFailed(
-            f"training stopped: {what} cannot be written to ({error}); everything saved in {folder.folder} "
-            "is complete, and the same command resumes from it"
+            f"training stopped: {folder.folder} cannot be written to ({error}); everything saved in it is "
+            "complete, and the same command resumes from it"
         ) from error
     except (MemoryError, RuntimeError) as error:
         message = str(error)

@@ -2,6 +2,8 @@
 
 import argparse
 import io
+import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -10,9 +12,18 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from stn_experiments.cli.command import ArgumentParser, Failure, attempt, exit_with_failures, run_command
+from stn_experiments.cli.command import (
+    ArgumentParser,
+    Failure,
+    attempt,
+    exit_with_failures,
+    refuse_spaces,
+    run_command,
+)
 from stn_experiments.cli.hydra_command import arrange
+from stn_experiments.cli.signals import Stopped
 from stn_experiments.common.errors import DataUnavailable, RunLocked, TrainingFailed, UserError
+from tests.conftest import ROOT
 
 TRAIN = "stn_experiments.runs.train.train"
 
@@ -39,6 +50,10 @@ WRONG = [
     ("data=rotated,rts", "data=rotated,rts has several values: add -m to sweep over them\n"),
     ("seed=0,1", "seed=0,1 has several values: add -m to sweep over them, or write a list in brackets\n"),
     ("trainer.lr=1", "trainer.lr is not a setting; did you mean optimizer.lr?"),
+    # spaces
+    ("trainer.epochs =1", "there is a space in trainer.epochs =1, write trainer.epochs=1\n"),
+    ("-m seed=0, 1", "there is a space in seed=0, 1, write seed=0,1\n"),
+    ("data=rts cluttered", "cluttered is no setting: write NAME=VALUE without spaces, or in quotes"),
     # special characters
     ("run.root=a(b)", "put special characters in quotes, 'run.root=\"a(b)\"'"),
     ("data=npz data.file=my=x.npz", "put special characters in quotes, 'data.file=\"my=x.npz\"'"),
@@ -58,7 +73,8 @@ WRONG = [
     ("trainer.epochs=0", "trainer.epochs must be an integer at least 1, got 0"),
     ("trainer.batch_size=-8", "trainer.batch_size must be an integer at least 2, got -8"),
     ("data.distortion.angle=200", "data.distortion.angle must be a number from 0 to 180, got 200"),
-    ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1.0"),
+    ("optimizer.lr=-1", "optimizer.lr must be a number from 0 to 1000, got -1\n"),
+    ("optimizer.betas=[0.9,1]", "optimizer.betas must be a list of 2, each a number from 0 to 0.999999, got"),
     ("stn.padding=mirror", "stn.padding must be one of zeros, border, reflection, got 'mirror'"),
     ("trainer.device=tpu", "trainer.device must be one of auto, cpu, cuda, mps, got 'tpu'"),
     ("scheduler.warmup=2", "scheduler.warmup must be a number from 0 to 1, got 2"),
@@ -96,7 +112,7 @@ WRONG = [
     ("data.root=/does/not/exist", "data.root: /does/not/exist is no readable folder"),
     ("backbone._target_=os.system", "_target_ must begin with stn_experiments. or torch.optim."),
     ("--foo", "unrecognized arguments: --foo"),
-    ("seed", "seed"),
+    ("seed", "seed is no setting: write NAME=VALUE"),
     ("seed=[1", "seed=[1 cannot be read: put special characters in quotes"),
 ]
 
@@ -124,16 +140,62 @@ def test_each_line_is_visible_at_once_in_a_pipe(monkeypatch):
     assert pipe.getvalue() == b"a line\n"
 
 
-def test_a_closed_pipe_is_a_failure(capsys):
+PRINTS_FOR_EVER = """
+import itertools
+from stn_experiments.cli.command import run_command
+run_command(lambda: [print(number) for number in itertools.count()])
+"""
+
+
+def test_a_closed_pipe_ends_a_command_quietly():
+    command = [sys.executable, "-c", PRINTS_FOR_EVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141  # as of other commands
+
+
+def test_a_closed_pipe_stops_a_sweep():
     def closed():
         raise BrokenPipeError(32, "Broken pipe")
 
-    failure = attempt(closed, "a job")
-    assert failure == Failure("a job", "the output cannot be written to: [Errno 32] Broken pipe", 4)
-    with pytest.raises(SystemExit) as left:
-        run_command(closed)
-    assert left.value.code == 4
-    assert capsys.readouterr().err == "error: the output cannot be written to: [Errno 32] Broken pipe\n"
+    with pytest.raises(Stopped, match="stopped by SIGPIPE"):
+        attempt(closed, "a job")
+
+
+@pytest.mark.parametrize(
+    ("line", "joined"),
+    [
+        ("trainer.epochs =1", "trainer.epochs=1"),
+        ("seed=0 trainer.epochs= 1 stn=none", "trainer.epochs=1"),
+        ("trainer.epochs = 1", "trainer.epochs=1"),
+        ("optimizer.lr= -1", "optimizer.lr=-1"),
+        ("-m seed=0, 1 ,2", "seed=0,1,2"),
+        ("stn.at=[input, layer2] stn.steps=2", "stn.at=[input,layer2]"),
+        ("data.distortion.canvas=[ 28 , 40 ]", "data.distortion.canvas=[28,40]"),
+        ("outputs/RUN data= rts", "data=rts"),
+    ],
+)
+def test_a_setting_with_spaces_is_named_with_what_to_write(line, joined):
+    with pytest.raises(UserError, match=f"^there is a space in .*, write {re.escape(joined)}$"):
+        refuse_spaces(line.split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--config-dir=a b=1 outputs/RUN",
+        "--config-name train -m seed=0,1 stn=none --cfg job",
+        "run.name= stn=none",
+        "outputs/RUN data=rts outputs/OTHER --device cpu",
+        "data.file= --cfg job",
+        "seed= ~optimizer",
+        "",
+    ],
+)
+def test_other_words_may_follow_one_another(line):
+    refuse_spaces(line.split())
 
 
 def test_a_defect_is_raised():

@@ -1,6 +1,7 @@
 """A run stops at a signal without losing anything, and with the exit code that a shell expects."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -132,6 +133,11 @@ def test_a_signal_without_a_handler_of_its_own_stops_the_program(number, handler
         assert stopped.value.exit_code == EXIT_CODES[number]
         signals.forward_signal()  # nothing is left
     assert signal.signal(number, before) == handler
+
+
+def test_stopped_can_be_sent_by_a_worker():
+    copy = pickle.loads(pickle.dumps(Stopped(TERM)))
+    assert (str(copy), copy.exit_code) == ("stopped by SIGTERM", 143)
 
 
 # Runs
