@@ -14,8 +14,9 @@ from benchmarks.table import Table
 from stn_experiments.training.loop import batches_per_chunk
 
 NAMES = (
-    *("clean", "rotated", "translated", "rts", "projective", "elastic", "cluttered", "mixed", "noisy"),
-    *("motion_blur", "low_contrast", "affnist", "sim2mnist", "addition"),
+    *("clean", "rotated", "translated", "rts", "projective", "elastic", "cluttered", "mixed"),
+    *("noisy_translated", "motion_blur_translated", "low_contrast_translated"),
+    *("affnist", "sim2mnist", "addition"),
 )
 
 

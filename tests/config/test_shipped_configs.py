@@ -56,6 +56,28 @@ def test_glimpses_read_pixels_unless_a_backbone_is_named(compose, choice):
         assert compose(*others, "backbone=cnn", choice)["backbone"]["name"] == "cnn"
 
 
+PUBLISHED = {  # what differs from an undistorted digit
+    "noisy": {"noise": 0.335},
+    "motion_blur": {"blur": 5, "blur_angle": 15},
+    "low_contrast": {"contrast": 0.5, "noise": 0.251},
+    "noisy_translated": {"canvas": 42, "place": "anywhere", "noise": 0.335},
+    "motion_blur_translated": {"canvas": 42, "place": "anywhere", "blur": 5, "blur_angle": 15},
+    "low_contrast_translated": {"canvas": 42, "place": "anywhere", "contrast": 0.5, "noise": 0.251},
+    "cluttered_ram": {"canvas": 60, "place": "anywhere", "clutter": 4, "clutter_size": 8},
+    "cluttered_ram100": {"canvas": 100, "place": "anywhere", "clutter": 8, "clutter_size": 8},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_data_of_other_papers_are_as_published(compose, name):
+    plain = compose("data=clean")["data"]["distortion"]
+    assert compose(f"data={name}")["data"]["distortion"] == {**plain, **PUBLISHED[name]}
+
+
+def test_glimpses_on_cluttered_digits_read_the_data_of_their_paper(compose):
+    assert compose("experiment=ram_cluttered")["data"]["name"] == "cluttered_ram"
+
+
 def test_the_map_of_configs_names_every_choice():
     text = (ROOT / "configs" / "train.yaml").read_text()
     for group in GROUPS:

@@ -25,8 +25,8 @@ NETWORKS = [
     ("experiment=question_answering",),
 ]
 DATA = (
-    "addition affnist clean cluttered elastic low_contrast mixed motion_blur noisy projective rts sim2mnist "
-    "translated"
+    "addition affnist clean cluttered elastic low_contrast mixed motion_blur noisy noisy_translated "
+    "projective rts sim2mnist translated"
 )
 
 
