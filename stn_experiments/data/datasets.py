@@ -59,6 +59,7 @@ class DistortedMnist:
         online: distort the training digits anew in every epoch, or only once.
         seed: decides the split and the fixed sets, whatever the run's own seed, model and device.
         valid_size: digits of the 60,000 that are held out for validation.
+        train_digits: how many of the others are for training; null: all. More of them include those of fewer.
     """
 
     distortion: Task
@@ -67,8 +68,14 @@ class DistortedMnist:
     online: bool = True
     seed: Seed = 0
     valid_size: Annotated[int, Range(1, 50_000)] = 5_000
+    train_digits: Annotated[int, Range(1, 60_000)] | None = None
 
     def __post_init__(self) -> None:
+        if self.train_size > TRAIN_DIGITS - self.valid_size:
+            raise UserError(
+                f"train_digits must be at most the {TRAIN_DIGITS - self.valid_size} digits that are not held "
+                f"out, got {self.train_digits}"
+            )
         made, wanted = (
             (task.shape, task.classes, task.vocab_size) for task in (self.training_task, self.distortion)
         )
@@ -101,7 +108,7 @@ class DistortedMnist:
     @property
     def train_size(self) -> int:
         """Number of training digits."""
-        return TRAIN_DIGITS - self.valid_size
+        return self.train_digits or TRAIN_DIGITS - self.valid_size
 
     def load(self, device: torch.device) -> Splits:
         """Load the digits, fetching them if needed, split them, and draw the fixed sets.
@@ -113,7 +120,7 @@ class DistortedMnist:
         order = torch.randperm(len(mnist.train.labels), generator=Generator().manual_seed(self.seed))
         train, valid = (
             Digits(mnist.train.images[part], mnist.train.labels[part])
-            for part in order.split(self.train_size)
+            for part in (order[: self.train_size], order[-self.valid_size :])
         )
         if self.online:
             digits = Digits(train.images.to(device), train.labels.to(device))

@@ -14,7 +14,7 @@ from stn_experiments.common.bits import unpack_bits
 from stn_experiments.config.tree import decisive, flatten
 from stn_experiments.report.collect import Names, Record, number
 
-TRAINING_ONLY = ("data.online", "data.training", "data.valid_size")
+TRAINING_ONLY = ("data.online", "data.training", "data.train_digits", "data.valid_size")
 """Settings of data that do not change the test set."""
 NAMED_BY_TARGET = ("optimizer", "scheduler")
 """Groups of settings without a name."""

@@ -7,7 +7,9 @@ import pytest
 import torch
 import yaml
 
+from stn_experiments.config.build import build
 from stn_experiments.data.batch import Batch, Task
+from stn_experiments.data.datasets import DataSet
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.gates import GateConfig
@@ -72,6 +74,12 @@ PUBLISHED = {  # what differs from an undistorted digit
 def test_data_of_other_papers_are_as_published(compose, name):
     plain = compose("data=clean")["data"]["distortion"]
     assert compose(f"data={name}")["data"]["distortion"] == {**plain, **PUBLISHED[name]}
+
+
+def test_sim2mnist_has_the_published_protocol(compose):
+    data = build(compose("data=sim2mnist")["data"], "data", DataSet)
+    assert (data.train_size, data.valid_size, data.online) == (10_000, 5_000, False)
+    assert data.training_task is data.distortion
 
 
 def test_glimpses_on_cluttered_digits_read_the_data_of_their_paper(compose):

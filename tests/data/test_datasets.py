@@ -51,6 +51,24 @@ def test_the_splits_hold_each_digit_once(mnist, generator, valid_size):
     assert valid.labels.tolist() == [number % 10 for number in numbers(valid.images)]
 
 
+def test_fewer_training_digits_are_a_part_of_more_and_change_no_fixed_set(mnist, generator):
+    few, more, every = (DistortedMnist(Distortion(), train_digits=count) for count in (100, 1000, None))
+    splits = [data.load(CPU) for data in (few, more, every)]
+    trained = [set(numbers(train.draw(train.order(generator), generator).images)) for train, _, _ in splits]
+    assert [data.train_size for data in (few, more, every)] == [*map(len, trained)] == [100, 1000, 55_000]
+    assert trained[0] < trained[1] < trained[2]
+    for name in ("valid", "test"):
+        fixed = [numbers(getattr(split, name).images) for split in splits]
+        assert fixed[0] == fixed[1] == fixed[2]
+    assert not trained[2] & set(numbers(splits[2].valid.images))
+
+
+def test_more_training_digits_than_are_left_are_refused():
+    DistortedMnist(Distortion(), valid_size=10_000, train_digits=50_000)
+    with pytest.raises(UserError, match=r"train_digits must be at most the 50000 .* held out, got 50001"):
+        DistortedMnist(Distortion(), valid_size=10_000, train_digits=50_001)
+
+
 def test_only_the_seed_of_the_data_decides_the_fixed_sets(mnist):
     one, same = (DistortedMnist(TURNED).load(CPU) for _ in range(2))
     other = DistortedMnist(TURNED, seed=1).load(CPU)

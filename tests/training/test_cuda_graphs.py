@@ -50,7 +50,9 @@ def trained(compose, few_digits):
 
 
 @needs_cuda
-@pytest.mark.parametrize("choices", [*NETWORKS, *((f"data={name}",) for name in DATA.split())], ids=str)
+@pytest.mark.parametrize(
+    "choices", [*NETWORKS, *((f"data={name}", "data.train_digits=null") for name in DATA.split())], ids=str
+)
 def test_a_run_with_graphs_is_the_same_run(trained, choices):
     pairs = [(*choices, "trainer.deterministic=true", f"trainer.cuda_graph={on}") for on in ("true", "false")]
     graphs, eager = (trained(*pair) for pair in pairs)
