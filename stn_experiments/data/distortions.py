@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
@@ -47,8 +48,12 @@ class Distortion(Task):
         shear: x is moved by this factor times y, uniform in ±shear, before the rotation.
         place: ``centre``; ``anywhere``: uniform over the places, in whole pixels, where the digit's scaled
             28×28 frame lies on the canvas; ``inside``: uniform over the places where all its ink does.
-        corners: standard deviation in pixels of the movement of each corner of the digit's frame along each
-            axis, which makes a homography. If the frame would fold, all four move half as far.
+        corners: standard deviation in pixels of the movement of each corner of a frame, which makes a
+            homography. If the frame would fold, all four move half as far.
+        corner_frame: that frame: the ``scaled`` frame of the digit, or the ``whole`` 28×28 pixels around it,
+            in which the digit is scaled first.
+        corner_moves: ``axes``: each corner moves by that deviation along x and along y; ``direction``: along
+            a random direction; ``diagonal``: along the diagonal of the frame through it.
         bend: standard deviation, in pixels of the digit, of the movement of each of 4×4 control points of a
             thin plate spline over the canvas, along each axis.
         clutter: number of square crops of other digits added at random places.
@@ -65,6 +70,8 @@ class Distortion(Task):
     shear: Annotated[float, Range(0, 2)] = 0.0
     place: Literal["centre", "anywhere", "inside"] = "centre"
     corners: Annotated[float, Range(0, SIDE)] = 0.0
+    corner_frame: Literal["scaled", "whole"] = "scaled"
+    corner_moves: Literal["axes", "direction", "diagonal"] = "axes"
     bend: Annotated[float, Range(0, 3)] = 0.0
     clutter: Annotated[int, Range(0, 1000)] = 0
     clutter_size: CropSide = 6
@@ -134,9 +141,12 @@ class Distortion(Task):
         if self.shear:
             shear = self.shear * (2 * torch.rand(count, generator=generator, device=device) - 1)
             matrix[:, :2, 1] += shear[:, None] * matrix[:, :2, 0]
-        if self.corners:
+        if self.corners and self.corner_frame == "scaled":
             matrix = matrix @ self._draw_homographies(scale, generator)
-        matrix[:, :2, 2] += self._shifts(torch.stack(place, -1), matrix, scale, originals)
+        elif self.corners:
+            matrix = self._draw_homographies(torch.ones_like(scale), generator) @ matrix
+        shifts = self._shifts(torch.stack(place, -1), matrix, scale, originals)
+        matrix[:, :2] += shifts[:, :, None] * matrix[:, 2:]
         return geometry.normalised(matrix, (SIDE, SIDE), self.size)
 
     def _shifts(self, place: Tensor, matrix: Tensor, scale: Tensor, originals: Tensor) -> Tensor:
@@ -153,13 +163,26 @@ class Distortion(Task):
         return torch.zeros_like(place)
 
     def _draw_homographies(self, scale: Tensor, generator: Generator) -> Tensor:
-        """Homographies (B, 3, 3), in pixels, that move the corners of a digit's frame."""
+        """Homographies (B, 3, 3), in pixels, that move the corners of a 28×28 frame.
+
+        They move ``corners`` pixels of the canvas, on which the frame is scaled by ``scale`` (B,).
+        """
         frame = geometry.boundary_points(1, generator.device) * (SIDE / 2)
-        moves = torch.randn(len(scale), 4, 2, generator=generator, device=generator.device) * self.corners
-        moves = moves / scale[:, None, None]  # from pixels of the canvas to those of the unscaled frame
+        moves = self._draw_moves(len(scale), generator) / scale[:, None, None]
         for _ in range(4):
             moves = torch.where(geometry.is_convex(frame + moves)[:, None, None], moves, moves / 2)
         return geometry.homography(frame, frame + moves)
+
+    def _draw_moves(self, count: int, generator: Generator) -> Tensor:
+        """Movements (B, 4, 2) of the corners, in pixels."""
+        device = generator.device
+        moves = torch.randn(count, 4, 2, generator=generator, device=device)
+        if self.corner_moves == "diagonal":
+            moves = geometry.boundary_points(1, device) / math.sqrt(2) * moves[..., :1]
+        elif self.corner_moves == "direction":
+            length = torch.randn(count, 4, 1, generator=generator, device=device)
+            moves = F.normalize(moves, dim=-1) * length
+        return moves * self.corners
 
     def _draw_bends(self, count: int, generator: Generator) -> Tensor | None:
         """Movements (B, 16, 2) of the spline's control points, in normalised coordinates of the digit."""

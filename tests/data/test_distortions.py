@@ -1,5 +1,6 @@
 """Distorted digits look as their settings say, and their poses say where they are."""
 
+import itertools
 import math
 
 import kornia
@@ -157,6 +158,67 @@ def test_corners_move_by_their_deviation_and_never_fold(digits, generator):
         frame = geometry.transform(batch.pose.matrix[:, 0], corners) * torch.tensor([25.0, 20.0])
         assert abs((frame - scale * 14 * corners).std() - 5) < 0.5  # some had to be halved
         assert geometry.is_convex(frame).all()
+
+
+CANVAS = torch.tensor([90, 60])
+"""The (width, height) of a canvas that is not square."""
+
+
+def moved_corners(digits, count=1, scale=0.75, **settings):
+    """A batch of distorted digits, and where the corners of a frame were and are, in pixels from the centre.
+
+    With ``corner_frame="whole"``, the frame is the one of 28×28 pixels in which the digits are scaled.
+    """
+    distortion = Distortion(canvas=(60, 90), scale=(scale, scale), **settings)
+    batch = distortion.draw(repeat(digits, count), torch.arange(40 * count), seeded())
+    whole = settings.get("corner_frame") == "whole"
+    own = geometry.boundary_points(1) * 14 / (scale if whole else 1)  # in pixels of the digit
+    return batch, own * scale, geometry.transform(batch.pose.matrix[:, 0], own / 14) * CANVAS / 2
+
+
+FRAMES_AND_MOVES = list(itertools.product(["scaled", "whole"], ["axes", "direction", "diagonal"]))
+
+
+@pytest.mark.parametrize(("frame", "kind"), FRAMES_AND_MOVES)
+def test_digits_with_moved_corners_agree_with_kornias_homography(digits, frame, kind):
+    settings = {"corners": 3.0, "corner_frame": frame, "corner_moves": kind}
+    batch, before, after = moved_corners(digits, **settings)
+    # kornia works on pixel indices: the centre of the digit is 13.5, that of the canvas (44.5, 29.5).
+    source = (before / 0.75 + 13.5).expand(40, -1, -1)
+    matrix = kornia.geometry.get_perspective_transform(source, after + (CANVAS - 1) / 2)
+    originals = digits.images[:, None].float() / 255
+    theirs = kornia.geometry.warp_perspective(originals, matrix, (60, 90), align_corners=True)
+    torch.testing.assert_close(batch.images, theirs, atol=2e-3, rtol=0)
+    assert (after - before).abs().amax() > 3
+
+
+@pytest.mark.parametrize(("frame", "kind"), FRAMES_AND_MOVES)
+def test_corners_move_as_their_setting_says(digits, frame, kind):
+    settings = {"corners": 1.5, "corner_frame": frame, "corner_moves": kind}
+    _, before, after = moved_corners(digits, 50, **settings)
+    moves = after - before
+    per_axis = 1.5 if kind == "axes" else 1.5 / math.sqrt(2)
+    torch.testing.assert_close(moves.std((0, 1)), torch.full((2,), per_axis), atol=0.04, rtol=0)
+    assert moves.mean((0, 1)).abs().max() < 0.06
+    across = (moves[..., 0] * before[:, 1] - moves[..., 1] * before[:, 0]).abs() / before.norm(dim=1)
+    assert (across.max() < 1e-3) == (kind == "diagonal")
+    x, y = moves.unbind(-1)
+    if kind != "diagonal":
+        assert abs((x * y).mean()) < 0.05 * per_axis**2
+    # A length from a normal distribution is often near 0; that of two independent moves is not.
+    share = (moves.norm(dim=-1) < 0.15).float().mean()
+    assert share == pytest.approx(0.005 if kind == "axes" else 0.08, abs=0.01)
+
+
+@pytest.mark.parametrize("frame", ["scaled", "whole"])
+def test_a_place_moves_all_corners_alike(digits, frame):
+    places = ("centre", "anywhere")
+    centre, elsewhere = (
+        moved_corners(digits, corners=4.0, corner_frame=frame, place=place)[2] for place in places
+    )
+    shift = elsewhere - centre
+    torch.testing.assert_close(shift, shift[:, :1].expand(-1, 4, -1), atol=1e-3, rtol=0)
+    assert shift.abs().amax((0, 1)).gt(10).all()
 
 
 def test_shear_moves_x_by_y_and_bends_have_their_deviation(generator):
@@ -333,6 +395,7 @@ def test_the_generator_decides_everything_and_poses_change_nothing(digits, task)
     assert [field.shape[:2] for field in unposed.pose] == [(40, 0)] * 3
 
 
+CORNERS_OF_NO_FRAME = {"_target_": "stn_experiments.data.distortions.Distortion", "corner_frame": "ink"}
 CROPS_OF_29_PIXELS = {"_target_": "stn_experiments.data.distortions.Distortion", "clutter_size": 29}
 
 
@@ -342,6 +405,7 @@ CROPS_OF_29_PIXELS = {"_target_": "stn_experiments.data.distortions.Distortion",
         (lambda: Distortion(canvas=20), "canvas must be at least the digit's own 28 pixels, got 20"),
         (lambda: Distortion(canvas=(28, 27)), "canvas must be at least"),
         (lambda: Distortion(scale=(1.2, 0.7)), "scale must be given as smallest, largest"),
+        (lambda: build(CORNERS_OF_NO_FRAME, "data"), "data.corner_frame must be one of scaled, whole"),
         (lambda: build(CROPS_OF_29_PIXELS, "data"), "data.clutter_size must be an integer from 1 to 28"),
         (lambda: Mixed(canvas=40, kinds={}), "kinds must name at least one distortion"),
         (lambda: Mixed(40, {"a": Distortion(canvas=30)}), "kinds.a.canvas must be the same"),
