@@ -10,13 +10,18 @@ from stn_experiments.common.bits import pack_bits
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.fingerprint import fingerprint
 from stn_experiments.evaluation.coordinates import to_input_frame
-from stn_experiments.evaluation.localisation_scores import score
+from stn_experiments.evaluation.localisation_scores import area, bounded, score
 from stn_experiments.evaluation.metrics import outside_share, theta_spread
 from stn_experiments.evaluation.pose_scores import pose_scores
+from stn_experiments.evaluation.yardsticks import CENTRE_BOX, centre_box, mean_scores, named, yardsticks
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.prediction import Prediction
 
 CHUNK = 250
+NOT_AVERAGED = ("theta", "outline", "areas")
+"""Results of images from which other scores are computed."""
+CENTRE_BOX_SCORES = ("iou_mean", "found", "ink_inside")
+"""The scores of the centre box that are beside those of each epoch."""
 
 
 @torch.no_grad()
@@ -36,20 +41,28 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     """Cross-entropy ``loss`` and ``error`` in percent over a set, which is on the model's device.
 
     Models with transformers also get ``theta_spread`` and ``outside_share`` (see ``metrics``). If the digits'
-    places are known, attention with a location gets those of :func:`score`. A model with one transformer, on
-    images of one digit, gets those of :func:`pose_scores`.
+    places are known, attention with a location gets those of :func:`score`, beside some of the centre box as
+    a yardstick. A model with one transformer, on images of one digit, gets those of :func:`pose_scores`.
     """
-    return summarise(results_per_image(model, batch), batch)
+    results = results_per_image(model, batch)
+    scores = summarise(results, batch)
+    if "areas" in results:
+        box = mean_scores([centre_box(batch.pose, canvas_size(batch))], batch.pose)
+        scores |= {named(name, CENTRE_BOX): box[name] for name in CENTRE_BOX_SCORES}
+    return scores
 
 
 def evaluate_test(model: Classifier, batch: Batch) -> dict[str, Any]:
-    """What ``result.json`` says of a test set: the scores of :func:`evaluate`, and what compares runs.
+    """What ``result.json`` says of a test set: the scores of :func:`evaluate`, and what they compare with.
 
+    Attention with a location has all :func:`yardsticks`.
     ``test_wrong`` tells for each of ``test_images`` images whether its prediction is wrong (see
     :func:`pack_bits`), and ``test_digest`` is the :func:`fingerprint` of the set.
     """
     results = results_per_image(model, batch)
     scores = summarise(results, batch)
+    if "areas" in results:
+        scores |= yardsticks(batch.pose, canvas_size(batch), results["areas"])
     return {
         **{f"test_{name}" if name in ("error", "loss") else name: value for name, value in scores.items()},
         "test_images": len(batch.labels),
@@ -69,14 +82,13 @@ def results_per_image(model: Classifier, batch: Batch) -> dict[str, Tensor]:
 
 def summarise(whole: dict[str, Tensor], batch: Batch) -> dict[str, float]:
     """The scores of a set from the results of its images, see :func:`evaluate`."""
-    scores = {name: value.mean() for name, value in whole.items() if name not in ("theta", "outline")}
+    scores = {name: value.mean() for name, value in whole.items() if name not in NOT_AVERAGED}
     scores["error"] = whole["error"].sum()
     if "theta" in whole:
         scores["theta_spread"] = theta_spread(whole["theta"])
     if "outline" in whole:
-        height, width = batch.images.shape[-2:]
         members = F.one_hot(batch.labels).bool()  # the host waits for the device
-        scores |= pose_scores(whole["outline"], batch.pose.matrix[:, 0], members, (height, width))
+        scores |= pose_scores(whole["outline"], batch.pose.matrix[:, 0], members, canvas_size(batch))
     # The host waits for the device here, too.
     values = dict(zip(scores, torch.stack(list(scores.values())).tolist(), strict=True))
     return values | {"error": values["error"] * 100 / len(batch.labels)}
@@ -101,4 +113,11 @@ def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         results["outline"] = of_transformers[0]
     if digits and outlines:
         results |= score(outlines, batch.pose)
+        results["areas"] = torch.stack([area(bounded(outline)) for outline in outlines], 1)
     return results
+
+
+def canvas_size(batch: Batch) -> tuple[int, int]:
+    """(height, width) of a batch's images."""
+    height, width = batch.images.shape[-2:]
+    return height, width

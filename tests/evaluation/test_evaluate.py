@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from stn_experiments.data.distortions import Distortion
-from stn_experiments.evaluation.evaluate import CHUNK, evaluate, predict
+from stn_experiments.evaluation.evaluate import CHUNK, evaluate, evaluate_test, predict
+from stn_experiments.evaluation.yardsticks import SCORES, YARDSTICKS
 from stn_experiments.runs.experiment import build_experiment
 
 
@@ -72,7 +73,10 @@ def test_without_a_known_pose_there_is_no_score_of_it(build, batch):
     assert set(scores) == {"loss", "error", "theta_spread", "outside_share"}
 
 
-LOCATED = {*("iou_mean", "iou_above_half", "frame_iou_mean", "found", "ink_inside", "off_target", "hit_rate")}
+LOCATED = {
+    *("iou_mean", "iou_above_half", "frame_iou_mean", "found", "ink_inside", "off_target", "hit_rate"),
+    *("iou_mean_of_centre_box", "found_of_centre_box", "ink_inside_of_centre_box"),
+}
 TRANSFORMED = {"theta_spread", "outside_share", "mirrored_share"} | {
     f"{which}_{what}"
     for which in ("residual", "input")
@@ -95,6 +99,19 @@ def test_each_attention_has_the_scores_that_it_can_have(build, batch, settings, 
     found = evaluate(build(*settings), batch)
     assert set(found) == {"loss", "error"} | scores
     assert all(0 <= found[name] <= 1 for name in LOCATED & scores)
+
+
+def test_a_test_has_yardsticks_by_the_function_of_the_scores(build, batch):
+    """A transformer at its start looks at the whole canvas, so it has the scores of that."""
+    result = evaluate_test(build(), batch)
+    assert {*evaluate(build(), batch)} - {"loss", "error"} <= {*result}
+    for score in SCORES:
+        assert result[f"{score}_of_canvas"] == pytest.approx(result[score], abs=1e-6)
+        assert {f"{score}_of_{name}" for name in YARDSTICKS} <= {*result}
+    half = evaluate_test(build("stn=none", "attention=mask", "attention.at=stem"), batch)
+    assert half["iou_mean_of_random_views"] != result["iou_mean_of_random_views"]
+    assert half["iou_mean_of_centre_box"] == result["iou_mean_of_centre_box"]
+    assert not [name for name in evaluate_test(build("stn=none"), batch) if "_of_" in name]
 
 
 def test_a_mask_on_the_digit_scores_high_and_one_in_a_corner_low(build, batch):
