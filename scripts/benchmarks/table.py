@@ -15,6 +15,9 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.storage.environment import environment
 
+EXPLANATION = """A number is the median of its repeats, ± half their range. A column *one ÷ other* is the
+speed of one divided by the speed of the other, so above 1× the first is the faster one."""
+
 
 class Table(NamedTuple):
     """Values by row and column; the first column has labels."""
@@ -86,7 +89,9 @@ def write(folder: Path, tables: Sequence[Table], about: dict[str, Any]) -> None:
         UserError: the folder cannot be written to.
     """
     facts = ", ".join(f"{name} {value}" for name, value in about.items() if value is not None)
-    text = "\n".join(["# Benchmark\n", facts + "\n", *(table.markdown() for table in tables)])
+    text = "\n".join(
+        ["# Benchmark\n", facts + "\n", EXPLANATION + "\n", *(table.markdown() for table in tables)]
+    )
     content = to_json({**about, "tables": [table.json() for table in tables]})
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,12 @@ import math
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +22,8 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from stn_experiments.cli.command import Failure, exit_with_failures
+from stn_experiments.cli.command import OUTPUT_CLOSED, Failure, exit_with_failures
+from stn_experiments.cli.signals import Stopped
 from stn_experiments.cli.workarounds import continue_after_lost_jobs
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
@@ -59,6 +61,9 @@ class SweepProgress(Callback):
     Hydra copies it into the process of each run.
     """
 
+    sweeping: ClassVar[bool] = False
+    """Whether this process has begun a sweep that has not ended."""
+
     def __init__(self) -> None:
         self._folder: Path | None = None  # None: no sweep
         self._runs = 0
@@ -71,6 +76,7 @@ class SweepProgress(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Lock the sweep's folder and write its plan."""
+        SweepProgress.sweeping = True
         words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         words += list(config.hydra.overrides.task)
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
@@ -129,6 +135,7 @@ class SweepProgress(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the last status, then exit with the failures of the runs, if there are any."""
+        SweepProgress.sweeping = False
         if not self._folder:
             return
         failures = {}
@@ -144,6 +151,20 @@ class SweepProgress(Callback):
                 print(f"\n{sweep_status(self._folder)}", flush=True)
         self._stack.close()
         exit_with_failures(failures.values())
+
+
+@contextmanager
+def say_how_to_continue() -> Iterator[None]:
+    """Print in one line how to continue a sweep that a signal stops within the ``with``."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        is_closed = isinstance(stopped, Stopped) and stopped.exit_code == OUTPUT_CLOSED
+        if SweepProgress.sweeping and not is_closed:
+            print("the sweep is not complete; the same command continues it and repeats no finished run")
+        raise
+    finally:
+        SweepProgress.sweeping = False
 
 
 def record(folder: Path, number: int, **values: Any) -> None:

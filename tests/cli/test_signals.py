@@ -178,7 +178,7 @@ def test_a_stopped_run_is_resumed_with_the_same_outcome(
 @pytest.mark.parametrize("point", [LOAD, BUILD, PREPARE], ids=lambda point: point[1])
 def test_a_signal_before_training_saves_nothing(train, monkeypatch, point):
     before_call(monkeypatch, point, 1, lambda: send(TERM))
-    assert train() == (143, "", "stopped by SIGTERM\n")
+    assert train() == (143, "", "stopped by SIGTERM\n")  # without a word of a sweep
     assert not train.run.last.exists()
     assert not lock_file(train.run.folder).exists()
 
@@ -224,8 +224,10 @@ def test_a_second_ctrl_c_during_saving_keeps_the_previous_checkpoint(train, whol
 def test_a_stopped_sweep_does_not_begin_its_next_run(train, command, monkeypatch, point, call):
     """Not even if the signal arrives after the last epoch of a run."""
     before_call(monkeypatch, point, call, lambda: send(TERM))
-    code, _, err = command("train.py", "-m", *train.small, f"run.root={train.folder}/outputs", "seed=0,1")
+    code, out, err = command("train.py", "-m", *train.small, f"run.root={train.folder}/outputs", "seed=0,1")
     assert (code, err) == (143, "stopped by SIGTERM\n")
+    continues = "the sweep is not complete; the same command continues it and repeats no finished run"
+    assert out.splitlines()[-1] == continues
     run = train.run_of()
     assert list((train.folder / "outputs").glob("[!.]*")) == [run.folder]
     assert_resumable(run)

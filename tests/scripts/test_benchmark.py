@@ -9,12 +9,13 @@ from benchmarks import growth, time_to_error, training, tutorial
 from benchmarks.bench import Bench, task_of
 from benchmarks.measure import interleaved, rate, ratio, speeds
 from benchmarks.rivals import Loader, Samples
-from benchmarks.table import Table, number
+from benchmarks.table import EXPLANATION, Table, number, write
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.data.batch import concat_batches
 from stn_experiments.data.mnist import Mnist
 from stn_experiments.runs.experiment import build_experiment
+from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
 
@@ -82,6 +83,13 @@ def test_a_table_gives_the_reason_of_each_missing_number_below():
         "b": {"value": 1234.5, "repeats": [1234.5]},
         "c ÷ b": {"value": None, "reason": "why"},
     }
+
+
+def test_the_written_tables_and_those_in_the_docs_explain_their_numbers(tmp_path):
+    write(tmp_path, [Table("t", "T", [{"a": "x", "b ÷ c": (2.0,)}])], {"cpu": "a cpu"})
+    docs = ROOT / "docs"
+    for page in (tmp_path / "benchmark.md", docs / "benchmark.md", docs / "benchmark-gpu.md"):
+        assert f"\n\n{EXPLANATION}\n\n" in page.read_text()
 
 
 def test_a_pass_of_a_loader_has_any_length(digits):
