@@ -1,14 +1,14 @@
-"""Test errors that Jaderberg et al. (2015) published, from ``published.yaml``, for comparison."""
+"""Test errors that others published, from ``published.yaml``, each beside its own data and protocol alone."""
 
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 from stn_experiments.report.groups import Group
 
 DATA = yaml.safe_load((files("stn_experiments.report") / "published.yaml").read_text(encoding="utf-8"))
-SOURCE: str = DATA["source"]
 SURENESS = dict(zip(DATA["sureness"], "ᵃᵇᶜ", strict=True))
 """How sure a figure is, and the mark of that."""
 NETWORKS = {"fcn": "FCN", "cnn": "CNN", "compact": "CNN"}
@@ -17,43 +17,77 @@ COUNTS = {1: "one transformer, at best", 2: "two transformers, at best"}
 
 
 class Published(NamedTuple):
-    """A figure of the paper.
+    """A published figure.
 
     Args:
         error: in %.
-        model: the paper's name of the model.
+        model: the source's name of the model.
         sureness: one of ``SURENESS``.
-        note: a sentence about the paper's data, or nothing.
+        source: the paper or code.
+        notes: sentences about the source and its data.
     """
 
     error: float
     model: str
     sureness: str
-    note: str = ""
+    source: str
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.error:.1f}{SURENESS[self.sureness]}"
+        digits = 1 if round(self.error, 1) == self.error else 2
+        return f"{self.error:.{digits}f}{SURENESS[self.sureness]}"
 
 
 def published(group: Group) -> Published | None:
-    """The paper's figure for a group, if it has one.
+    """The published figure for a group, if there is one for its model, data and protocol."""
+    names = list(model_names(group))
+    for source in DATA["sources"]:
+        column = source["columns"].get(group.runs[0].data)
+        if column is None or not is_of(column["settings"], group.runs[0].config["data"]):
+            continue
+        notes = tuple(part["note"] for part in (source, column) if "note" in part)
+        for sureness, errors in column["errors"].items():
+            for model in names:
+                if model in errors:
+                    return Published(errors[model], model, sureness, source["name"], notes)
+    return None
 
-    The compact network is not in the paper, so it is compared with the paper's CNN.
+
+def model_names(group: Group) -> Iterator[str]:
+    """The names that a group's model may have in ``published.yaml``.
+
+    The compact network is in no paper, so it is compared with their CNNs.
     """
     backbone, stn, attention = group.names
-    if backbone not in NETWORKS or attention != "none":
-        return None
-    network = NETWORKS[backbone]
     config = group.runs[0].config
-    if group.data == "addition":
-        sums = DATA["addition"]
-        model = network if stn == "none" else COUNTS.get(config["stn"].get("count", 1))
-        return Published(sums["models"][model], model, sums["sureness"]) if model else None
-    model = network if stn == "none" else f"ST-{network} {FAMILIES.get(stn)}"
-    column = DATA["columns"].get(group.data)
-    distortion = {k: v for k, v in (config["data"].get("distortion") or {}).items() if k != "_target_"}
-    if model not in DATA["models"] or column is None or column["distortion"] != distortion:
-        return None
-    index = list(DATA["columns"]).index(group.data)
-    error, sureness = (DATA["models"][model][field][index] for field in ("error", "sureness"))
-    return None if error is None else Published(error, model, sureness, column.get("note", ""))
+    if (backbone, stn, attention) == ("none", "none", "ram"):
+        yield f"RAM, {config['attention'].get('glimpses')} glimpses"
+        yield "RAM"
+    if backbone not in NETWORKS or attention != "none":
+        return
+    network, count = NETWORKS[backbone], config["stn"].get("count", 1)
+    if stn == "none":
+        yield network
+        return
+    yield COUNTS.get(count, "")
+    if count == 1:
+        yield f"ST-{network} {FAMILIES.get(stn)}"
+        yield "STN" if network == "CNN" else ""
+
+
+def is_of(settings: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether a run's data config has the settings of a published column."""
+    return all(
+        completed(value) == completed(data.get(key) or {}) if key == "distortion" else value == data.get(key)
+        for key, value in settings.items()
+    )
+
+
+def completed(distortion: Mapping[str, Any]) -> dict[str, Any]:
+    """A distortion's settings, and those within it, with those that are missing as for no distortion."""
+    given = {
+        key: completed(value) if isinstance(value, Mapping) else value
+        for key, value in distortion.items()
+        if key != "_target_"
+    }
+    return {**DATA["undistorted"], **given}

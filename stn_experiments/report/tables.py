@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from stn_experiments.common.durations import time_text
 from stn_experiments.evaluation.intervals import difference_interval, error_interval
 from stn_experiments.report.groups import CRITERIA, Group, best
-from stn_experiments.report.published import SOURCE, SURENESS, published
+from stn_experiments.report.published import SURENESS, published
 
 MISSING = "–"
-PAPER = "paper"
+PUBLISHED = "published"
 """The head of the columns with published figures."""
 SCORES = {"iou_mean": "IoU", "ink_inside": "ink inside", "hit_rate": "hit rate"}
 """Scores of attention in [0, 1], see docs/metrics.md, and their column heads."""
@@ -55,7 +55,7 @@ def in_markdown(text: str) -> str:
 
 
 def overview(groups: Sequence[Group]) -> Table:
-    """Models × data, with the paper's figures in columns of their own.
+    """Models × data, with published figures in columns of their own.
 
     Of several groups with the same names, the one with the lowest validation error.
     """
@@ -77,7 +77,7 @@ def overview(groups: Sequence[Group]) -> Table:
         }
         if figures:
             columns.append(figures)
-            head.append(PAPER)
+            head.append(PUBLISHED)
     rows = []
     for model in sorted({group.model for group in shown}):
         size = range_text([group for group in shown if group.model == model], "parameters")
@@ -110,8 +110,8 @@ def details(groups: Sequence[Group]) -> Table:
                 **({"test images": range_text([group], "test_images")} if sizes > 1 else {}),
                 "training time": mean_text(group, "train_seconds", time_text),
                 "images/s": mean_text(group, "images_per_second", "{:,.0f}".format),
-                f"{PAPER} %": str(figure or MISSING),
-                f"{PAPER}'s model": figure.model if figure else MISSING,
+                f"{PUBLISHED} %": str(figure or MISSING),
+                f"{PUBLISHED} model": figure.model if figure else MISSING,
             }
         )
     return Table(list(rows[0]), [list(row.values()) for row in rows])
@@ -134,10 +134,11 @@ def footnotes(groups: Sequence[Group]) -> list[str]:
         )
     figures = [figure for group in groups if (figure := published(group))]
     if figures:
+        sources = "; ".join(dict.fromkeys(figure.source for figure in figures))
         found = {figure.sureness for figure in figures}
         marks = ", ".join(f"{mark} {sureness}" for sureness, mark in SURENESS.items() if sureness in found)
-        notes.append(f"{PAPER.capitalize()}: {SOURCE}; {marks}. Its networks saw 38 million images.")
-    return notes + list(dict.fromkeys(figure.note for figure in figures if figure.note))
+        notes.append(f"{PUBLISHED.capitalize()}: {sources}; {marks}.")
+    return notes + list(dict.fromkeys(note for figure in figures for note in figure.notes))
 
 
 def size_difference(groups: Sequence[Group]) -> float:
@@ -169,7 +170,7 @@ def to_csv(groups: Sequence[Group]) -> str:
                 "published": figure and figure.error,
                 "published_model": figure and figure.model,
                 "sureness": figure and figure.sureness,
-                "source": figure and SOURCE,
+                "source": figure and figure.source,
                 "unfinished": progress(group),
                 "runs": " ".join(str(run.folder) for run in group.runs),
             }

@@ -4,10 +4,13 @@ import csv
 import io
 import re
 
-from stn_experiments.report.published import DATA
+from stn_experiments.report.published import DATA, completed
 from stn_experiments.report.tables import to_csv
 
-DISTORTIONS = {name: column["distortion"] for name, column in DATA["columns"].items()}
+SETTINGS = {
+    name: column["settings"] for source in DATA["sources"] for name, column in source["columns"].items()
+}
+DISTORTIONS = {name: completed(settings["distortion"]) for name, settings in SETTINGS.items()}
 
 
 def column(table, name):

@@ -1,8 +1,11 @@
 import pytest
 
-from stn_experiments.report.published import DATA, published
+from stn_experiments.report.published import DATA, is_of, published
 from stn_experiments.report.report import Report
-from tests.report.harness import DISTORTIONS
+from tests.report.harness import SETTINGS
+
+SIM2MNIST = {f"data.{key}": value for key, value in SETTINGS["sim2mnist"].items() if key != "distortion"}
+RAM = {"attention": "ram", "attention.glimpses": 8}
 
 
 @pytest.mark.parametrize(
@@ -11,19 +14,34 @@ from tests.report.harness import DISTORTIONS
         ("rotated", "fcn", "none", {}, "2.1ᵇ FCN"),
         ("rotated", "compact", "tps", {}, "0.7ᵇ ST-CNN TPS"),
         ("rts", "fcn", "projective", {}, "0.9ᶜ ST-FCN projective"),
-        ("projective", "cnn", "projective", {}, "0.8ᵇ ST-CNN projective"),
         ("elastic", "fcn", "affine", {}, "2.7ᶜ ST-FCN affine"),
         ("cluttered", "compact", "none", {}, "3.5ᵃ CNN"),
         ("cluttered", "cnn", "tps", {}, "None"),
         ("rotated", "resnet18", "affine", {}, "None"),
         ("rotated", "cnn", "similarity", {}, "None"),
         ("rotated", "cnn", "affine", {"attention": "cbam"}, "None"),
+        ("rotated", "cnn", "affine", {"stn.count": 2}, "None"),
         ("rotated", "cnn", "affine", {"data.distortion": {"canvas": 42, "angle": 90}}, "None"),
+        ("rotated", "cnn", "affine", {"data.distortion": {"angle": 90}}, "0.7ᵇ ST-CNN affine"),
         ("mixed", "cnn", "affine", {}, "None"),
         ("addition", "fcn", "none", {}, "47.7ᵃ FCN"),
         ("addition", "fcn", "affine", {}, "18.5ᵃ one transformer, at best"),
         ("addition", "cnn", "affine", {"stn.count": 2}, "5.8ᵃ two transformers, at best"),
         ("addition", "cnn", "affine", {"stn.count": 3}, "None"),
+        ("addition", "fcn", "none", {"data.distortion": {"canvas": 42, "each": {"angle": 45}}}, "None"),
+        ("sim2mnist", "compact", "none", SIM2MNIST, "11.73ᵃ CNN"),
+        ("sim2mnist", "cnn", "similarity", SIM2MNIST, "12.35ᵃ STN"),
+        ("sim2mnist", "fcn", "affine", SIM2MNIST, "None"),
+        ("sim2mnist", "cnn", "affine", SIM2MNIST | {"data.online": True}, "None"),
+        ("sim2mnist", "cnn", "affine", SIM2MNIST | {"data.train_digits": None}, "None"),
+        ("sim2mnist", "cnn", "affine", SIM2MNIST | {"data.training.angle": 180}, "None"),
+        ("cluttered_ram", "none", "none", RAM, "4.04ᵇ RAM, 8 glimpses"),
+        ("cluttered_ram", "none", "none", RAM | {"attention.glimpses": 6}, "3.75ᵃ RAM, 6 glimpses"),
+        ("cluttered_ram", "none", "none", RAM | {"attention.glimpses": 7}, "None"),
+        ("cluttered_ram", "cnn", "none", RAM, "None"),
+        ("cluttered_ram", "cnn", "affine", {}, "None"),
+        ("cluttered_ram100", "none", "none", RAM, "2.68ᵃ RAM"),
+        ("cluttered", "none", "none", RAM, "None"),
     ],
 )
 def test_published_errors(write_run, groups, data, backbone, stn, settings, expected):
@@ -32,24 +50,45 @@ def test_published_errors(write_run, groups, data, backbone, stn, settings, expe
     assert (f"{figure} {figure.model}" if figure else "None") == expected
 
 
-def test_the_published_table_is_that_of_the_paper_on_the_data_of_the_configs(compose):
-    models = DATA["models"]
-    assert models["ST-CNN affine"]["error"] == [0.7, 0.5, 0.8, 1.2, 1.7]
-    assert models["CNN"]["error"] == [1.2, 0.8, 1.5, 1.4, 3.5]
-    assert [len(row) for model in models.values() for row in model.values()] == [5] * 16
-    for model in models.values():
-        for error, sureness in zip(model["error"], model["sureness"], strict=True):
-            assert (sureness in DATA["sureness"]) == (error is not None)
-    assert list(DATA["addition"]["models"].values()) == [47.7, 14.7, 18.5, 5.8]
-    for name, settings in DISTORTIONS.items():
-        shipped = compose(f"data={name}")["data"]["distortion"]
-        assert settings == {key: value for key, value in shipped.items() if key != "_target_"}
+@pytest.mark.parametrize("backbone", ["fcn", "cnn", "compact"])
+@pytest.mark.parametrize("stn", ["none", "projective"])
+def test_no_figure_stands_beside_projective_data(write_run, groups, compose, backbone, stn):
+    """What the published ones are of is not known."""
+    distortion = compose("data=projective")["data"]["distortion"]
+    settings = {"data.distortion": distortion}
+    write_run("run", 1.0, data="projective", backbone=backbone, stn=stn, **settings)
+    assert published(groups()[0]) is None
 
 
-def test_footnotes_say_how_sure_the_shown_figures_are(write_run, root):
+def test_published_figures_are_those_of_the_sources_on_the_data_of_the_configs(compose):
+    figures = {}
+    for source in DATA["sources"]:
+        for data, column in source["columns"].items():
+            assert is_of(column["settings"], compose(f"data={data}")["data"]), data
+            for sureness, errors in column["errors"].items():
+                assert sureness in DATA["sureness"]
+                figures |= {(data, model): error for model, error in errors.items() if "RAM" not in model}
+    clean = compose("data=clean")["data"]["distortion"]
+    assert DATA["undistorted"] == {key: value for key, value in clean.items() if key != "_target_"}
+    for model, errors in {
+        "CNN": [1.2, 0.8, 1.4, 3.5],
+        "FCN": [2.1, 5.2, 3.2, 13.2],
+        "ST-CNN affine": [0.7, 0.5, 1.2, 1.7],
+        "ST-FCN affine": [1.2, 0.8, 2.7, 2.0],
+    }.items():
+        assert [figures[data, model] for data in ("rotated", "rts", "elastic", "cluttered")] == errors
+    assert [error for (data, _), error in figures.items() if data == "addition"] == [47.7, 14.7, 18.5, 5.8]
+
+
+def test_footnotes_name_the_sources_of_the_shown_figures_and_how_sure_they_are(write_run, root):
     write_run("a", 1.0, backbone="cnn")
-    write_run("b", 1.0, data="projective", backbone="fcn")
-    first, second = Report([root]).footnotes
-    assert "; ᵇ second-hand, ᶜ recalled." in first
-    assert "its projective data is known at second hand" in second
-    assert "read in the paper" not in first
+    write_run("b", 1.0, data="elastic", backbone="fcn")
+    notes = Report([root]).footnotes
+    assert notes[-2:] == [
+        "Published: Jaderberg et al. 2015, arXiv 1506.02025; ᵇ second-hand, ᶜ recalled.",
+        "The networks of Jaderberg et al. saw 38 million images.",
+    ]
+    write_run("c", 1.0, data="cluttered_ram", backbone="none", stn="none", **RAM)
+    *_, sources, version, _ = Report([root]).footnotes
+    assert "Published: Mnih et al. 2014, arXiv 1406.6247; Jaderberg et al." in sources
+    assert "4.04 for RAM" in version

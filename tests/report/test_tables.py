@@ -103,7 +103,7 @@ def test_the_overview_chooses_on_validation_and_has_dashes_for_missing_models(wr
     write_run("other", 0.55, history=(9.0, 4.0), stn="none")
     write_run("mixed", 1.4, data="mixed", stn="none")
     table = overview(groups())
-    assert table.head == ["model", "parameters", "mixed", "rotated", "paper"]
+    assert table.head == ["model", "parameters", "mixed", "rotated", "published"]
     assert table.rows == [
         ["compact + affine stn.width=16", "92,416", "–", "0.60", "0.7ᵇ"],
         ["compact + none", "92,416", "1.40", "0.55", "1.2ᵇ"],
