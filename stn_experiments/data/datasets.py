@@ -19,6 +19,8 @@ from stn_experiments.data.npz import LabelledImages, read_npz
 logger = logging.getLogger(__name__)
 
 CHUNK = 1000
+PAIRS = 1000
+"""About how many test digits are drawn twice."""
 TRAIN_DIGITS = 60_000
 
 
@@ -40,12 +42,21 @@ class TrainingSet:
         return torch.randperm(self.size, generator=generator, device=generator.device)
 
 
+Pairs = tuple[Batch, Batch]
+"""Two images of each of the same digits, under two distortions."""
+
+
 class Splits(NamedTuple):
-    """The three splits, on one device; validation and test are whole sets that never change."""
+    """The three splits, on one device; validation and test are whole sets that never change.
+
+    ``draw_pairs`` draws digits of the test set, spread over it, twice; always the same images. It is None if
+    the digits' poses are unknown.
+    """
 
     train: TrainingSet
     valid: Batch
     test: Batch
+    draw_pairs: Callable[[], Pairs] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,15 +142,21 @@ class DistortedMnist:
             TrainingSet(self.train_size, draw),
             to_device(self._draw_fixed(valid, 1, self.distortion), device),
             to_device(self._draw_fixed(mnist.test, 2, self.distortion), device),
+            partial(self._draw_pairs, mnist.test, device),
         )
 
     def _draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = False) -> Batch:
         return self.training_task.draw(digits, index, generator, posed)
 
-    def _draw_fixed(self, digits: Digits, number: int, task: Task) -> Batch:
+    def _draw_pairs(self, digits: Digits, device: torch.device) -> Pairs:
+        step = max(1, len(digits.labels) // PAIRS)
+        first, second = (self._draw_fixed(digits, number, self.distortion, step) for number in (4, 5))
+        return to_device(first, device), to_device(second, device)
+
+    def _draw_fixed(self, digits: Digits, number: int, task: Task, step: int = 1) -> Batch:
         # Always on the CPU, so that the images are the same wherever the model is trained.
         generator = Generator().manual_seed(self.seed * 1_000_003 + number)
-        chunks = torch.arange(len(digits.labels)).split(CHUNK)
+        chunks = torch.arange(0, len(digits.labels), step).split(CHUNK)
         return concat_batches([task.draw(digits, chunk, generator) for chunk in chunks])
 
 

@@ -1,5 +1,6 @@
 """Evaluation of a model on a fixed set: its error, its transformer's health and where it attends to."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor
 
 from stn_experiments.common.bits import pack_bits
 from stn_experiments.data.batch import Batch, index_batch
+from stn_experiments.data.datasets import Pairs
 from stn_experiments.data.fingerprint import fingerprint
 from stn_experiments.evaluation.coordinates import to_input_frame
 from stn_experiments.evaluation.localisation_scores import area, bounded, score
 from stn_experiments.evaluation.metrics import outside_share, theta_spread
-from stn_experiments.evaluation.pose_scores import pose_scores
+from stn_experiments.evaluation.pose_scores import pair_rotation, pose_scores, residual_pose, whole_canvas
 from stn_experiments.evaluation.yardsticks import CENTRE_BOX, centre_box, mean_scores, named, yardsticks
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.prediction import Prediction
@@ -52,23 +54,45 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     return scores
 
 
-def evaluate_test(model: Classifier, batch: Batch) -> dict[str, Any]:
+def evaluate_test(
+    model: Classifier, batch: Batch, draw_pairs: Callable[[], Pairs] | None = None
+) -> dict[str, Any]:
     """What ``result.json`` says of a test set: the scores of :func:`evaluate`, and what they compare with.
 
-    Attention with a location has all :func:`yardsticks`.
-    ``test_wrong`` tells for each of ``test_images`` images whether its prediction is wrong (see
-    :func:`pack_bits`), and ``test_digest`` is the :func:`fingerprint` of the set.
+    Attention with a location has all :func:`yardsticks`. A model with one transformer, on images of one
+    digit, has the :func:`pair_scores` of the images that ``draw_pairs`` draws. ``test_wrong`` tells for each
+    of ``test_images`` images whether its prediction is wrong (see :func:`pack_bits`), and ``test_digest`` is
+    the :func:`fingerprint` of the set.
     """
     results = results_per_image(model, batch)
     scores = summarise(results, batch)
     if "areas" in results:
         scores |= yardsticks(batch.pose, canvas_size(batch), results["areas"])
+    if "outline" in results and draw_pairs is not None:
+        scores |= pair_scores(model, draw_pairs())
     return {
         **{f"test_{name}" if name in ("error", "loss") else name: value for name, value in scores.items()},
         "test_images": len(batch.labels),
         "test_digest": fingerprint(batch),
         "test_wrong": pack_bits(results["error"].bool().cpu().numpy()),
     }
+
+
+def pair_scores(model: Classifier, pairs: Pairs) -> dict[str, float]:
+    """The :func:`pair_rotation` of V (``pair_rotation_deg``) and of the canvas (``input_pair_rotation_deg``).
+
+    For a model with one transformer, and pairs of images of one digit.
+    """
+    outlines = [results_per_image(model, batch)["outline"] for batch in pairs]
+    canvases = [whole_canvas(outline) for outline in outlines]
+    scores = {}
+    for name, views in (("pair_rotation_deg", outlines), ("input_pair_rotation_deg", canvases)):
+        first, second = (
+            residual_pose(view, batch.pose.matrix[:, 0], canvas_size(batch)).rotation
+            for view, batch in zip(views, pairs, strict=True)
+        )
+        scores[name] = pair_rotation(first, second).item()
+    return scores
 
 
 def results_per_image(model: Classifier, batch: Batch) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Data sets split the digits, draw training batches anew, and keep the fixed sets fixed."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def numbers(images):
 @pytest.mark.parametrize("valid_size", [5_000, 10_000])
 def test_the_splits_hold_each_digit_once(mnist, generator, valid_size):
     data = DistortedMnist(Distortion(), valid_size=valid_size)
-    train, valid, test = data.load(CPU)
+    train, valid, test, _ = data.load(CPU)
     assert train.size == data.train_size == 60_000 - valid_size
     assert len(valid.labels) == valid_size
     everything = train.draw(train.order(generator), generator)
@@ -54,7 +56,7 @@ def test_the_splits_hold_each_digit_once(mnist, generator, valid_size):
 def test_fewer_training_digits_are_a_part_of_more_and_change_no_fixed_set(mnist, generator):
     few, more, every = (DistortedMnist(Distortion(), train_digits=count) for count in (100, 1000, None))
     splits = [data.load(CPU) for data in (few, more, every)]
-    trained = [set(numbers(train.draw(train.order(generator), generator).images)) for train, _, _ in splits]
+    trained = [set(numbers(train.draw(train.order(generator), generator).images)) for train, *_ in splits]
     assert [data.train_size for data in (few, more, every)] == [*map(len, trained)] == [100, 1000, 55_000]
     assert trained[0] < trained[1] < trained[2]
     for name in ("valid", "test"):
@@ -80,6 +82,23 @@ def test_only_the_seed_of_the_data_decides_the_fixed_sets(mnist):
     assert matrix.equal(same.test.pose.matrix)
     assert not matrix[:1000].equal(matrix[1000:2000])  # of two chunks
     assert not matrix[:1000].equal(one.valid.pose.matrix[:1000])
+
+
+def test_pairs_are_the_same_test_digits_under_two_distortions(mnist):
+    data = DistortedMnist(TURNED)
+    splits = data.load(CPU)
+    before = splits.test.pose.matrix.clone()
+    first, second = splits.draw_pairs()
+    expected = [number % 10 for number in range(60_000, 70_000, 10)]
+    assert first.labels.tolist() == second.labels.tolist() == expected
+    matrices = first.pose.matrix, second.pose.matrix, splits.test.pose.matrix[::10]
+    for one, other in combinations(matrices, 2):
+        assert not one.isclose(other).all((1, 2, 3)).any()
+    again = DistortedMnist(TURNED).load(CPU)
+    assert all(map(torch.equal, matrices[:2], (batch.pose.matrix for batch in again.draw_pairs())))
+    assert again.test.pose.matrix.equal(before)
+    other = DistortedMnist(TURNED, seed=1).load(CPU).draw_pairs()
+    assert not other[0].pose.matrix.equal(first.pose.matrix)
 
 
 def test_each_order_is_of_all_digits_and_differs(mnist, generator):
@@ -130,7 +149,8 @@ def test_own_images(tmp_path, generator):
     np.savez(tmp_path / "own.npz", **arrays)
     data = NpzFile(str(tmp_path / "own.npz"))
     assert (data.shape, data.classes, data.train_size, data.vocab_size) == ((3, 5, 7), 4, 12, 0)
-    train, valid, test = data.load(CPU)
+    train, valid, test, draw_pairs = data.load(CPU)
+    assert draw_pairs is None
     assert sorted(train.order(generator).tolist()) == list(range(12))
     some = train.draw(torch.tensor([3, 2]), generator, posed=True)
     for batch, labels, grey in (

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -5,6 +6,7 @@ from stn_experiments.data.distortions import Distortion
 from stn_experiments.evaluation.evaluate import CHUNK, evaluate, evaluate_test, predict
 from stn_experiments.evaluation.yardsticks import SCORES, YARDSTICKS
 from stn_experiments.runs.experiment import build_experiment
+from tests.evaluation.harness import turned
 
 
 @pytest.fixture
@@ -65,6 +67,43 @@ def test_attention_is_scored_against_the_truth(build, batch):
     assert known["found"] == 1
     assert known["ink_inside"] > 0.98
     assert known["off_target"] == pytest.approx(1 - (20 / 28) ** 2, abs=0.02)
+
+
+class OfPose(torch.nn.Module):
+    """Stands for a localisation network: the theta that shows each digit turned by its own angle.
+
+    It knows the poses of two batches, which it is asked for one after the other.
+    """
+
+    def __init__(self, pair, degrees):
+        super().__init__()
+        turn = torch.linalg.inv(turned(degrees.tolist()))
+        self.thetas = [(batch.pose.matrix[:, 0] @ turn)[:, :2].flatten(1) for batch in pair]
+
+    def forward(self, images):
+        return self.thetas.pop(0)
+
+
+@pytest.mark.parametrize("angle", [90, 180])
+def test_pairs_tell_what_is_left_apart_from_the_class_and_the_digit(build, digits, angle):
+    distortion = Distortion(angle=angle, canvas=(28, 28))
+    pair = tuple(
+        distortion.draw(digits, torch.arange(40), torch.Generator().manual_seed(seed)) for seed in (1, 2)
+    )
+    model = build()
+    whole = evaluate_test(model, pair[0], lambda: pair)
+    assert whole["pair_rotation_deg"] == pytest.approx(whole["input_pair_rotation_deg"], rel=1e-4)
+    turns = [batch.pose.matrix[:, 0, 0, :2].double().numpy() for batch in pair]
+    degrees = [np.degrees(np.arctan2(*turn.T[::-1])) for turn in turns]
+    difference = (degrees[0] - degrees[1] + 180) % 360 - 180
+    expected = np.sqrt(np.square(difference).mean() / 2)
+    assert whole["input_pair_rotation_deg"] == pytest.approx(expected, rel=1e-3)
+    for left in (torch.zeros(40), pair[0].labels * 36.0, torch.linspace(-170, 180, 40)):
+        model.transformers["input"][0].localisation = OfPose((pair[0], *pair), left)
+        scores = evaluate_test(model, pair[0], lambda: pair)
+        assert scores["pair_rotation_deg"] == pytest.approx(0, abs=0.05)
+        assert (scores["residual_rotation_deg"] > 50) == bool(left.any())
+    assert "pair_rotation_deg" not in evaluate_test(build("stn=none"), pair[0], lambda: pair)
 
 
 def test_without_a_known_pose_there_is_no_score_of_it(build, batch):
