@@ -62,7 +62,8 @@ def evaluate_test(
     Attention with a location has all :func:`yardsticks`. A model with one transformer, on images of one
     digit, has the :func:`pair_scores` of the images that ``draw_pairs`` draws. ``test_wrong`` tells for each
     of ``test_images`` images whether its prediction is wrong (see :func:`pack_bits`), and ``test_digest`` is
-    the :func:`fingerprint` of the set.
+    the :func:`fingerprint` of the set. ``glimpses_seen`` is that of an attention head which sees
+    images in glimpses.
     """
     results = results_per_image(model, batch)
     scores = summarise(results, batch)
@@ -70,8 +71,10 @@ def evaluate_test(
         scores |= yardsticks(batch.pose, canvas_size(batch), results["areas"])
     if "outline" in results and draw_pairs is not None:
         scores |= pair_scores(model, draw_pairs())
+    seen = None if model.attention_head is None else model.attention_head.glimpses_seen
     return {
         **{f"test_{name}" if name in ("error", "loss") else name: value for name, value in scores.items()},
+        **({} if seen is None else {"glimpses_seen": seen}),
         "test_images": len(batch.labels),
         "test_digest": fingerprint(batch),
         "test_wrong": pack_bits(results["error"].bool().cpu().numpy()),

@@ -37,7 +37,8 @@ class GlimpseConfig(AttentionHeadConfig):
         size: side of the finest patch, in pixels of the map.
         scales: patches at each place, each twice as wide and as coarse as the one before.
         std: standard deviation of the next place; the map reaches from -1 to 1.
-        copies: paths in evaluation, over which class probabilities are averaged.
+        copies: paths in evaluation, over which class probabilities are averaged, so the network sees so many
+            times ``glimpses``.
         width: units of the hidden state.
     """
 
@@ -107,6 +108,7 @@ class GlimpseHead(AttentionHead):
         super().__init__()
         width = settings.width
         self.settings = settings
+        self.glimpses_seen = settings.copies * settings.glimpses
         self.retina = Retina(shape, settings.size, settings.scales)
         self.glimpse = GlimpseNetwork(shape[0] * settings.scales * settings.size**2, width)
         self.hidden_to_hidden = nn.Linear(width, width)

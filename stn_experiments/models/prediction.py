@@ -26,7 +26,13 @@ class Prediction(NamedTuple):
 
 
 class AttentionHead(nn.Module, ABC):
-    """An attention that classifies a map by itself, in place of a backbone's linear classifier."""
+    """An attention that classifies a map by itself, in place of a backbone's linear classifier.
+
+    ``glimpses_seen`` is the number of glimpses that a prediction in evaluation is made from; ``None`` if it
+    reads the whole map.
+    """
+
+    glimpses_seen: int | None = None
 
     @abstractmethod
     def forward(

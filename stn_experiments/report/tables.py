@@ -21,6 +21,7 @@ NUMBERS = (
     "epochs",
     "images_seen",
     "test_images",
+    "glimpses_seen",
     "train_seconds",
     "images_per_second",
     *SCORES,
@@ -86,8 +87,9 @@ def overview(groups: Sequence[Group]) -> Table:
 
 
 def details(groups: Sequence[Group]) -> Table:
-    """A row for each group. The number of test images is shown if it differs."""
+    """A row for each group. Numbers of test images are shown if they differ, glimpses if there are any."""
     top = best(groups)
+    glimpses = any(group.values("glimpses_seen") for group in groups)
     sizes = len({size for group in groups for size in group.values("test_images")})
     rows = []
     for index, group in enumerate(groups):
@@ -107,6 +109,7 @@ def details(groups: Sequence[Group]) -> Table:
                 "parameters": range_text([group], "parameters"),
                 "epochs": range_text([group], "epochs"),
                 "images seen": range_text([group], "images_seen"),
+                **({"glimpses seen": range_text([group], "glimpses_seen")} if glimpses else {}),
                 **({"test images": range_text([group], "test_images")} if sizes > 1 else {}),
                 "training time": mean_text(group, "train_seconds", time_text),
                 "images/s": mean_text(group, "images_per_second", "{:,.0f}".format),

@@ -175,3 +175,10 @@ def test_a_mask_on_the_digit_scores_high_and_one_in_a_corner_low(build, batch):
     assert (on["iou_mean"] > 0.5, on["ink_inside"] > 0.9, on["hit_rate"]) == (True, True, 1)
     assert (corner["iou_mean"] < 0.02, corner["ink_inside"] < 0.02) == (True, True)
     assert corner["hit_rate"] < 0.5
+
+
+def test_a_test_result_tells_how_many_glimpses_a_prediction_is_made_from(build, batch):
+    ram = ("stn=none", "attention=ram", "backbone=compact", "attention.size=1", "attention.glimpses=3")
+    assert evaluate_test(build(*ram), batch)["glimpses_seen"] == 4 * 3
+    assert evaluate_test(build(*ram, "attention.copies=1"), batch)["glimpses_seen"] == 3
+    assert "glimpses_seen" not in evaluate_test(build("stn=none"), batch)

@@ -51,6 +51,15 @@ def test_models_that_cannot_be_compared_are_marked_and_never_bold(
     assert ("test images" in report.details.head) == (number == "test_images")
 
 
+def test_glimpses_have_a_column_that_counts_those_of_all_paths(write_run, root):
+    write_run("a", 1.0)
+    assert "glimpses seen" not in Report([root]).details.head
+    write_run("b", 2.0, backbone="none", stn="none", attention="ram", result={"glimpses_seen": 32})
+    report = Report([root])
+    assert column(report.details, "glimpses seen") == ["–", "32"]
+    assert [row["glimpses_seen"] for row in csv_rows(report.groups)] == ["", "32.0"]
+
+
 def test_sizes_are_compared_among_models_that_saw_equally_many_images(write_run, groups):
     for n, (images, size) in enumerate([(100, 50), (100, 50), (300, 100), (300, 100), (300, 50)], 1):
         write_run(f"run{n}", n, result={"images_seen": images, "parameters": size}, **{"stn.width": n})
