@@ -10,17 +10,26 @@ SHOWN = ("data", "backbone", "stn", "attention", "seed")
 """Settings that are visible before any box is ticked; TensorBoard's page has room for five."""
 
 METRICS = (
-    *("final/test_error", "final/val_error", "attention/iou_mean", "attention/ink_inside"),
-    *("pose/residual_rotation_deg", "speed/images_per_second"),
+    *("final/test_error", "final/val_error", "attention/found", "attention/iou_mean"),
+    *("attention/ink_inside", "pose/residual_rotation_deg", "speed/images_per_second"),
 )
 """Tags that have a column."""
 
 CHARTS = {
     "overview": {
         "validation error, % (the faint line; Smoothing 0 shows it alone)": ["error/val"],
-        "does attention find the digit? IoU": ["attention/iou_mean"],
-        "is the digit inside the box? fraction of its ink": ["attention/ink_inside"],
-        "is the output upright? residual rotation, degrees": ["pose/residual_rotation_deg"],
+        "does attention find the digit? fraction of the digits (flat line: a box that never moves)": [
+            *("attention/found", "attention/found_of_centre_box"),
+        ],
+        "does the box fit? IoU (flat line: a box that never moves)": [
+            *("attention/iou_mean", "attention/iou_mean_of_centre_box"),
+        ],
+        "is the digit inside the box? fraction of its ink (flat line: a box that never moves)": [
+            *("attention/ink_inside", "attention/ink_inside_of_centre_box"),
+        ],
+        "is the output upright? residual rotation, degrees (flat line: the input's)": [
+            *("pose/residual_rotation_deg", "pose/input_rotation_deg"),
+        ],
         "does the transformer react to its input? spread of theta": ["transformer/theta_spread"],
         "does it learn? gradient of the localisation network": ["transformer/localisation_gradient"],
         "has it left the image? fraction of its grid outside": ["transformer/outside_share"],

@@ -6,6 +6,7 @@ from stn_experiments.data.distortions import Distortion
 from stn_experiments.evaluation.evaluate import CHUNK, evaluate, evaluate_test, predict
 from stn_experiments.evaluation.yardsticks import SCORES, YARDSTICKS
 from stn_experiments.runs.experiment import build_experiment
+from stn_experiments.tracking.tensorboard import TAGS
 from tests.evaluation.harness import turned
 
 
@@ -67,6 +68,11 @@ def test_attention_is_scored_against_the_truth(build, batch):
     assert known["found"] == 1
     assert known["ink_inside"] > 0.98
     assert known["off_target"] == pytest.approx(1 - (20 / 28) ** 2, abs=0.02)
+
+
+def test_every_score_that_tensorboard_shows_exists(build, batch):
+    scores = evaluate(build(), batch)
+    assert {name for name in TAGS if name.startswith("val_")} <= {f"val_{name}" for name in scores}
 
 
 class OfPose(torch.nn.Module):

@@ -149,5 +149,5 @@ def test_charts_and_columns_use_tags_that_are_written(tmp_path):
     charts = layout_pb2.Layout.FromString(tensor).category[0].chart
     shown = [tag for chart in charts for tag in chart.multiline.tag]
     written = {*TAGS.values(), "speed/images_per_second", "final/test_error", "final/val_error"}
-    assert len(shown) == 7
+    assert len(charts) == 8
     assert {*shown, *METRICS} <= written
