@@ -5,7 +5,14 @@ import os
 from functools import partial
 from pathlib import Path
 
-from stn_experiments.cli.command import ArgumentParser, attempt, exit_with_failures, run_command
+from stn_experiments.cli.command import (
+    ArgumentParser,
+    attempt,
+    exit_with_failures,
+    expand_home,
+    refuse_spaces,
+    run_command,
+)
 from stn_experiments.common.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -27,8 +34,16 @@ def main() -> None:
         action="store_true",
         help="skip evaluations on the same data that are newer than the checkpoint",
     )
+    parser.add_argument(
+        "--config-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder with further choices, FOLDER/data/NAME.yaml; plugins=[PACKAGE] names the package with "
+        "their classes, unless the run has it",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
+    refuse_spaces(arguments.words)
     paths = [Path(word) for word in arguments.words if "=" not in word]
     if not paths:
         raise UserError("the folder of a run is needed; scripts/train.py prints it")
@@ -36,7 +51,7 @@ def main() -> None:
     from stn_experiments.report.collect import find_runs  # imported here, because --help needs no torch
     from stn_experiments.runs.other_data import split_choices
 
-    choices = split_choices([word for word in arguments.words if "=" in word])
+    choices = split_choices([expand_home(word) for word in arguments.words if "=" in word])
     folders = [
         folder
         for path in paths
@@ -56,14 +71,14 @@ def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) 
     """Evaluate one run on one data set."""
     from stn_experiments.report.collect import read_run
     from stn_experiments.runs.evaluate import evaluate_run, evaluation_folder
-    from stn_experiments.runs.other_data import other_data
+    from stn_experiments.runs.other_data import other_data, other_plugins
     from stn_experiments.storage.run_folder import RunFolder
 
     run = RunFolder(folder)
-    data = other_data(run.config()["data"], overrides, CONFIGS)
+    data = other_data(run.config()["data"], overrides, CONFIGS, arguments.config_dir)
     if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", run.best):
         return
-    result, path = evaluate_run(run, data, arguments.device)
+    result, path = evaluate_run(run, data, arguments.device, other_plugins(overrides))
     state = "" if run.result() else f"  (no result yet: {read_run(folder, []).progress})"
     print(f"test error  {result['test_error']:.2f} %  on {result['data']}{state}")
     print(f"result      {path / 'result.json'}")

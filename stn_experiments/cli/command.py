@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from stn_experiments.cli.signals import Stopped, StopSignals
@@ -23,6 +24,14 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Called by argparse."""
         raise UserError(f"{message}; --help lists the options")
+
+
+def expand_home(word: str) -> str:
+    """A word of the command line with ``a.b=~/`` expanded.
+
+    A shell expands ``~`` only at the beginning of a word, and Hydra's grammar refuses it.
+    """
+    return re.sub(r"^([\w./+]+=)~(?=/)", lambda found: f"{found[1]}{Path.home()}", word)
 
 
 def refuse_spaces(words: Sequence[str]) -> None:

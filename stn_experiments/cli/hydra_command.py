@@ -1,11 +1,9 @@
 """A command whose ``main`` is decorated by ``hydra.main``: one run, or a sweep of many."""
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -14,7 +12,14 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from stn_experiments.cli.command import Failure, attempt, exit_with_failures, refuse_spaces, run_command
+from stn_experiments.cli.command import (
+    Failure,
+    attempt,
+    exit_with_failures,
+    expand_home,
+    refuse_spaces,
+    run_command,
+)
 from stn_experiments.cli.workarounds import raise_usage_errors
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.compose import error_line, refuse_lists
@@ -34,12 +39,8 @@ def run_hydra_command(main: Callable[[], Any]) -> None:
 
 
 def arrange(words: Sequence[str]) -> list[str]:
-    """A command line with Hydra's options before the overrides, as argparse needs, and each ``=~/`` expanded.
-
-    A shell expands ``~`` only at the beginning of a word, and Hydra's grammar refuses it.
-    """
-    expanded = [re.sub(r"^([\w./+]+=)~(?=/)", rf"\1{Path.home()}", word) for word in words]
-    return sorted(expanded, key=lambda word: "=" in word and not word.startswith("-"))
+    """A command line with Hydra's options before the overrides, as argparse needs, and ``=~/`` expanded."""
+    return sorted(map(expand_home, words), key=lambda word: "=" in word and not word.startswith("-"))
 
 
 def run_job(job: Callable[[], None]) -> Failure | None:

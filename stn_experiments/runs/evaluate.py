@@ -1,12 +1,13 @@
 """A trained run, evaluated again, on its own data or on any other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.config.build import build
+from stn_experiments.config.plugins import use_plugins
 from stn_experiments.data.datasets import DataSet, NpzFile, one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate_test, predict
 from stn_experiments.runs.experiment import find_device
@@ -18,9 +19,18 @@ from stn_experiments.training.config import Device
 
 
 def evaluate_run(
-    run: RunFolder, data_config: Mapping[str, Any] | None = None, device_name: Device = "auto"
+    run: RunFolder,
+    data_config: Mapping[str, Any] | None = None,
+    device_name: Device = "auto",
+    plugins: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Path]:
     """Evaluate a run's best checkpoint on the test set of a data config, by default the run's own.
+
+    Args:
+        run: the folder of the run.
+        data_config: a config group ``data``.
+        device_name: where the network is evaluated.
+        plugins: packages that ``data_config`` is built from, besides those of the run.
 
     Returns:
         The content of ``result.json``, and the folder that it was written to, beside a panel.
@@ -30,6 +40,8 @@ def evaluate_run(
             images.
     """
     config = load_config(run)
+    if plugins:
+        use_plugins([*config.get("plugins", []), *plugins])
     own = build(config["data"], "data", DataSet)
     data_config = data_config or config["data"]
     data = build(data_config, "data", DataSet)

@@ -270,6 +270,7 @@ def test_a_wrong_command_line_is_one_clear_line(command, tmp_path, line, words):
         (["nowhere"], 2, "nowhere is no run: there is no such folder"),
         ([], 2, "the following arguments are required: RUN"),
         (["nowhere", "--device", "tpu"], 2, "invalid choice: 'tpu'"),
+        (["nowhere", "data", "=rts"], 2, "there is a space in data =rts, write data=rts"),
     ],
 )
 def test_evaluate_rejects_a_wrong_command_line(command, tmp_path, line, code, words):

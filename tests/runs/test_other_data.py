@@ -1,9 +1,11 @@
 """Overrides that select other data for a trained run."""
 
+from pathlib import Path
+
 import pytest
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.runs.other_data import other_data, split_choices
+from stn_experiments.runs.other_data import other_data, other_plugins, split_choices
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -15,6 +17,7 @@ def test_several_data_sets_are_split():
         ["data=rts", "data.seed=7"],
         ["data=clean", "data.seed=7"],
     ]
+    assert split_choices(["data=[rts,clean]"]) == [["data=rts"], ["data=clean"]]
     assert split_choices(["data.distortion.canvas=[28,40]"]) == [["data.distortion.canvas=[28,40]"]]
 
 
@@ -35,10 +38,32 @@ def test_single_settings_of_the_own_data_can_change(compose):
     assert changed == {**own, "distortion": {**own["distortion"], "angle": 45}}
 
 
+def test_data_of_a_further_folder_of_configs(compose, tmp_path):
+    more = tmp_path / 'a "folder" (1)'
+    (more / "data").mkdir(parents=True)
+    mine = "_target_: my_package.Mine\nname: mine\ndistortion: {_target_: my_package.Task}\n"
+    (more / "data" / "mine.yaml").write_text(mine)
+    own = compose("data=cluttered")["data"]
+    data = other_data(own, ["plugins=[my_package]", "data=mine"], CONFIGS, more)
+    assert (data["name"], data["distortion"]) == ("mine", {"_target_": "my_package.Task"})  # without a canvas
+    assert other_data(data, ["data=rotated"], CONFIGS)["distortion"]["canvas"] == 28
+    assert other_plugins(["data=mine", "plugins=[my_package,other]"]) == ["my_package", "other"]
+    assert other_plugins(["data=mine"]) == []
+    with pytest.raises(UserError, match=r"^plugins must be a list of packages, .*, got 'my_package'"):
+        other_plugins(["plugins=my_package"])
+    with pytest.raises(UserError, match=r"--config-dir must be a folder .*, got nowhere"):
+        other_data(own, ["data=mine"], CONFIGS, Path("nowhere"))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("seed=3", "only data can be changed"),
+        (
+            "data.distortion.angle=[1",
+            r"^data\.distortion\.angle=\[1 cannot be read: put special characters in",
+        ),
+        ("data.distortion.angle=${x", "cannot be read: put special characters in quotes"),
         ("data=nowhere", "data must be one of .*, got nowhere"),
     ],
 )
