@@ -208,6 +208,12 @@ def best(groups: Sequence[Group]) -> set[int]:
     }
 
 
+def first_mean(groups: Sequence[Group], name: str, data: str) -> float | None:
+    """A number of a test set: the mean of the first of the groups on that data which has it."""
+    values = (group.mean(name) for group in groups if group.data == data)
+    return next((value for value in values if value is not None), None)
+
+
 def find_marks(groups: Sequence[Group]) -> list[str]:
     """The marks of each group: of the criteria by which it cannot be compared with most models on its data.
 

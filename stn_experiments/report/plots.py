@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from stn_experiments.report.groups import Group, best
+from stn_experiments.report.groups import Group, best, first_mean
 from stn_experiments.report.robustness import Matrix
 from stn_experiments.report.tables import Bold
 
@@ -133,23 +133,29 @@ def label(group: Group, prefix: str = "") -> str:
 
 
 def error_scatter(
-    groups: Sequence[Group], name: str, axis: str, limits: tuple[float, float] | None = None
+    groups: Sequence[Group],
+    name: str,
+    axis: str,
+    limits: tuple[float, float] | None = None,
+    yardstick: str | None = None,
 ) -> str | None:
     """Test error by another number of the results; ``None`` if no run has it.
 
     The legend says which model the number at a point is. Each data set has a colour and a marker. Networks
     without attention are hollow. Those in bold in the tables are larger. Without ``limits`` the axis is
-    logarithmic.
+    logarithmic. A dotted line is at the number named ``yardstick`` of each data set.
     """
     drawn = [group for group in groups if group.mean(name) is not None]
     if not drawn:
         return None
     data = list(dict.fromkeys(group.data for group in groups))
     texts = [label(group, f"{n} {group.data}: ") for n, group in enumerate(drawn, 1)]
+    means = {name: first_mean(drawn, yardstick or "", name) for name in data}
+    lines = {name: value for name, value in means.items() if value is not None}
     places = [(group.mean(name) or 0, max(group.mean("test_error") or 0, MIN_ERROR)) for group in drawn]
     top = [groups[index] for index in best(groups)]
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(max(4.0, legend_height(texts)))
+        figure = new_figure(max(4.0, legend_height([*texts, *lines])))
         plot = figure.subplots()
         for index, (group, place) in enumerate(zip(drawn, places, strict=True)):
             style = SeriesStyle(data.index(group.data))
@@ -163,6 +169,10 @@ def error_scatter(
                 markeredgewidth=1.4,
                 label=texts[index],
             )
+        for data_name, value in lines.items():
+            style = SeriesStyle(data.index(data_name))
+            text = f"{data_name}: the best box that never moves"
+            plot.axvline(value, color=style.colour, linestyle=":", linewidth=1.4, zorder=1, label=text)
         if limits:
             plot.set_xlim(*limits)
         else:

@@ -10,12 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import write_atomically
+from stn_experiments.evaluation.yardsticks import CENTRE_BOX, named
 from stn_experiments.report import plots
+from stn_experiments.report.attention import attention
 from stn_experiments.report.collect import State, collect
 from stn_experiments.report.groups import group_runs
 from stn_experiments.report.panels import data_uri, strips
 from stn_experiments.report.robustness import robustness
-from stn_experiments.report.tables import Bold, details, footnotes, overview, to_csv
+from stn_experiments.report.tables import Bold, Faint, details, footnotes, overview, to_csv
 
 
 class Report:
@@ -39,6 +41,7 @@ class Report:
         self.data = list(dict.fromkeys(group.data for group in self.groups))
         self.overview = overview(self.groups)
         self.details = details(self.groups)
+        self.attention = attention(self.groups)
         self.footnotes = footnotes(self.groups)
         self.unfinished = [str(run) for group in self.groups for run in group.unfinished]
         self.matrix = robustness(self.groups)
@@ -99,6 +102,12 @@ class Report:
             "## All models\n",
             self.details.markdown(),
         ]
+        if self.attention.rows:
+            parts += [
+                "## Attention\n",
+                "In brackets: as many random views of the same size. docs/metrics.md explains the scores.\n",
+                self.attention.markdown(),
+            ]
         if self.unfinished:
             parts += ["## Runs without a result\n", *[f"- {run}" for run in self.unfinished], ""]
         if self.matrix.groups:
@@ -111,6 +120,7 @@ class Report:
             loader=PackageLoader("stn_experiments.report", "."), autoescape=True, undefined=StrictUndefined
         )
         environment.tests["bold"] = lambda text: isinstance(text, Bold)
+        environment.tests["faint"] = lambda text: isinstance(text, Faint)
         environment.filters["svg_uri"] = lambda svg: data_uri("image/svg+xml", svg.encode())
         return environment.get_template("page.html.j2").render(report=self)
 
@@ -121,7 +131,11 @@ class Report:
             for name in self.data
         }
         drawn["iou"] = plots.error_scatter(
-            self.groups, "iou_mean", "IoU of the attended box and the digit's box", limits=(0, 1)
+            self.groups,
+            "iou_mean",
+            "IoU of the attended box and the digit's ink box",
+            limits=(0, 1),
+            yardstick=named("iou_mean", CENTRE_BOX),
         )
         drawn["time"] = plots.error_scatter(self.groups, "train_seconds", "training time, s")
         drawn["robustness"] = plots.heat_map(self.matrix)

@@ -8,14 +8,28 @@ from dataclasses import dataclass
 
 from stn_experiments.common.durations import time_text
 from stn_experiments.evaluation.intervals import difference_interval, error_interval
+from stn_experiments.evaluation.yardsticks import YARDSTICKS, named
 from stn_experiments.report.groups import CRITERIA, Group, best
 from stn_experiments.report.published import SURENESS, published
 
 MISSING = "–"
 PUBLISHED = "published"
 """The head of the columns with published figures."""
-SCORES = {"iou_mean": "IoU", "ink_inside": "ink inside", "hit_rate": "hit rate"}
+LOCATION = {
+    "found": "found",
+    "iou_mean": "IoU",
+    "ink_inside": "ink inside",
+    "off_target": "off target",
+    "hit_rate": "hit rate",
+}
 """Scores of attention in [0, 1], see docs/metrics.md, and their column heads."""
+POSE: dict[str, tuple[str, Callable[[float], str]]] = {
+    "residual_rotation_deg": ("rotation left", "{:.1f}°".format),
+    "residual_rotation_within_class_deg": ("… in a class", "{:.1f}°".format),
+    "pair_rotation_deg": ("… in a pair", "{:.1f}°".format),
+    "mirrored_share": ("mirrored", "{:.2f}".format),
+}
+"""Scores of the digits' poses in V, their column heads and their form."""
 NUMBERS = (
     "parameters",
     "epochs",
@@ -24,13 +38,19 @@ NUMBERS = (
     "glimpses_seen",
     "train_seconds",
     "images_per_second",
-    *SCORES,
+    *LOCATION,
+    *POSE,
+    *(named(name, yardstick) for name in LOCATION for yardstick in YARDSTICKS),
 )
 """Numbers in the CSV besides the error, as means over the seeds."""
 
 
 class Bold(str):
     """Text of a table in bold."""
+
+
+class Faint(str):
+    """Text of a table that is grey on the page and in italics in Markdown."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +72,8 @@ class Table:
 def in_markdown(text: str) -> str:
     """A text of a table in Markdown."""
     escaped = text.replace("|", "\\|")
-    return f"**{escaped}**" if isinstance(text, Bold) else escaped
+    marks = "**" if isinstance(text, Bold) else "*" if isinstance(text, Faint) else ""
+    return marks + escaped + marks
 
 
 def overview(groups: Sequence[Group]) -> Table:
@@ -105,7 +126,6 @@ def details(groups: Sequence[Group]) -> Table:
                 "95 % interval": interval_text(group),
                 "above bold": difference_text(group, [groups[other] for other in top]),
                 "seeds": str(len(group.finished) or MISSING),
-                **{head: mean_text(group, name, "{:.2f}".format) for name, head in SCORES.items()},
                 "parameters": range_text([group], "parameters"),
                 "epochs": range_text([group], "epochs"),
                 "images seen": range_text([group], "images_seen"),

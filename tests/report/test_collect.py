@@ -49,7 +49,7 @@ def test_runs_of_earlier_versions_and_empty_ones_are_read(write_run, root):
     (folder / "history.jsonl").unlink()
     (write_run("begun", data="rts", history=()) / "history.jsonl").unlink()
     report = Report([root])
-    assert report.details.rows[0][2:-2] == ["1.50", "–", "–", "1", *["–"] * 8]
+    assert report.details.rows[0][2:-2] == ["1.50", "–", "–", "1", *["–"] * 5]
     assert column(report.details, "test error %")[1] == "0 of 2 epochs, stopped"
     assert report.plots == {}
     assert "rts" in report.html()

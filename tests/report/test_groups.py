@@ -19,7 +19,7 @@ def test_runs_that_differ_in_nothing_but_seed_and_place_are_one_group(write_run,
     (group,) = groups()
     assert group.mean("test_error") == pytest.approx(0.86)
     assert group.spread("test_error") == pytest.approx(statistics.stdev(errors)) == (0.0056 / 2) ** 0.5
-    row = "rotated|compact + affine|0.86 ± 0.05|–|–|3|0.50|–|–|92,416|2|–|2 min 00 s|–|0.7ᵇ|ST-CNN affine"
+    row = "rotated|compact + affine|0.86 ± 0.05|–|–|3|92,416|2|–|2 min 00 s|–|0.7ᵇ|ST-CNN affine"
     assert details([group]).rows[0] == row.split("|")
 
 
