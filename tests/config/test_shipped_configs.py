@@ -86,6 +86,36 @@ def test_glimpses_on_cluttered_digits_read_the_data_of_their_paper(compose):
     assert compose("experiment=ram_cluttered")["data"]["name"] == "cluttered_ram"
 
 
+WHAT_IS_P = yaml.safe_load((ROOT / "configs" / "sweep" / "what_is_p.yaml").read_text())["hydra"]["sweeper"]
+
+
+def test_the_sweep_for_p_has_every_candidate():
+    recipes = WHAT_IS_P["params"]["experiment"].split(",")
+    assert sorted(recipes) == [name for name in choices("experiment") if name.startswith("what_is_p/")]
+
+
+@pytest.mark.slow
+def test_the_candidates_for_p_differ_in_their_corners_alone_beside_r_and_e(compose):
+    recipes = WHAT_IS_P["params"]["experiment"].split(",")
+    today = compose("data=projective")["data"]
+    found = []
+    for recipe in recipes:
+        config = compose("sweep=what_is_p", "backbone=fcn", f"experiment={recipe}")
+        assert (config["trainer"]["batch_size"], config["trainer"]["epochs"]) == (256, 750)
+        assert (config["stn"]["name"], config["backbone"]["parameters"]) == ("none", 400_000)
+        found.append(config["data"])
+    assert found[:2] == [compose(f"data={name}")["data"] for name in ("rotated", "elastic")]
+    assert found[2] == today
+    definitions = [
+        tuple(data["distortion"][key] for key in ("corners", "corner_frame", "corner_moves"))
+        for data in found[2:]
+    ]
+    assert len(set(definitions)) == len(definitions) == 9
+    for data, definition in zip(found[2:], definitions, strict=True):
+        settings = dict(zip(("corners", "corner_frame", "corner_moves"), definition, strict=True))
+        assert data == {**today, "distortion": {**today["distortion"], **settings}}
+
+
 def test_the_map_of_configs_names_every_choice():
     text = (ROOT / "configs" / "train.yaml").read_text()
     for group in GROUPS:

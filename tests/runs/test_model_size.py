@@ -22,6 +22,13 @@ CELLS = [
     for cell in itertools.product(LISTS["data"], LISTS["backbone"], LISTS["stn"])
 ]
 TARGET = 400_000
+FULL = yaml.safe_load((ROOT / "configs" / "sweep" / "table1_full.yaml").read_text())["hydra"]["sweeper"][
+    "params"
+]
+FULL_CELLS = [
+    pytest.param(data, recipe, id=f"{data}-{recipe}", marks=() if data == "rotated" else pytest.mark.slow)
+    for data, recipe in itertools.product(FULL["data"].split(","), FULL["experiment"].split(","))
+]
 
 WIDTHS = [  # what each backbone's widths are called, and the layers that have them
     ("compact", "width", ["layer1.0"]),
@@ -52,6 +59,37 @@ def test_every_network_of_the_papers_table_has_one_size(compose, cell):
     model = build_experiment(config).model
     assert abs(size(model) - TARGET) <= 0.05 * TARGET
     assert [config[group]["name"] for group in ("data", "backbone", "stn")] == [data, backbone, stn]
+
+
+def test_the_full_table_has_the_networks_and_data_of_the_table():
+    assert FULL["data"].split(",") == LISTS["data"]
+    stn = {"none": "", **{name: f"_{name}" for name in LISTS["stn"] if name != "none"}}
+    expected = {
+        f"paper/{'st_' if suffix else ''}{backbone}{suffix}"
+        for backbone in LISTS["backbone"]
+        for suffix in stn.values()
+    }
+    assert set(FULL["experiment"].split(",")) == expected
+    assert len(FULL_CELLS) == 40
+
+
+@pytest.mark.parametrize(("data", "recipe"), FULL_CELLS)
+def test_every_run_of_the_full_table_is_as_the_papers(compose, data, recipe):
+    config = compose("sweep=table1_full", f"data={data}", f"experiment={recipe}")
+    experiment = build_experiment(config)
+    assert abs(size(experiment.model) - TARGET) <= 0.05 * TARGET
+    *_, backbone, stn = f"{recipe.rpartition('/')[2].removeprefix('st_')}_none".split("_")[:2]
+    assert [config[group]["name"] for group in ("data", "backbone", "stn")] == [data, backbone, stn]
+    if stn != "none":
+        kinds = {"fcn": ("fully_connected", 32), "cnn": ("convolutional", 20)}
+        assert (config["stn"]["localisation"], config["stn"]["width"]) == kinds[backbone]
+    steps = experiment.trainer.epochs * experiment.trainer.steps_per_epoch(experiment.data.train_size)
+    assert (steps, experiment.trainer.batch_size) == (150_000, 256)
+    assert isinstance(experiment.optimizer, torch.optim.SGD)
+    rates = [
+        0.01 * experiment.schedule(step / steps) for step in (0, 49_999, 50_001, 99_999, 100_001, 149_999)
+    ]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
 
 
 @pytest.mark.parametrize(("backbone", "setting", "layers"), WIDTHS, ids=[name for name, *_ in WIDTHS])

@@ -180,6 +180,8 @@ def test_a_sweep_whose_folder_cannot_be_written_is_one_line(command, root):
         ("sweep=table1", 120),
         ("sweep=table1 trainer=quick seed=0", 40),
         ("sweep=table1 data=rts backbone=cnn", 12),
+        ("sweep=table1_full", 40),
+        ("sweep=what_is_p", 22),
         ("sweep=robustness", 12),
         ("sweep=localisation_lr", 36),
     ],
