@@ -64,7 +64,10 @@ def main() -> None:
     for folder, overrides in jobs:
         name = " ".join([folder.name, *overrides]) if len(jobs) > 1 else ""
         failures.append(attempt(partial(evaluate, folder, overrides, arguments), name))
-    exit_with_failures(failure for failure in failures if failure)
+    failed = [failure for failure in failures if failure]
+    if len(failed) == len(jobs) > 1 and len({failure.message for failure in failed}) == 1:
+        failed = [failed[0]._replace(job=f"each of {len(jobs)} evaluations")]
+    exit_with_failures(failed)
 
 
 def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) -> None:

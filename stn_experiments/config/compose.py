@@ -31,14 +31,14 @@ def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def refuse_lists(overrides: Iterable[str]) -> None:
-    """Refuse a list of choices for a group, of which Hydra would use the last one.
+    """Refuse a list of choices for a group, of which Hydra would use the last one, or of seeds.
 
     Raises:
         UserError: an override is such a list.
     """
     for override in overrides:
         group, _, choice = override.partition("=")
-        if choice.startswith("[") and group in (*GROUPS, "experiment", "sweep"):
+        if choice.startswith("[") and group in (*GROUPS, "experiment", "sweep", "seed"):
             sweep = f"-m {group}={choice.strip('[]')}"
             raise UserError(f"{group} must be one choice, got {choice}: {sweep} trains one after the other")
 
@@ -64,7 +64,9 @@ def error_line(error: Exception) -> str:
     text = re.split(r"Config search path|See https", " ".join(str(error).split()))[0].strip()
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return f"{unknown[1]} is not a setting; {_hint(unknown[1])}"
-    if choice := re.search(r"Could not find '(\w+)/([^']+)' Available options in '\1': (.*)", text):
+    if "Config group override must be a string" in text:
+        return "a group takes one of its choices, as in stn=none or attention=none, not null"
+    if choice := re.search(r"Could not find '(\w+)/([^']*)' Available options in '\1': (.*)", text):
         near = get_close_matches(choice[2], choice[3].split(), 1)
         question = f", did you mean {near[0]}?" if near else ""
         return f"{choice[1]} must be one of {choice[3]}, got {choice[2]}{question}"

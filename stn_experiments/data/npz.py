@@ -89,7 +89,7 @@ def _reason(error: Exception) -> str:
 def _open(path: str | Path) -> NpzFile:
     try:
         content = np.load(Path(path).expanduser(), allow_pickle=False)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError("there is no such file: give the path of an .npz file") from error
     except Exception as error:  # its type depends on the damage
         raise UserError(f"it must be an .npz file, as numpy.savez writes it ({_reason(error)})") from error

@@ -38,6 +38,9 @@ WRONG = [
     ("stn=none stn.width=8", "stn.width is not a setting; only stn=affine,"),
     ("data=mnits", "data must be one of addition affnist"),
     ("data=rotatedd", "got rotatedd, did you mean rotated?"),
+    ("stn=", "stn must be one of affine none"),
+    ("stn=null", "a group takes one of its choices, as in stn=none or attention=none, not null"),
+    ("seed=[0,1]", "seed must be one choice, got [0,1]: -m seed=0,1 trains one after the other"),
     ("epochs=3", "epochs is not a setting; did you mean trainer.epochs?"),
     ("optimizer.lt=3", "optimizer.lt is not a setting; did you mean optimizer.lr?"),
     (
@@ -270,6 +273,11 @@ def test_a_wrong_command_line_is_one_clear_line(command, tmp_path, line, words):
         (["nowhere"], 2, "nowhere is no run: there is no such folder"),
         ([], 2, "the following arguments are required: RUN"),
         (["nowhere", "--device", "tpu"], 2, "invalid choice: 'tpu'"),
+        (
+            ["x", "x", "data=rts,clean"],
+            2,
+            "error: each of 4 evaluations: x is no run: there is no such folder",
+        ),
         (["nowhere", "data", "=rts"], 2, "there is a space in data =rts, write data=rts"),
     ],
 )
