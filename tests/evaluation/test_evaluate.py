@@ -159,6 +159,16 @@ def test_a_test_has_yardsticks_by_the_function_of_the_scores(build, batch):
     assert not [name for name in evaluate_test(build("stn=none"), batch) if "_of_" in name]
 
 
+def test_the_centre_box_is_that_of_the_set_and_computed_once(build, batch, digits, monkeypatch):
+    other = Distortion(scale=(0.5, 0.5)).draw(digits, torch.arange(40), torch.Generator().manual_seed(5))
+    model, name = build(), "iou_mean_of_centre_box"
+    expected = [evaluate_test(model, one)[name] for one in (batch, other, batch)]
+    assert [evaluate(model, one)[name] for one in (batch, other, batch)] == pytest.approx(expected)
+    assert expected[0] != pytest.approx(expected[1], abs=0.05)
+    monkeypatch.setattr("stn_experiments.evaluation.evaluate.centre_box", None)
+    assert evaluate(model, batch)[name] == pytest.approx(expected[0])
+
+
 def test_a_mask_on_the_digit_scores_high_and_one_in_a_corner_low(build, batch):
     model = build("stn=none", "attention=mask", "attention.at=stem")
 
