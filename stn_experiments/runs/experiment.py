@@ -47,10 +47,6 @@ class RunConfig:
     checkpoint_seconds: Annotated[float, Range(0)] | None = 60.0
     checkpoint_steps: Count | None = None
 
-    def __post_init__(self) -> None:
-        if self.name is not None and not is_name(self.name):
-            raise UserError(f"name must be up to 80 {NAME_CHARACTERS}, got {self.name!r}")
-
 
 class Experiment(NamedTuple):
     """What a config describes, and the config itself."""
@@ -81,6 +77,7 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     use_plugins(config["plugins"])
     seed = check(config["seed"], Seed, "seed")
     check_names(config)
+    check_run_name(config["run"])
     run = build(config["run"], "run", RunConfig)
     trainer = build(config["trainer"], "trainer", TrainerConfig)
     device = find_device(trainer.device)
@@ -110,6 +107,17 @@ def check_names(config: Mapping[str, Any]) -> None:
             raise UserError(
                 f"{group}.name must be up to 60 {NAME_CHARACTERS} (a folder is named by it), got {name!r}"
             )
+
+
+def check_run_name(node: Any) -> None:
+    """Check ``run.name``, which ``build`` takes for a label.
+
+    Raises:
+        UserError: it cannot begin the name of a folder.
+    """
+    name = node.get("name") if isinstance(node, Mapping) else None
+    if name is not None and not (isinstance(name, str) and is_name(name)):
+        raise UserError(f"run.name must be up to 80 {NAME_CHARACTERS}, got {name!r}")
 
 
 def is_name(text: str, longest: int = 80) -> bool:

@@ -58,6 +58,8 @@ WRONG = [
     ("-m seed=0, 1", "there is a space in seed=0, 1, write seed=0,1\n"),
     ("data=rts cluttered", "cluttered is no setting: write NAME=VALUE without spaces, or in quotes"),
     # special characters
+    ("run.name=../up", "run.name must be up to 80 letters, digits and any of _.+-, got '../up'"),
+    ("run.name=7", "run.name must be up to 80 letters"),
     ("run.root=a(b)", "put special characters in quotes, 'run.root=\"a(b)\"'"),
     ("data=npz data.file=my=x.npz", "put special characters in quotes, 'data.file=\"my=x.npz\"'"),
     ("data=npz data.file=~/nowhere.npz", f"data.file {Path.home()}/nowhere.npz: there is no such file"),
