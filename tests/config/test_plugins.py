@@ -70,6 +70,7 @@ def test_a_run_with_plugins_is_trained_drawn_evaluated_loaded_and_replayed_from_
     assert "step 3" in replay(run, 3)
 
 
+@pytest.mark.slow
 def test_a_run_without_plugins_is_evaluated_on_data_of_one(few_digits, command, compose, tmp_path):
     run = RunFolder(tmp_path / "outputs" / "RUN")
     settings = compose(*few_digits, "data=rotated")
