@@ -79,7 +79,7 @@ def evaluate(folder: Path, overrides: list[str], arguments: argparse.Namespace) 
 
     run = RunFolder(folder)
     data = other_data(run.config()["data"], overrides, CONFIGS, arguments.config_dir)
-    if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", run.best):
+    if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", run.model):
         return
     result, path = evaluate_run(run, data, arguments.device, other_plugins(overrides))
     state = "" if run.result() else f"  (no result yet: {read_run(folder, []).progress})"

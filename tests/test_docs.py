@@ -70,7 +70,7 @@ def untrained_run(compose, few_digits, tmp_path):
     run = RunFolder(tmp_path / "outputs" / "RUN")
     config = compose(*few_digits, "data=cluttered")
     run.create(config)
-    checkpoints.save({"model": build_experiment(config).model.state_dict()}, run.best)
+    checkpoints.save({"model": build_experiment(config).model.state_dict()}, run.model)
 
 
 @pytest.mark.parametrize("page", [name for name, blocks in BLOCKS.items() if blocks])

@@ -92,15 +92,15 @@ def get(url, body=None):
 def test_tensorboard_serves_every_panel_under_one_tag(real_run, tensorboard):
     name = real_run[1].name
     assert list(get(f"{tensorboard}/data/plugin/images/tags")) == [name]
-    assert list(get(f"{tensorboard}/data/plugin/images/tags")[name]) == ["panel"]
-    query = urllib.parse.urlencode({"run": name, "tag": "panel", "sample": 0})
+    assert list(get(f"{tensorboard}/data/plugin/images/tags")[name]) == ["panel/validation", "panel/test"]
+    query = urllib.parse.urlencode({"run": name, "tag": "panel/test", "sample": 0})
     rows = get(f"{tensorboard}/data/plugin/images/images?{query}")
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     with urllib.request.urlopen(
         f"{tensorboard}/data/plugin/images/individualImage?{rows[-1]['query']}"
     ) as answer:
         served = Image.open(BytesIO(answer.read()))
-    assert served.size == Image.open(real_run[1] / "panels" / "panel-final.png").size
+    assert served.size == Image.open(real_run[1] / "panels" / "panel-test.png").size
 
 
 def test_tensorboard_shows_the_numbers_and_the_settings_in_the_same_run(real_run, tensorboard):

@@ -8,7 +8,7 @@ from stn_experiments.common.ranges import Range
 Share = Annotated[float, Range(0, 1)]
 Decay = Annotated[float, Range(0, 0.999999)]  # at 1, a mean would never change
 HINTS: Mapping[str, Any] = {
-    "lr": Annotated[float, Range(0, 1000)],
+    "lr": Annotated[float, Range(0, 1e30)],
     "weight_decay": Annotated[float, Range(0, 1000)],
     "momentum": Share,
     "dampening": Share,

@@ -19,6 +19,8 @@ from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
 
 INPUT, HEAD = "input", "head"
+NETWORK, LOCALISATION = "network", "localisation"
+"""The parts of a model, which may have different learning rates."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,17 @@ class Classifier(nn.Module):
         return [weights for name, weights in self.named_parameters() if ".localisation." in name]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """An optimiser's parameter groups: the network, then its localisation networks if it has any."""
-        localisation = self.localisation_parameters()
-        ids = {id(parameter) for parameter in localisation}
-        groups = [[p for p in self.parameters() if id(p) not in ids], localisation]
-        return [{"params": group} for group in groups if group]
+        """An optimiser's parameter groups. ``part`` is ``"network"`` or ``"localisation"``.
+
+        Vectors are in groups without weight decay: biases, the factors of batch normalisation, and the theta
+        that a localisation network starts from, which decay would pull towards 0.
+        """
+        ids = {id(parameter) for parameter in self.localisation_parameters()}
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            key = (LOCALISATION if id(parameter) in ids else NETWORK, parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+        return [
+            {"params": parameters, "part": part} | ({} if decays else {"weight_decay": 0.0})
+            for (part, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+        ]

@@ -24,7 +24,7 @@ def evaluate_run(
     device_name: Device = "auto",
     plugins: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Path]:
-    """Evaluate a run's best checkpoint on the test set of a data config, by default the run's own.
+    """Evaluate a run's network on the test set of a data config, by default the run's own.
 
     Args:
         run: the folder of the run.

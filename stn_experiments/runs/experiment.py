@@ -13,7 +13,7 @@ from stn_experiments.config.build import build, check, locate, settings_of
 from stn_experiments.config.plugins import use_plugins
 from stn_experiments.data.datasets import DataSet
 from stn_experiments.models.backbones import Backbone
-from stn_experiments.models.classifier import INPUT, Classifier, TransformerConfig
+from stn_experiments.models.classifier import INPUT, LOCALISATION, Classifier, TransformerConfig
 from stn_experiments.models.gates import GateConfig
 from stn_experiments.models.prediction import AttentionHeadConfig
 from stn_experiments.models.spatial_transformer import SpatialTransformer
@@ -89,8 +89,9 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     optimizer = build(
         config["optimizer"], "optimizer", torch.optim.Optimizer, params=model.parameter_groups()
     )
-    for group in optimizer.param_groups[1:]:
-        group["lr"] *= trainer.localisation_lr
+    for group in optimizer.param_groups:
+        if group["part"] == LOCALISATION:
+            group["lr"] *= trainer.localisation_lr
     return Experiment(config, seed, data, model, optimizer, schedule, trainer, device, run)
 
 

@@ -16,7 +16,7 @@ from stn_experiments.training.config import Device
 
 
 def load_run(folder: str | Path, device_name: Device = "cpu") -> tuple[Classifier, dict[str, Any]]:
-    """A trained run's network, with the weights of its best epoch and in evaluation mode, and its config.
+    """A trained run's network, in evaluation mode, and its config.
 
     The network maps images (B, C, H, W) in [0, 1] to a ``ClassifierOutput``. A run on the user's own images
     needs its ``data.file``, which decides the shape and the number of classes.
@@ -45,17 +45,17 @@ def load_config(run: RunFolder) -> dict[str, Any]:
 
 
 def load_model(run: RunFolder, config: Mapping[str, Any], data: DataSet) -> Classifier:
-    """The network of a run's config, with the weights of its best epoch.
+    """The network of a run's config, with the weights of its last epoch, averaged as the config says.
 
     Raises:
         UserError: there is no such checkpoint, or it belongs to another network.
     """
     model = build_model(config, data, config["seed"])
-    state = checkpoints.load(run.best)
+    state = checkpoints.load(run.model)
     try:
         model.load_state_dict(state["model"])
     except (KeyError, RuntimeError) as error:
         raise UserError(
-            f"{run.best} does not hold the network of {run.config_file.name}: {str(error).splitlines()[0]}"
+            f"{run.model} does not hold the network of {run.config_file.name}: {str(error).splitlines()[0]}"
         ) from error
     return model

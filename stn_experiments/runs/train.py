@@ -1,4 +1,4 @@
-"""A run from its config to its result: train, choose the best epoch on validation, test once."""
+"""A run from its config to its result: train, validate after each epoch, test at the end."""
 
 import json
 import logging
@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,7 +117,8 @@ class TrainingRun:
         self.history: History = []
         self.precision = experiment.trainer.resolved_precision(experiment.device)
         self.trainer = make_trainer(experiment, splits.train)
-        self.panel_images = one_of_each_class(splits.test)
+        self.model = self.trainer.model
+        """The network that is evaluated."""
         self.timer = checkpoints.CheckpointTimer(
             experiment.run.checkpoint_seconds, experiment.run.checkpoint_steps
         )
@@ -133,7 +133,8 @@ class TrainingRun:
                 try:
                     self._train_epoch(signals)
                     with signals.immediate():
-                        valid = evaluate(self.trainer.model, self.splits.valid)
+                        self.model = self.trainer.averaged_model()
+                        valid = evaluate(self.model, self.splits.valid)
                     yield self._end_epoch(valid)
                     signals.check()  # otherwise a signal in the last epoch would be lost
                 except Stopped:
@@ -143,17 +144,24 @@ class TrainingRun:
                     print("training continues: the signal's own handler did not end this process")
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate the best epoch on the test set, once, and write the last panel, animation and result."""
-        best, epochs = best_epoch(self.history), len(self.history)
-        self.trainer.model.load_state_dict(checkpoints.best_weights(self.folder, best["epoch"]))
-        test = evaluate_test(self.trainer.model, self.splits.test)
-        caption = f"best epoch {best['epoch']} of {epochs}, test error {test['test_error']:.2f} %"
-        self._record_panel(epochs + 1, caption, self.folder.final_panel)
-        frames = [*map(self.folder.panel, range(epochs + 1)), self.folder.final_panel]
-        save_animation(frames, self.folder.animation)
+        """Test the networks of the last and of the best epoch; write the test panel and the result."""
+        last, best, epochs = self.history[-1], best_epoch(self.history), len(self.history)
+        self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.best, best["epoch"]))
+        best_error = evaluate(self.model, self.splits.test)["error"]
+        self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.model, epochs))
+        test = evaluate_test(self.model, self.splits.test)
+        caption = f"test digits after {epochs} epochs, test error {test['test_error']:.2f} %"
+        images = one_of_each_class(self.splits.test)
+        panel = draw_panel(images, predict(self.model, images), caption)
+        save_picture(panel, self.folder.test_panel)
+        save_animation([self.folder.panel(epoch) for epoch in range(epochs + 1)], self.folder.animation)
         assert self.board is not None
-        self.board.final(test["test_error"], best["val_error"], epochs + 1)
-        result = self._result(best, test)
+        self.board.final(test["test_error"], last["val_error"], panel, epochs)
+        result = self._result(test) | {
+            "best_epoch": best["epoch"],
+            "best_epoch_val_error": best["val_error"],
+            "best_epoch_test_error": best_error,
+        }
         write_atomically(self.folder.result_file, to_json(result))
         return result
 
@@ -178,7 +186,7 @@ class TrainingRun:
         self.board = TensorBoard(self.folder.folder, first_step=len(self.history) + 1 if started else 0)
         self.board.hyperparameters(self.experiment.config)
         if not started:
-            self._record_panel(0, "before training", self.folder.panel(0))
+            self._record_panel(0, "before training")
 
     def _train_epoch(self, signals: StopSignals) -> None:
         """Train to the end of the epoch, and save a checkpoint whenever one is due."""
@@ -203,9 +211,9 @@ class TrainingRun:
         metrics |= {f"val_{name}": value for name, value in valid.items()}
         self.history.append(metrics)
         self._log(metrics)
+        checkpoints.save_model(self.folder, self.folder.model, self.model, trainer.epoch)
         if metrics is best_epoch(self.history):
-            best = {"run": self.folder.folder.name, "model": trainer.model.state_dict()}
-            checkpoints.save({**best, "epoch": trainer.epoch}, self.folder.best)
+            checkpoints.save_model(self.folder, self.folder.best, self.model, trainer.epoch)
         trainer.next_epoch()
         self._save()
         return metrics
@@ -219,17 +227,17 @@ class TrainingRun:
         assert self.board is not None
         self.board.epoch(metrics)
         caption = f"epoch {metrics['epoch']} of {epochs}, validation error {metrics['val_error']:.2f} %"
-        self._record_panel(metrics["epoch"], caption, self.folder.panel(metrics["epoch"]))
+        self._record_panel(metrics["epoch"], caption)
         lines = (json.dumps(line) + "\n" for line in self.history)
         write_atomically(self.folder.history_file, "".join(lines))
 
-    def _record_panel(self, step: int, caption: str, file: Path) -> None:
-        """Draw the panel into a file, and into TensorBoard as its step ``step``."""
-        prediction = predict(self.trainer.model, self.panel_images)
-        image = draw_panel(self.panel_images, prediction, caption)
-        save_picture(image, file)
+    def _record_panel(self, epoch: int, caption: str) -> None:
+        """Draw the panel of validation digits after an epoch into a file, and into TensorBoard."""
+        images = one_of_each_class(self.splits.valid)
+        image = draw_panel(images, predict(self.model, images), caption)
+        save_picture(image, self.folder.panel(epoch))
         assert self.board is not None
-        self.board.panel(image, step)
+        self.board.panel(image, epoch)
 
     def _save(self) -> None:
         """Write the checkpoint from which the run resumes.
@@ -247,13 +255,12 @@ class TrainingRun:
         }
         checkpoints.save(state, self.folder.last, keep=self.folder.previous)
 
-    def _result(self, best: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, Any]:
-        experiment, history = self.experiment, self.history
+    def _result(self, test: Mapping[str, Any]) -> dict[str, Any]:
+        experiment, history, last = self.experiment, self.history, self.history[-1]
         images, seconds = (sum(line[key] for line in history) for key in ("images", "seconds"))
         return {
             **test,
-            **{name: value for name, value in best.items() if name.startswith("val_")},
-            "best_epoch": best["epoch"],
+            **{name: value for name, value in last.items() if name.startswith("val_")},
             "epochs": len(history),
             "images_seen": images,
             "train_seconds": seconds,
@@ -261,7 +268,7 @@ class TrainingRun:
             "parameters": count_parameters(self.trainer.model),
             "seed": experiment.seed,
             **{group: experiment.config[group]["name"] for group in NAMED_GROUPS},
-            **({"collapsed": diagnose(best)} if "localisation_gradient" in best else {}),
+            **({"collapsed": diagnose(last)} if "localisation_gradient" in last else {}),
             "device": experiment.device.type,
             "precision": self.precision,
             "commit": commit(),
@@ -341,9 +348,9 @@ def device_line(experiment: Experiment) -> str:
 def summary(run: RunFolder, result: Mapping[str, Any]) -> str:
     """The result of a run and where to look, for the terminal."""
     return (
-        f"\ntest error  {result['test_error']:.2f} %  (best epoch {result['best_epoch']}, "
+        f"\ntest error  {result['test_error']:.2f} %  (after {result['epochs']} epochs, "
         f"validation error {result['val_error']:.2f} %, {result['train_seconds']:.0f} s of training)\n"
         f"run         {run.folder}\n"
-        f"panel       {run.final_panel}\n"
+        f"panel       {run.test_panel}\n"
         f"look        tensorboard --logdir {run.folder.parent} --samples_per_plugin images=1000"
     )

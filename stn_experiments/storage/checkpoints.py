@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import write_atomically
 from stn_experiments.storage.run_folder import RunFolder, digest_in
 
-FORMAT = 3
+FORMAT = 4
 START_AGAIN = "run.force=true starts this run again"
 
 
@@ -111,19 +111,28 @@ def newest(run: RunFolder, before: int | None = None) -> dict[str, Any] | None:
     return found
 
 
-def best_weights(run: RunFolder, epoch: int) -> dict[str, Tensor]:
-    """The model's state after the run's best epoch.
+def save_model(run: RunFolder, path: Path, model: nn.Module, epoch: int) -> None:
+    """Write the weights that were evaluated after an epoch.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    save({"run": run.folder.name, "epoch": epoch, "model": model.state_dict()}, path)
+
+
+def load_weights(run: RunFolder, path: Path, epoch: int) -> dict[str, Tensor]:
+    """The model's state that was evaluated after an epoch.
 
     Raises:
         UserError: the checkpoint is missing, damaged, or belongs to another epoch or run.
     """
     try:
-        state = load(run.best)
+        state = load(path)
     except UserError as error:
         raise UserError(f"{error}: {START_AGAIN}") from error
     made = (digest_in(str(state.get("run"))), state.get("epoch"), "model" in state)
     if made != (run.digest, epoch, True):
-        raise UserError(f"{run.best} does not belong to this run's epoch {epoch}: {START_AGAIN}")
+        raise UserError(f"{path} does not belong to this run's epoch {epoch}: {START_AGAIN}")
     return state["model"]
 
 

@@ -26,9 +26,10 @@ class RunFolder:
         self.result_file = folder / "result.json"
         self.failure_file = folder / "failure.json"
         self.animation = folder / "panels" / "training.gif"
-        self.final_panel = folder / "panels" / "panel-final.png"
+        self.test_panel = folder / "panels" / "panel-test.png"
         self.last = folder / "checkpoints" / "last.pt"
         self.previous = folder / "checkpoints" / "previous.pt"
+        self.model = folder / "checkpoints" / "model.pt"
         self.best = folder / "checkpoints" / "best.pt"
 
     @classmethod

@@ -109,9 +109,9 @@ class TensorBoard:
         self.scalars(values, metrics["epoch"])
 
     @never_fails
-    def panel(self, image: Image.Image, step: int) -> None:
-        """Write the panel; all steps have the same tag, so the step slider shows the learning."""
-        self._writer.add_image("panel", np.asarray(image), step, dataformats="HWC")
+    def panel(self, image: Image.Image, step: int, tag: str = "panel/validation") -> None:
+        """Write a panel; all epochs have the same tag, so the step slider shows the learning."""
+        self._writer.add_image(tag, np.asarray(image), step, dataformats="HWC")
         self._writer.flush()
 
     @never_fails
@@ -125,9 +125,10 @@ class TensorBoard:
             writer.add_summary(summary)
         self._writer.add_custom_scalars(charts())
 
-    def final(self, test_error: float, val_error: float, step: int) -> None:
-        """Write the final errors, in percent."""
+    def final(self, test_error: float, val_error: float, panel: Image.Image, step: int) -> None:
+        """Write the final errors, in percent, and the panel of test digits."""
         self.scalars({"final/test_error": test_error, "final/val_error": val_error}, step)
+        self.panel(panel, step, "panel/test")
 
     @never_fails
     def close(self) -> None:

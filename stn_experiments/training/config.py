@@ -23,6 +23,8 @@ class TrainerConfig:
             are skipped, different ones in each epoch.
         localisation_lr: factor on the learning rate of the localisation network.
         localisation_clip: largest norm of the localisation network's gradient; null does not clip.
+        averaging: time constant of the exponential moving average of the weights, which are evaluated, as a
+            fraction of all training steps; 0 evaluates the last weights.
         precision: of convolutions and matrix products while training. ``auto`` is bfloat16 where the device
             has instructions for it. Weights, theta and evaluation are always float32.
         deterministic: on CUDA, use only kernels that give the same bits every time. A CPU always does.
@@ -36,6 +38,7 @@ class TrainerConfig:
     images_per_epoch: Count | None = None
     localisation_lr: Annotated[float, Range(0, 1000)] = 1.0
     localisation_clip: Annotated[float, Range(1e-6)] | None = None
+    averaging: Annotated[float, Range(0, 1)] = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     deterministic: bool = False
     cuda_graph: bool = True

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,8 @@ from tqdm import tqdm
 from stn_experiments.common.errors import NotFinite
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.datasets import TrainingSet
-from stn_experiments.models.classifier import Classifier
+from stn_experiments.models.classifier import LOCALISATION, NETWORK, Classifier
+from stn_experiments.training.average import WeightAverage, estimate_batch_statistics
 from stn_experiments.training.config import TrainerConfig
 from stn_experiments.training.cuda_graphs import CudaGraphs
 from stn_experiments.training.health import FIRST_STEP_WARNING
@@ -29,6 +31,10 @@ CHECK_EVERY = 50
 """Steps between two looks at the metrics, for which the host waits for the device."""
 IMAGES_PER_CHUNK = 512
 """Images that are drawn together, if a batch is smaller: this takes half as long as batch by batch."""
+PARTS = ("model", "optimizer", "scheduler", "average")
+"""What a trainer's state contains, beside its progress."""
+STATISTICS_CHUNKS = 4
+"""Chunks of training images, of which batch statistics are estimated for evaluation."""
 
 
 class StepMetrics(NamedTuple):
@@ -75,6 +81,11 @@ class Trainer:
         device = next(model.parameters()).device
         self._metrics = torch.zeros(len(StepMetrics._fields), self.steps_per_epoch, device=device)
         self._generator = Generator(device)
+        averaged_steps = config.averaging * config.epochs * self.steps_per_epoch
+        self.average = WeightAverage(model.parameters(), averaged_steps)
+        self._localisation = model.localisation_parameters()
+        own = {id(parameter) for parameter in self._localisation}
+        self._network = [parameter for parameter in model.parameters() if id(parameter) not in own]
         is_fused = all(group.get("fused") for group in self.optimizer.param_groups)
         self.cuda_graphs = CudaGraphs(self._generator, config.cuda_graph and is_fused)
         self.cuda_graphs.make_capturable(self.optimizer)
@@ -166,28 +177,51 @@ class Trainer:
         loss = F.cross_entropy(output.logits.float(), labels)
         self.optimizer.zero_grad()
         (loss + policy_loss(output, labels)).backward()
-        network, *localisation = (group["params"] for group in self.optimizer.param_groups)
-        gradient, localisation_gradient = gradient_norm(network), torch.zeros_like(loss)
-        for parameters in localisation:
-            localisation_gradient = gradient_norm(parameters)
+        gradient, localisation_gradient = gradient_norm(self._network), torch.zeros_like(loss)
+        if self._localisation:
+            localisation_gradient = gradient_norm(self._localisation)
             limit = self.config.localisation_clip or math.inf
-            nn.utils.clip_grads_with_norm_(parameters, limit, localisation_gradient)
+            nn.utils.clip_grads_with_norm_(self._localisation, limit, localisation_gradient)
         self.optimizer.step()
+        self.average.update()
         error = (output.logits.argmax(1) != labels).float().mean()
         return torch.stack(StepMetrics(loss.detach(), error, localisation_gradient, gradient))
+
+    def averaged_model(self) -> Classifier:
+        """A copy of the model to evaluate: averaged weights, and batch statistics that fit them.
+
+        The weights are the last ones before the first step. The statistics are those of 2,048 training
+        images, which only the run's seed and the number of steps decide.
+        """
+        model = deepcopy(self.model)
+        if self.step:
+            self.average.copy_to(model.parameters(), self.step)
+        generator = self._generator.manual_seed(derive_seed(self.seed, "statistics", self.step))
+        indices = torch.randint(
+            self.train_set.size,
+            (STATISTICS_CHUNKS, IMAGES_PER_CHUNK),
+            generator=generator,
+            device=generator.device,
+        )
+        batches = (self.train_set.draw(index, generator=generator) for index in indices)
+        estimate_batch_statistics(model, batches, generator)
+        return model
 
     def epoch_metrics(self) -> dict[str, float]:
         """The metrics of a complete epoch: error in percent, mean norms of gradients, seconds of training."""
         means = StepMetrics(*self._metrics.mean(1).tolist())
-        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        rates = {group["part"]: float(group["lr"]) for group in self.optimizer.param_groups}
         metrics: dict[str, Any] = {
             "train_loss": means.loss,
             "train_error": 100 * means.error,
             "gradient": means.gradient,
-            "lr": rates[0],
+            "lr": rates[NETWORK],
         }
-        if len(rates) > 1:
-            metrics |= {"localisation_gradient": means.localisation_gradient, "localisation_lr": rates[1]}
+        if LOCALISATION in rates:
+            metrics |= {
+                "localisation_gradient": means.localisation_gradient,
+                "localisation_lr": rates[LOCALISATION],
+            }
         images = self.steps_per_epoch * self.config.batch_size
         return {**metrics, "images": images, "seconds": self.seconds}
 
@@ -206,8 +240,7 @@ class Trainer:
 
     def _warn_if_no_gradient(self) -> None:
         """Warn after the run's first step if its transformer cannot move."""
-        has_localisation = len(self.optimizer.param_groups) > 1
-        if self.step == 1 and has_localisation and not self.step_metrics.localisation_gradient.item():
+        if self.step == 1 and self._localisation and not self.step_metrics.localisation_gradient.item():
             logger.warning(FIRST_STEP_WARNING)
 
     def _progress_bar(self) -> tqdm:
@@ -226,7 +259,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of model, optimizer, scheduler and progress; the same on every device."""
-        state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+        state = {name: getattr(self, name).state_dict() for name in PARTS}
         rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         state["scheduler"]["_last_lr"] = rates
         for group, rate in zip(state["optimizer"]["param_groups"], rates, strict=True):
@@ -240,7 +273,7 @@ class Trainer:
         Raises:
             ValueError, KeyError or RuntimeError: it does not fit this model or training set.
         """
-        for name in ("model", "optimizer", "scheduler"):
+        for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.cuda_graphs.make_capturable(self.optimizer)
         progress = state["progress"]
@@ -251,8 +284,8 @@ class Trainer:
         self._metrics.copy_(progress["metrics"])
 
 
-def derive_seed(seed: int, kind: Literal["epoch", "chunk", "step"], number: int) -> int:
-    """The seed, in [0, 2^63), of an epoch's order, of the chunk that starts at a step, or of a step."""
+def derive_seed(seed: int, kind: Literal["epoch", "chunk", "step", "statistics"], number: int) -> int:
+    """The seed, in [0, 2^63), of an epoch's order, of the chunk that starts at a step, and so on."""
     name = "lot" if kind == "chunk" else kind  # the published results were made with this name
     hashed = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()
     return int.from_bytes(hashed[:8], "big") >> 1

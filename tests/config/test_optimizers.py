@@ -24,10 +24,10 @@ def make(name, **settings):
 @pytest.mark.parametrize(
     ("name", "value", "takes"),
     [
-        ("lr", -1, "a number from 0 to 1000"),
-        ("lr", math.inf, "a number from 0 to 1000"),
-        ("lr", math.nan, "a number from 0 to 1000"),
-        ("lr", None, "a number from 0 to 1000"),
+        ("lr", -1, "a number from 0 to 1e+30"),
+        ("lr", math.inf, "a number from 0 to 1e+30"),
+        ("lr", math.nan, "a number from 0 to 1e+30"),
+        ("lr", None, "a number from 0 to 1e+30"),
         ("weight_decay", -0.1, "a number from 0 to 1000"),
         ("momentum", 1.5, "a number from 0 to 1"),
         ("dampening", -1, "a number from 0 to 1"),

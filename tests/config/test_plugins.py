@@ -58,7 +58,7 @@ def test_a_run_with_plugins_is_trained_drawn_evaluated_loaded_and_replayed_from_
     ]
     assert {"ink_inside", "hit_rate"} <= result.keys()  # which need a pose and a map
     assert run.panel(0).exists()
-    assert run.final_panel.exists()
+    assert run.test_panel.exists()
 
     use_plugins([])  # as in another process
     assert evaluate_run(run, device_name="cpu")[0]["test_error"] == result["test_error"]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.models import SpatialTransformer
@@ -35,7 +36,7 @@ def test_transformers_precede_any_stage_and_start_as_the_identity(backbone, at, 
     (view,) = output.stages[places[-1]].views
     assert view.output.shape[1:] == model.backbone.input_shapes[places[-1]]
     assert view.output.shape[1] > 1
-    assert len(model.parameter_groups()) == 2
+    assert {group["part"] for group in model.parameter_groups()} == {"network", "localisation"}
 
 
 def test_parallel_transformers_stack_their_outputs():
@@ -86,15 +87,28 @@ def test_without_a_transformer_there_is_no_view():
     assert list(stages) == ["input", "stem", "layer1", "layer2", "layer3", "head"]
     assert not any(stage.views or stage.gate for stage in stages.values())
     assert model.localisation_parameters() == []
-    assert len(model.parameter_groups()) == 1
+    assert {group["part"] for group in model.parameter_groups()} == {"network"}
 
 
-def test_the_localisation_network_is_a_parameter_group_of_its_own():
+def test_the_localisation_network_has_parameter_groups_of_its_own():
     model = classifier()
-    network, localisation = ({id(p) for p in group["params"]} for group in model.parameter_groups())
+    parts = {"network": set(), "localisation": set()}
+    for group in model.parameter_groups():
+        parts[group["part"]] |= {id(parameter) for parameter in group["params"]}
+    network, localisation = parts.values()
     assert localisation == {id(p) for p in model.transformers["input"][0].localisation.parameters()}
     assert network == {id(p) for p in model.backbone.parameters()}
     assert not network & localisation
+
+
+def test_biases_and_batch_normalisation_have_no_weight_decay():
+    model = classifier()
+    optimizer = torch.optim.AdamW(model.parameter_groups(), weight_decay=0.1)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    weights = {id(layer.weight) for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
+    assert {number for number, decay in decays.items() if decay} == weights
+    assert len(decays) == len(list(model.parameters()))
+    assert decays[id(model.transformers["input"][0].localisation.theta.bias)] == 0
 
 
 @pytest.mark.parametrize("backbone", [FCN, CNN, Compact])

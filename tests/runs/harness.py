@@ -80,7 +80,7 @@ def make_quick(monkeypatch):
 def outcome(run):
     """Everything in the folder of a finished run except its config and what differs from time to time."""
     history = [without_times(json.loads(line)) for line in run.history_file.read_text().splitlines()]
-    states = {path.name: without_times(checkpoints.load(path)) for path in (run.last, run.best)}
+    states = {path.name: without_times(checkpoints.load(path)) for path in (run.last, run.model, run.best)}
     return {
         "result": without_times(run.result()),
         "history": history,

@@ -98,28 +98,28 @@ def test_a_checkpoint_that_does_not_fit_this_run_is_refused(train, interrupted, 
     assert all(after[path] == content for path, content in before.items() if path.suffix == ".pt")
 
 
-@pytest.mark.parametrize(
-    "trouble", ["damaged", "missing", "of another run", "of another epoch", "not a best"]
-)
-def test_without_the_best_epochs_weights_there_is_no_result(train, finished, whole, trouble):
+@pytest.mark.parametrize("name", ["model", "best"])
+@pytest.mark.parametrize("trouble", ["damaged", "missing", "of another run", "of another epoch", "no model"])
+def test_without_the_weights_to_test_there_is_no_result(train, finished, whole, trouble, name):
     """No other file has them, and other weights would give another run's result."""
+    file = getattr(finished, name)
     finished.result_file.unlink()
-    state = checkpoints.load(finished.best)
+    state = checkpoints.load(file)
     if trouble == "damaged":
-        flip_a_bit(finished.best)
+        flip_a_bit(file)
     elif trouble == "missing":
-        finished.best.unlink()
+        file.unlink()
     elif trouble == "of another run":
-        checkpoints.save({**state, "run": "other"}, finished.best)
+        checkpoints.save({**state, "run": "other"}, file)
     elif trouble == "of another epoch":
-        checkpoints.save({**state, "epoch": 3 - state["epoch"]}, finished.best)
+        checkpoints.save({**state, "epoch": 3 - state["epoch"]}, file)
     else:
-        shutil.copy(finished.last, finished.best)
-    before = files(finished.best.parent)
+        shutil.copy(finished.last, file)
+    before = files(finished.last.parent)
     code, _, err = train()
     assert code == 2
-    assert_one_line(err, str(finished.best), "run.force=true starts this run again")
-    assert files(finished.best.parent) == before
+    assert_one_line(err, str(file), "run.force=true starts this run again")
+    assert files(finished.last.parent) == before
     assert finished.result() is None
     if trouble == "damaged":
         assert train("run.force=true")[0] == 0

@@ -32,6 +32,7 @@ from tests.runs.harness import (
         ("environment.json", 1, 2),
         ("panel-0002.png", 1, 4),
         ("history.jsonl", 2, 4),
+        ("model.pt", 1, 4),
         ("best.pt", 1, 4),
         ("last.pt", 1, 4),
         ("last.pt", 2, 4),
@@ -129,16 +130,16 @@ def test_a_forced_run_that_is_stopped_while_it_clears_is_not_finished(train, fin
     assert outcome(finished) == whole
 
 
-@pytest.mark.parametrize("trouble", ["full", "in the way", "not a best", "of another network"])
+@pytest.mark.parametrize("trouble", ["full", "in the way", "not a model", "of another network"])
 def test_an_evaluation_that_fails_is_one_line_and_leaves_nothing_half_written(train, finished, trouble):
-    state = checkpoints.load(finished.best)
+    state = checkpoints.load(finished.model)
     if trouble == "in the way":
         (finished.folder / "evaluations").write_text("mine")
-    elif trouble == "not a best":
-        shutil.copy(finished.last, finished.best)
+    elif trouble == "not a model":
+        shutil.copy(finished.last, finished.model)
     elif trouble == "of another network":
         state["model"].pop("backbone.head.bias")
-        checkpoints.save(state, finished.best)
+        checkpoints.save(state, finished.model)
     before = files(finished.folder)
 
     def evaluate(config):
@@ -148,5 +149,5 @@ def test_an_evaluation_that_fails_is_one_line_and_leaves_nothing_half_written(tr
     code, out, err = train(does=evaluate)
     assert (code, out) == (2, "")
     on_disk = trouble in ("full", "in the way")
-    assert_one_line(err, str(finished.folder / "evaluations" if on_disk else finished.best))
+    assert_one_line(err, str(finished.folder / "evaluations" if on_disk else finished.model))
     assert files(finished.folder) == before

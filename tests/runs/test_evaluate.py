@@ -100,7 +100,7 @@ def test_missing_skips_evaluations_that_are_newer_than_the_run(runs, evaluate, t
     assert (code, errors, printed["test error"]) == (0, [], ())
     assert [found(run) for run in runs] == every
 
-    best = runs[1] / "checkpoints" / "best.pt"  # which is trained again
+    best = runs[1] / "checkpoints" / "model.pt"  # which is trained again
     shutil.copy(best, best.with_name("copy"))
     best.with_name("copy").replace(best)
     code, printed, _ = evaluate(tmp_path / "outputs", *words)
@@ -123,7 +123,7 @@ def test_missing_repeats_evaluations_on_a_data_file_of_other_content(runs, evalu
 
 def test_each_failure_is_a_line_and_the_others_are_done(runs, evaluate, tmp_path):
     rotated, damaged, whole = runs
-    (damaged / "checkpoints" / "best.pt").write_bytes(b"")
+    (damaged / "checkpoints" / "model.pt").write_bytes(b"")
     words = ["data=clean,mnits,cluttered", "data.valid_size=40"]
     code, printed, errors = evaluate(rotated, damaged, tmp_path / "nowhere", whole, *words)
     assert code == 2
@@ -135,7 +135,7 @@ def test_each_failure_is_a_line_and_the_others_are_done(runs, evaluate, tmp_path
     wanted += [*((tmp_path / "nowhere", data) for data in ("clean", "mnits", "cluttered")), (whole, "mnits")]
     for line, (run, data) in zip(errors, wanted, strict=True):
         assert line.startswith(f"error: {run.name} data={data} data.valid_size=40: ")
-        reason = "is no run" if run.name == "nowhere" else "best.pt is damaged"
+        reason = "is no run" if run.name == "nowhere" else "model.pt is damaged"
         assert ("data must be one of addition" if data == "mnits" and run.exists() else reason) in line
     assert found(damaged) == {}
 

@@ -17,6 +17,7 @@ from stn_experiments.runs import train as train_module
 from stn_experiments.runs.train import TrainingRun
 from stn_experiments.storage import checkpoints
 from stn_experiments.tracking import tensorboard
+from stn_experiments.training.average import WeightAverage
 from stn_experiments.training.loop import Trainer
 from tests.runs.harness import (
     STEPS,
@@ -52,7 +53,8 @@ def test_tensorboard_shows_no_step_of_an_interrupted_run_twice(train, interrupte
     monkeypatch.setattr(time, "time", lambda: now() + 10)
     assert train()[0] == 0
     seen = EventAccumulator(str(interrupted.folder), size_guidance={"images": 0, "scalars": 0}).Reload()
-    assert [event.step for event in seen.Images("panel")] == [0, 1, 2, 3]
+    assert [event.step for event in seen.Images("panel/validation")] == [0, 1, 2]
+    assert [event.step for event in seen.Images("panel/test")] == [2]
     assert [event.step for event in seen.Scalars("error/val")] == [1, 2]
     (final,) = seen.Scalars("final/test_error")
     assert final.value == pytest.approx(interrupted.result()["test_error"])
@@ -235,16 +237,15 @@ def test_a_step_that_is_not_finite_is_named_and_never_saved(
 
 def test_weights_that_the_last_update_made_infinite_give_no_result(train, monkeypatch):
     """The loss and the gradient of the last step itself are finite."""
-    train_step = Trainer.train_step
+    update, steps = WeightAverage.update, iter(range(1, 2 * STEPS + 1))
 
-    def overflow(trainer, batch):
-        metrics = train_step(trainer, batch)
-        if trainer.step == 2 * STEPS - 1:
+    def overflow(average):
+        if next(steps) == 2 * STEPS:
             with torch.no_grad():
-                next(trainer.model.parameters()).fill_(float("inf"))
-        return metrics
+                average.parameters[0].fill_(float("inf"))
+        update(average)
 
-    monkeypatch.setattr(Trainer, "train_step", overflow)
+    monkeypatch.setattr(WeightAverage, "update", overflow)
     code, _, err = train()
     assert code == 4
     assert_one_line(err, "the validation loss after epoch 2 is not finite")

@@ -26,6 +26,7 @@ WRITES = {
     "before previous.pt",
     "after previous.pt",  # between the two renames, when there is no last.pt
     "after last.pt",  # before its folder is synced
+    "half model.pt",
     "half best.pt",
     "half history.jsonl",
     "half result.json",

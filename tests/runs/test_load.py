@@ -12,7 +12,7 @@ from stn_experiments.runs import load_run
 CPU = torch.device("cpu")
 
 
-def test_the_network_of_a_run_has_the_weights_of_its_best_epoch(finished):
+def test_the_network_of_a_run_has_the_weights_that_were_tested(finished):
     model, config = load_run(str(finished.folder))
     assert not model.training
     assert config == finished.config()

@@ -57,8 +57,8 @@ def test_the_folder_of_a_finished_run(config):
     assert facts["seed"] == 3
     assert facts["torch"] == torch.__version__.split("+")[0]
     assert facts["commit"] == result["commit"]
-    files = [*map(run.panel, range(3)), run.final_panel]
-    assert run.final_panel.name == "panel-final.png"
+    files = [*map(run.panel, range(3)), run.test_panel]
+    assert run.test_panel.name == "panel-test.png"
     pictures = [Image.open(file) for file in files]
     assert len({picture.size for picture in pictures}) == 1
     assert Image.open(run.animation).is_animated
@@ -66,7 +66,7 @@ def test_the_folder_of_a_finished_run(config):
     assert not list(run.folder.rglob("*.tmp"))
     text = summary(run, result)
     assert f"test error  {result['test_error']:.2f} %" in text
-    assert str(run.final_panel) in text
+    assert str(run.test_panel) in text
     assert f"tensorboard --logdir {settings['run']['root']} --samples_per_plugin images=1000" in text
 
 
@@ -222,8 +222,8 @@ def test_progress_is_shown_where_it_is_asked_for(config, capsys, monkeypatch):
     )
 
 
-def test_the_best_epoch_is_chosen_on_validation_and_tested_once(config, monkeypatch):
-    errors = iter([30.0, 10.0, 20.0])
+def test_the_last_epoch_is_tested_and_the_best_one_is_told_beside_it(config, monkeypatch):
+    errors = iter([30.0, 10.0, 20.0, 15.0])  # of three epochs, and the test error of the best one
     seen = []
     evaluate, evaluate_test = module.evaluate, module.evaluate_test
 
@@ -239,11 +239,14 @@ def test_the_best_epoch_is_chosen_on_validation_and_tested_once(config, monkeypa
     monkeypatch.setattr(module, "evaluate_test", tested)
     settings = config("trainer.epochs=3")
     result = train(settings)
-    assert (result["best_epoch"], result["val_error"], len(seen)) == (2, 10.0, 4)
+    best = {name: value for name, value in result.items() if name.startswith("best_epoch")}
+    assert best == {"best_epoch": 2, "best_epoch_val_error": 10.0, "best_epoch_test_error": 15.0}
+    assert result["val_error"] == 20.0
+    assert len(seen) == 5
     assert all(batch.images.equal(seen[0].images) for batch in seen[:3])
-    assert not seen[3].images.equal(seen[0].images)
+    assert not any(batch.images.equal(seen[0].images) for batch in seen[3:])
     run = RunFolder.of(settings)
-    assert checkpoints.load(run.best)["epoch"] == 2
+    assert (checkpoints.load(run.best)["epoch"], checkpoints.load(run.model)["epoch"]) == (2, 3)
     again, _ = evaluate_run(run, device_name="cpu")
     assert again["test_error"] == result["test_error"]
     assert again["test_loss"] == pytest.approx(result["test_loss"])
@@ -306,7 +309,8 @@ def test_a_config_must_be_complete(config):
 
 def test_the_learning_rate_of_the_localisation_network_has_a_factor(config):
     experiment = build_experiment(config("trainer.localisation_lr=0.5", "optimizer.lr=0.01"))
-    assert [group["lr"] for group in experiment.optimizer.param_groups] == [0.01, 0.005]
+    rates = {(group["part"], group["lr"]) for group in experiment.optimizer.param_groups}
+    assert rates == {("network", 0.01), ("localisation", 0.005)}
 
 
 def test_devices(monkeypatch):

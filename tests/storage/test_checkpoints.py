@@ -71,7 +71,7 @@ def test_a_missing_or_foreign_file_is_refused(tmp_path):
         checkpoints.load(path)
     for state in ({"format": 99}, {"epoch": 1}, [1, 2], torch.zeros(3)):
         torch.save(state, path)
-        with pytest.raises(UserError, match="is not of format 3, which this version reads"):
+        with pytest.raises(UserError, match="is not of format 4, which this version reads"):
             checkpoints.load(path)
     torch.save({"format": checkpoints.FORMAT, "epoch": 1}, path)
     with pytest.raises(checkpoints.DamagedCheckpoint, match="its digest does not match"):

@@ -27,14 +27,15 @@ def test_what_is_written_can_be_read(tmp_path):
     board.hyperparameters({"seed": 0, "stn": {"name": "none"}})
     board.scalars({"error/val": 2.5}, 1)
     board.panel(Image.new("RGB", (30, 20), "red"), 1)
-    board.final(1.5, 2.5, 3)
+    board.final(1.5, 2.5, Image.new("RGB", (40, 20), "red"), 3)
     board.close()
     events = read(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("error/val")] == [(1, 2.5)]
     assert [(e.step, e.value) for e in events.Scalars("final/test_error")] == [(3, 1.5)]
     assert "Smoothing 0" in events.SummaryMetadata("error/val").summary_description
-    (panel,) = events.Images("panel")
-    assert (panel.step, panel.width, panel.height) == (1, 30, 20)
+    panels = {tag: events.Images(tag) for tag in events.Tags()["images"]}
+    sizes = {tag: [(panel.step, panel.width, panel.height) for panel in panels[tag]] for tag in panels}
+    assert sizes == {"panel/validation": [(1, 30, 20)], "panel/test": [(3, 40, 20)]}
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []  # all in the same run
 
 
@@ -107,7 +108,7 @@ def test_the_first_error_is_a_warning_and_then_it_is_silent(tmp_path, monkeypatc
     board.panel(Image.new("RGB", (3, 2)), 0)
     for step in range(30):  # more than the thread's queue takes
         board.scalars({"error/val": 1.0}, step)
-    board.final(1.0, 1.0, 1)
+    board.final(1.0, 1.0, Image.new("RGB", (3, 2)), 1)
     board.close()
     for thread in threading.enumerate():
         if getattr(thread, "exception", None):
