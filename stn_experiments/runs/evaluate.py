@@ -47,8 +47,10 @@ def evaluate_run(
     data = build(data_config, "data", DataSet)
     check_compatible(run, own, data)
     model = load_model(run, config, own).to(find_device(device_name))
-    test = data.load(find_device(device_name)).test
-    result = {"data": data_config["name"], "run": str(run.folder), **evaluate_test(model, test)}
+    splits = data.load(find_device(device_name))
+    test = splits.test
+    scores = evaluate_test(model, test, splits.draw_pairs)
+    result = {"data": data_config["name"], "run": str(run.folder), **scores}
     images = one_of_each_class(test)
     caption = f"{data_config['name']}, test error {result['test_error']:.2f} %"
     panel = draw_panel(images, predict(model, images), caption)

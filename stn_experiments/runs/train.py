@@ -149,7 +149,7 @@ class TrainingRun:
         self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.best, best["epoch"]))
         best_error = evaluate(self.model, self.splits.test)["error"]
         self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.model, epochs))
-        test = evaluate_test(self.model, self.splits.test)
+        test = evaluate_test(self.model, self.splits.test, self.splits.draw_pairs)
         caption = f"test digits after {epochs} epochs, test error {test['test_error']:.2f} %"
         images = one_of_each_class(self.splits.test)
         panel = draw_panel(images, predict(self.model, images), caption)

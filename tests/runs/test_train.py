@@ -70,6 +70,17 @@ def test_the_folder_of_a_finished_run(config):
     assert f"tensorboard --logdir {settings['run']['root']} --samples_per_plugin images=1000" in text
 
 
+def test_a_result_has_yardsticks_and_pairs_and_an_evaluation_has_the_same(config):
+    settings = config("data=rotated", "trainer.epochs=1", "seed=4")
+    result = train(settings)
+    scores = [name for name in result if "_of_" in name or "pair" in name or "residual" in name]
+    assert {"pair_rotation_deg", "found_of_canvas", "residual_rotation_within_class_deg"} <= {*scores}
+    again, _ = evaluate_run(RunFolder.of(settings), device_name="cpu")
+    for name in scores:
+        if not name.startswith("val_"):
+            assert again[name] == pytest.approx(result[name], abs=1e-4), name
+
+
 @pytest.mark.parametrize("blind", ["null", "image", "question"])
 def test_a_run_that_answers_questions(config, blind):
     settings = config(
@@ -231,9 +242,9 @@ def test_the_last_epoch_is_tested_and_the_best_one_is_told_beside_it(config, mon
         seen.append(batch)
         return evaluate(model, batch) | {"error": next(errors)}
 
-    def tested(model, batch):
+    def tested(model, batch, draw_pairs):
         seen.append(batch)
-        return evaluate_test(model, batch)
+        return evaluate_test(model, batch, draw_pairs)
 
     monkeypatch.setattr(module, "evaluate", scripted)
     monkeypatch.setattr(module, "evaluate_test", tested)
