@@ -1,6 +1,8 @@
 """What a result depends on besides its config: versions, hardware and the commit of the code."""
 
+import os
 import platform
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +19,22 @@ def environment(seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
         "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "commit": commit(),
         "seed": seed,
     }
+
+
+def cpu_name() -> str:
+    """The name of the processor; that of its architecture where the system tells no other."""
+    try:
+        names = re.findall(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def commit() -> str:
