@@ -32,6 +32,9 @@ tensorboard: $(VENV)/run ## Serve all runs, with every step of every panel
 benchmark: $(VENV)/dev ## Measure speed beside other ways to do the same, and write the tables
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
+results: $(VENV)/run ## Write the tables of README and docs/ from the runs that docs/results keeps
+	$(BIN)/python scripts/results.py $(ARGS)
+
 test: $(VENV)/dev ## Run the quick tests, on all cores; ARGS=--cov adds coverage, and nearly doubles the time
 	$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
 
@@ -60,4 +63,4 @@ clean: ## Remove .venv and all caches, but no run
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train tensorboard benchmark test test-all slurm format check constraints clean
+.PHONY: help results setup train tensorboard benchmark test test-all slurm format check constraints clean

@@ -1,0 +1,155 @@
+"""The tables of README.md and docs/ that are written from kept results, between two comments."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from kept.records import Kept, only
+from stn_experiments.common.durations import time_text
+from stn_experiments.common.errors import UserError
+from stn_experiments.evaluation.intervals import difference_interval
+from stn_experiments.report.groups import Group
+from stn_experiments.report.published import published
+from stn_experiments.report.tables import MISSING, Table, error_text, interval_text, mean_text, range_text
+
+BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "cluttered": "TC"}
+"""The paper's names of its data."""
+TWINS = {"epochs": "equal epochs", "time": "equal time"}
+"""The networks without a transformer, and what they have in common with the one that has it."""
+
+
+def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
+    """A page with all of its blocks written anew.
+
+    Raises:
+        UserError: a block has no such table.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        start, name, end = match.groups()
+        if name not in TABLES:
+            raise UserError(f"a block of results must be one of {', '.join(TABLES)}, got {name}")
+        return f"{start}{TABLES[name](kept)}{end}"
+
+    return BLOCK.sub(block, text)
+
+
+def headline(kept: Mapping[str, Kept]) -> str:
+    """Errors with and without a transformer, and the published ones."""
+    head = ["", "with a transformer", *(f"without, {twin}" for twin in TWINS.values())]
+    rows = []
+    for data, letter in with_twins(kept):
+        groups = [only(kept[name].groups) for name in names_of(data)]
+        figures = [str(published(group) or MISSING) for group in groups[:2]]
+        cells = [f"{error_text(group)} ({interval_text(group)})" for group in groups]
+        rows.append([f"{letter}: `data={data}`", *cells, " / ".join(figures)])
+    return Table([*head, "published: ST-CNN / CNN"], rows).markdown()
+
+
+def differences(kept: Mapping[str, Kept]) -> str:
+    """A sentence for each comparison: the difference, its interval and what follows."""
+    lines = []
+    for data, letter in with_twins(kept):
+        transformer, *twins = (only(kept[name].groups) for name in names_of(data))
+        for twin, common in zip(twins, TWINS.values(), strict=True):
+            lines.append(f"- **{letter}, {common}:** {verdict(transformer, twin)}\n")
+    return "".join(lines)
+
+
+def verdict(group: Group, twin: Group) -> str:
+    """Whether a transformer's error differs from its twin's by more than chance.
+
+    Raises:
+        UserError: they were tested on different images.
+    """
+    wrong, others = group.wrong(), twin.wrong()
+    if wrong is None or others is None or not group.is_tested_like(twin):
+        raise UserError(f"the runs of {group.data} were tested on different images")
+    mean, low, high = interval = difference_interval(others, wrong)
+    figures = f"{mean:.2f} percentage points (95 % interval {low:.2f} to {high:.2f})"
+    if interval.holds_zero:
+        return f"no difference beyond chance. The error without a transformer is higher by {figures}."
+    word = "lower" if mean > 0 else "higher"
+    return f"the transformer's error is {word}. The error without it is higher by {figures}."
+
+
+def runs(kept: Mapping[str, Kept]) -> str:
+    """A row for each command whose runs were tested, with all that a reader needs to repeat it."""
+    columns = ["parameters", "epochs", "images_seen"]
+    head = ["data", "seeds", "test error %", "95 % interval", "validation %", *columns]
+    rows, commands = [], []
+    for data, letter in with_twins(kept):
+        for name in names_of(data):
+            group = only(kept[name].groups)
+            sizes = [range_text([group], column) for column in columns]
+            rows.append(
+                [
+                    f"{letter}, {kind_of(name)}",
+                    str(len(group.finished)),
+                    error_text(group),
+                    interval_text(group),
+                    mean_text(group, "val_error", "{:.2f}".format),
+                    *sizes,
+                    mean_text(group, "train_seconds", time_text),
+                    ", ".join(sorted({run.result["commit"] for run in group.finished})),
+                ]
+            )
+            commands.append(kept[name].command)
+    head = [column.replace("_", " ") for column in [*head, "training time", "commit"]]
+    machines = {machine(kept[name].environment) for data, _ in with_twins(kept) for name in names_of(data)}
+    listed = "\n".join(dict.fromkeys(commands))
+    return (
+        f"{Table(head, rows).markdown()}\nMachine: {'; '.join(sorted(machines))}.\n\n```sh\n{listed}\n```\n"
+    )
+
+
+def kind_of(name: str) -> str:
+    """What distinguishes a file from others of its data."""
+    _, _, kind = name.partition("-")
+    return f"without, {TWINS[kind]}" if kind in TWINS else kind
+
+
+def machine(environment: Mapping[str, object]) -> str:
+    """The hardware and the version of torch."""
+    device = environment["gpu"] or f"one thread of {environment['cores']} cores, {environment['cpu']}"
+    return f"{device}, torch {environment['torch']}"
+
+
+def search(kept: Mapping[str, Kept]) -> str:
+    """The validation errors of the learning rates that were tried."""
+    rows: dict[str, dict[str, str]] = {}
+    commands = []
+    for name, one in kept.items():
+        if not name.startswith("search-"):
+            continue
+        commands.append(one.command)
+        for group in one.groups:
+            rate = f"{group.runs[0].config['optimizer']['lr']:g}"
+            model = f"{LETTERS[group.runs[0].data]}, {'with' if group.attends else 'without'}"
+            rows.setdefault(model, {})[rate] = mean_text(group, "val_error", "{:.2f}".format)
+    rates = sorted({rate for row in rows.values() for rate in row}, key=float)
+    body = [[model, *(row.get(rate, MISSING) for rate in rates)] for model, row in rows.items()]
+    table = Table(["validation error %", *(f"`optimizer.lr={rate}`" for rate in rates)], body).markdown()
+    listed = "\n".join(commands)
+    return f"{table}\n```sh\n{listed}\n```\n"
+
+
+def with_twins(kept: Mapping[str, Kept]) -> Iterator[tuple[str, str]]:
+    """The data that have results with and without a transformer, and their letters."""
+    for data, letter in LETTERS.items():
+        if set(names_of(data)) <= kept.keys():
+            yield data, letter
+
+
+def names_of(data: str) -> list[str]:
+    """The files of a data set: with a transformer, and its twins."""
+    return [f"{data}-with", *(f"{data}-{twin}" for twin in TWINS)]
+
+
+TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
+    "headline": headline,
+    "differences": differences,
+    "runs": runs,
+    "search": search,
+}
+"""The blocks by their names."""

@@ -1,0 +1,152 @@
+"""Kept results: one JSON file for the runs of one command, small enough to be part of the repository."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.files import read_json, write_atomically
+from stn_experiments.config.compose import compose
+from stn_experiments.config.tree import decisive, flatten, with_values
+from stn_experiments.report.collect import Record, read_run
+from stn_experiments.report.groups import Group, group_runs
+from stn_experiments.storage.run_folder import RunFolder, run_digest
+
+HISTORY = ("train_loss", "train_error", "val_loss", "val_error", "seconds")
+"""The metrics of each epoch that are kept."""
+COMMAND = "python scripts/train.py "
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The content of a file.
+
+    Args:
+        command: what trained the runs.
+        environment: the machine and the versions, which all runs share.
+        groups: the runs, grouped by what they differ in besides the seed.
+    """
+
+    command: str
+    environment: Mapping[str, Any]
+    groups: list[Group]
+
+
+def keep(command: str, root: Path, configs: Path, file: Path) -> int:
+    """Write the runs of a command, which are in the folder ``root``, to a file; returns their number.
+
+    Raises:
+        UserError: a run is missing or not finished, or they differ in the machine or have no clean commit.
+    """
+    if not command.startswith(COMMAND):
+        raise UserError(f"--command must start with {COMMAND!r}, got {command!r}")
+    records = [find(root, compose(configs, words)) for words in runs_of(command.removeprefix(COMMAND))]
+    environments = [read_environment(record.folder) for record in records]
+    if any(environment != environments[0] for environment in environments):
+        raise UserError(f"the runs of {command} have different environments")
+    first, *_ = configs_of = [decisive(record.config) for record in records]
+    flat = [flatten(config) for config in configs_of]
+    if any(settings.keys() != flat[0].keys() for settings in flat):
+        raise UserError(f"the runs of {command} have different models: keep each model in a file of its own")
+    differing = [name for name in flat[0] if any(other[name] != flat[0][name] for other in flat)]
+    lines = [
+        json.dumps(shortened({name: settings[name] for name in differing}, record))
+        for settings, record in zip(flat, records, strict=True)
+    ]
+    head = {"command": command, "environment": environments[0], "config": first}
+    parts = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    runs = ",\n".join(lines)
+    write_atomically(file, "{" + ",\n".join(parts) + f',\n"runs": [\n{runs}\n]}}\n')
+    return len(records)
+
+
+def runs_of(words: str) -> list[list[str]]:
+    """The overrides of each run of a command line; ``a=1,2`` is a choice with ``-m`` alone."""
+    choices = []
+    for word in shlex.split(words):
+        key, _, values = word.partition("=")
+        if values:
+            choices.append([f"{key}={value}" for value in values.split(",")])
+    return [list(chosen) for chosen in product(*choices)]
+
+
+def find(root: Path, config: Mapping[str, Any]) -> Record:
+    """The finished run of a config in a folder.
+
+    Raises:
+        UserError: there is none, or its code was changed after its commit.
+    """
+    name = f"*-{run_digest(config)}"
+    found = [path for path in sorted(root.glob(name)) if RunFolder(path).result()]
+    if not found:
+        raise UserError(f"{root} has no finished run {name}")
+    record = read_run(found[0], [])
+    commit = str(record.result.get("commit"))
+    if commit.endswith(("-dirty", "unknown")):
+        raise UserError(f"{found[0]} was trained by code of commit {commit}: commit first")
+    return record
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """The machine and the versions of a run."""
+    environment = read_json(RunFolder(folder).environment_file)
+    return {name: value for name, value in environment.items() if name not in ("seed", "commit")}
+
+
+def shortened(settings: Mapping[str, Any], record: Record) -> dict[str, Any]:
+    """A run in a file: its own settings, its result and its history, with six digits of each number."""
+    history = {name: [six_digits(line.get(name)) for line in record.history] for name in HISTORY}
+    result = {name: six_digits(value) for name, value in record.result.items()}
+    return {"folder": record.folder.name, "settings": settings, "result": result, "history": history}
+
+
+def six_digits(value: Any) -> Any:
+    """A number with six significant digits; other values as they are."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def load(file: Path) -> Kept:
+    """Read a file that :func:`keep` wrote.
+
+    Raises:
+        UserError: it is none.
+    """
+    content = read_json(file)
+    try:
+        records = [record_of(content["config"], run) for run in content["runs"]]
+        return Kept(content["command"], content["environment"], group_runs(records))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} holds no kept results: {error}") from error
+
+
+def record_of(config: Mapping[str, Any], run: Mapping[str, Any]) -> Record:
+    """A run of a file as the report reads runs."""
+    named = {name: f"{name}.name" for name, node in config.items() if isinstance(node, Mapping)}
+    settings = {named.get(name, name): value for name, value in run["settings"].items()}
+    epochs = zip(*run["history"].values(), strict=True)
+    history = [
+        {"epoch": number, **dict(zip(run["history"], values, strict=True))}
+        for number, values in enumerate(epochs, 1)
+    ]
+    folder, result = Path(run["folder"]), run["result"]
+    return Record(folder, with_values(config, settings), history, result, {}, None, False, 0.0)
+
+
+def load_all(folder: Path) -> dict[str, Kept]:
+    """All files of a folder by name, without the suffix."""
+    return {file.stem: load(file) for file in sorted(folder.glob("*.json"))}
+
+
+def only(kept: Sequence[Group]) -> Group:
+    """The group of a command whose runs differ only in the seed.
+
+    Raises:
+        UserError: there are several.
+    """
+    if len(kept) != 1:
+        raise UserError(f"the runs of {kept[0].data} differ in more than the seed")
+    return kept[0]

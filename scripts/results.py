@@ -1,0 +1,62 @@
+"""Kept results, and the tables that are written from them: python scripts/results.py [--check]."""
+
+import argparse
+from pathlib import Path
+
+from kept.pages import rewrite
+from kept.records import keep, load_all
+
+from stn_experiments.cli.command import ArgumentParser, run_command
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.files import write_atomically
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def main() -> None:
+    """Write the tables, check them, or keep the runs of a command."""
+    arguments = parse()
+    if arguments.name:
+        file = RESULTS / f"{arguments.name}.json"
+        count = keep(arguments.command, arguments.root, ROOT / "configs", file)
+        print(f"kept {count} runs in {file}")
+        return
+    kept = load_all(RESULTS)
+    stale = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (written := rewrite(text, kept)) != text:
+            stale.append(page.name)
+            if not arguments.check:
+                write_atomically(page, written)
+    if arguments.check and stale:
+        raise UserError(
+            f"{', '.join(stale)}: the tables are not those of docs/results; make results writes them"
+        )
+    print(f"written     {', '.join(stale) or 'nothing: all tables are up to date'}")
+
+
+def parse() -> argparse.Namespace:
+    """The arguments."""
+    parser = ArgumentParser(
+        description="Write the tables of README.md and docs/ from the runs that docs/results keeps.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 2 if a table is not up to date"
+    )
+    parser.add_argument("--keep", dest="name", metavar="NAME", help="keep runs as docs/results/NAME.json")
+    parser.add_argument("--command", help="with --keep: what trained them, with all seeds")
+    parser.add_argument(
+        "--root", type=Path, default=Path("outputs"), help="with --keep: the folder of the runs"
+    )
+    arguments = parser.parse_args()
+    if bool(arguments.name) != bool(arguments.command):
+        raise UserError("--keep and --command belong together")
+    return arguments
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,211 @@
+"""Kept results and the tables that are written from them."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import results
+from kept import pages, records
+
+from stn_experiments.common.bits import pack_bits
+from stn_experiments.common.errors import UserError
+from stn_experiments.config.compose import compose as compose_config
+from stn_experiments.storage.run_folder import run_digest
+from tests.conftest import ROOT
+
+SHIPPED = json.loads((ROOT / "tests/data/test_sets.json").read_text())
+FILES = sorted(results.RESULTS.glob("*.json"))
+COMMAND = "python scripts/train.py -m data=rotated seed=0,1"
+
+
+def trained(root, overrides, error, commit="abc", **more):
+    """A folder as a run leaves it, with ``error`` of 200 test images wrong."""
+    config = compose_config(ROOT / "configs", overrides)
+    folder = root / f"run-{run_digest(config)}"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps(config))
+    environment = {"seed": config["seed"], "commit": commit, "cpu": "A", "cores": 2, "gpu": None, "torch": "2"}
+    (folder / "environment.json").write_text(json.dumps(environment | more))
+    lines = [{"epoch": epoch, "val_error": 9.123456789 / epoch, "train_loss": 1.0} for epoch in (1, 2)]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = {
+        "test_error": error / 2,
+        "val_error": 2.0,
+        "test_images": 200,
+        "test_digest": "d1",
+        "test_wrong": pack_bits(np.arange(200) < error),
+        "parameters": 1000,
+        "epochs": 2,
+        "images_seen": 400,
+        "train_seconds": 61.0,
+        "commit": commit,
+        "status": "finished",
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def keep(root, file, command=COMMAND):
+    return records.keep(command, root, ROOT / "configs", file)
+
+
+def test_runs_are_kept_and_read_again(tmp_path):
+    for seed, error in enumerate((10, 14)):
+        trained(tmp_path / "runs", ["data=rotated", f"seed={seed}"], error)
+    file = tmp_path / "rotated-with.json"
+    assert keep(tmp_path / "runs", file) == 2
+    kept = records.load(file)
+    assert kept.command == COMMAND
+    assert kept.environment["cpu"] == "A"
+    (group,) = kept.groups
+    assert [run.seed for run in group.finished] == [0, 1]
+    assert group.values("test_error") == [5.0, 7.0]
+    assert group.wrong().sum(1).tolist() == [10, 14]
+    assert [line["val_error"] for line in group.finished[0].history] == [9.12346, 4.56173]
+    assert len(file.read_text()) / 2 < 5000
+
+
+def test_runs_that_differ_in_a_setting_are_groups(tmp_path):
+    rates = ("0.001", "0.01")
+    for rate in rates:
+        trained(tmp_path / "runs", ["seed=7", f"optimizer.lr={rate}"], 10)
+    file = tmp_path / "search.json"
+    keep(tmp_path / "runs", file, f"{records.COMMAND}-m seed=7 optimizer.lr={','.join(rates)}")
+    groups = records.load(file).groups
+    assert sorted(group.settings for group in groups) == ["optimizer.lr=0.001", "optimizer.lr=0.01"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("missing", "has no finished run"),
+        ("dirty", "of commit abc-dirty: commit first"),
+        ("another machine", "have different environments"),
+        ("another model", "keep each model in a file of its own"),
+        ("another command", "must start with"),
+    ],
+)
+def test_runs_that_cannot_be_kept_are_refused(tmp_path, trouble, message):
+    command = COMMAND
+    trained(tmp_path / "runs", ["seed=0"], 10)
+    if trouble == "another machine":
+        trained(tmp_path / "runs", ["seed=1"], 10, cpu="B")
+    elif trouble == "another model":
+        command = f"{records.COMMAND}-m stn=affine,none"
+        trained(tmp_path / "runs", ["stn=none"], 10)
+    elif trouble != "missing":
+        trained(tmp_path / "runs", ["seed=1"], 10, commit="abc-dirty" if trouble == "dirty" else "abc")
+    if trouble == "another command":
+        command = "make train"
+    file = tmp_path / "kept.json"
+    with pytest.raises(UserError, match=message):
+        keep(tmp_path / "runs", file, command)
+    assert not file.exists()
+
+
+def test_a_file_that_holds_something_else_is_refused(tmp_path):
+    file = tmp_path / "other.json"
+    file.write_text('{"runs": [{}]}')
+    with pytest.raises(UserError, match=r"other\.json holds no kept results"):
+        records.load(file)
+
+
+@pytest.fixture
+def twins(tmp_path):
+    """Kept results of a transformer, and of networks without one at equal epochs and equal time."""
+    (tmp_path / "kept").mkdir()
+    errors = {"with": (10, 12), "epochs": (40, 44), "time": (11, 13)}
+    for name, pair in errors.items():
+        model = [] if name == "with" else ["stn=none", f"trainer.epochs={3 + len(name)}"]
+        for seed, error in enumerate(pair):
+            trained(tmp_path / "runs", ["data=rotated", *model, f"seed={seed}"], error)
+        keep(
+            tmp_path / "runs",
+            tmp_path / "kept" / f"rotated-{name}.json",
+            f"{records.COMMAND}-m data=rotated {' '.join(model)} seed=0,1",
+        )
+    return records.load_all(tmp_path / "kept")
+
+
+def test_tables_have_means_intervals_and_what_repeats_them(twins):
+    head, _, row = pages.headline(twins).splitlines()
+    assert head.count("without") == 2
+    assert "R: `data=rotated`" in row
+    assert "5.50 ± 0.71 (" in row
+    assert "21.00 ± 1.41 (" in row
+    table = pages.runs(twins)
+    assert "1 min 01 s" in table
+    assert "one thread of 2 cores, A, torch 2" in table
+    assert "seed=0,1\n" in table
+    assert table.count("| abc") == 3
+
+
+def test_conclusions_follow_the_intervals(twins):
+    sure, unsure = pages.differences(twins).splitlines()
+    assert sure.startswith("- **R, equal epochs:** the transformer's error is lower. The error without it is")
+    assert "higher by 15.50 percentage points" in sure
+    assert unsure.startswith("- **R, equal time:** no difference beyond chance.")
+
+
+def test_runs_on_different_images_are_not_compared(twins):
+    for run in twins["rotated-time"].groups[0].finished:
+        run.result["test_digest"] = "d2"
+    with pytest.raises(UserError, match="tested on different images"):
+        pages.differences(twins)
+
+
+def test_only_the_blocks_of_a_page_are_written(twins):
+    page = "above\n<!-- results: differences -->\nold\n<!-- end of results -->\nbelow 1.5\n"
+    written = pages.rewrite(page, twins)
+    assert written.startswith("above\n<!-- results: differences -->\n- **R")
+    assert written.endswith("<!-- end of results -->\nbelow 1.5\n")
+    assert pages.rewrite(written, twins) == written
+    with pytest.raises(UserError, match=r"must be one of headline, .* got nothing"):
+        pages.rewrite(page.replace("differences", "nothing"), twins)
+
+
+def test_the_tables_are_those_of_the_kept_runs():
+    """``make results`` writes them."""
+    kept = records.load_all(results.RESULTS)
+    for page in results.PAGES:
+        assert pages.rewrite(page.read_text(), kept) == page.read_text(), page.name
+
+
+@pytest.mark.skipif(not FILES, reason="no results are kept yet")
+def test_a_changed_figure_or_run_is_noticed(tmp_path, monkeypatch, capsys):
+    for name in ("docs", "README.md"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    page, folder = tmp_path / "README.md", tmp_path / "docs" / "results"
+    monkeypatch.setattr(results, "PAGES", (page,))
+    monkeypatch.setattr(results, "RESULTS", folder)
+    monkeypatch.setattr("sys.argv", ["results.py", "--check"])
+    results.main()
+    whole = page.read_text()
+    page.write_text(re.sub(r"(\d\.\d)\d ±", r"\g<1>X ±", whole, count=1))
+    with pytest.raises(UserError, match=r"README\.md: the tables are not those"):
+        results.main()
+    monkeypatch.setattr("sys.argv", ["results.py"])
+    results.main()
+    assert page.read_text() == whole
+    file = folder / "rotated-with.json"
+    file.write_text(re.sub(r'"test_error": [\d.]+', '"test_error": 9.0', file.read_text(), count=1))
+    monkeypatch.setattr("sys.argv", ["results.py", "--check"])
+    with pytest.raises(UserError, match=r"README\.md: the tables are not those"):
+        results.main()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_kept_runs_were_tested_on_the_shipped_sets(file):
+    for group in records.load(file).groups:
+        for run in group.finished:
+            assert run.result["test_digest"] == SHIPPED[run.data]
+            wrong = 100 * group.wrong().mean(1)
+            assert wrong.tolist() == pytest.approx(group.values("test_error"))
+
+
+def test_no_figure_on_the_page_of_results_is_typed_by_hand():
+    text = pages.BLOCK.sub("", (ROOT / "docs" / "results.md").read_text())
+    assert re.findall(r"\d+\.\d+", text.replace("et al. 2", "")) == []
