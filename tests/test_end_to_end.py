@@ -89,18 +89,22 @@ def get(url, body=None):
         return json.loads(answer.read())
 
 
-def test_tensorboard_serves_every_panel_under_one_tag(real_run, tensorboard):
+def test_tensorboard_serves_the_panels_of_all_epochs_under_one_tag(real_run, tensorboard):
     name = real_run[1].name
-    assert list(get(f"{tensorboard}/data/plugin/images/tags")) == [name]
-    assert list(get(f"{tensorboard}/data/plugin/images/tags")[name]) == ["panel/validation", "panel/test"]
-    query = urllib.parse.urlencode({"run": name, "tag": "panel/test", "sample": 0})
-    rows = get(f"{tensorboard}/data/plugin/images/images?{query}")
-    assert [row["step"] for row in rows] == [0, 1, 2, 3]
-    with urllib.request.urlopen(
-        f"{tensorboard}/data/plugin/images/individualImage?{rows[-1]['query']}"
-    ) as answer:
-        served = Image.open(BytesIO(answer.read()))
-    assert served.size == Image.open(real_run[1] / "panels" / "panel-test.png").size
+    tags = get(f"{tensorboard}/data/plugin/images/tags")
+    assert {run: set(of_run) for run, of_run in tags.items()} == {name: {"panel/validation", "panel/test"}}
+    for tag, steps, file in (
+        ("panel/validation", [0, 1, 2], "panel-0002.png"),
+        ("panel/test", [2], "panel-test.png"),
+    ):
+        query = urllib.parse.urlencode({"run": name, "tag": tag, "sample": 0})
+        rows = get(f"{tensorboard}/data/plugin/images/images?{query}")
+        assert [row["step"] for row in rows] == steps
+        with urllib.request.urlopen(
+            f"{tensorboard}/data/plugin/images/individualImage?{rows[-1]['query']}"
+        ) as answer:
+            served = Image.open(BytesIO(answer.read()))
+        assert served.size == Image.open(real_run[1] / "panels" / file).size
 
 
 def test_tensorboard_shows_the_numbers_and_the_settings_in_the_same_run(real_run, tensorboard):

@@ -26,7 +26,14 @@ def trained(root, overrides, error, commit="abc", **more):
     folder = root / f"run-{run_digest(config)}"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps(config))
-    environment = {"seed": config["seed"], "commit": commit, "cpu": "A", "cores": 2, "gpu": None, "torch": "2"}
+    environment = {
+        "seed": config["seed"],
+        "commit": commit,
+        "cpu": "A",
+        "cores": 2,
+        "gpu": None,
+        "torch": "2",
+    }
     (folder / "environment.json").write_text(json.dumps(environment | more))
     lines = [{"epoch": epoch, "val_error": 9.123456789 / epoch, "train_loss": 1.0} for epoch in (1, 2)]
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
