@@ -37,7 +37,6 @@ class Criterion(NamedTuple):
 
 
 CRITERIA = (
-    Criterion("‡", "test_images", 1.0, "another number of test images"),
     Criterion("*", "images_seen", 1.0, "another number of images seen in training"),
     Criterion("†", "parameters", 1.3, "more than 30 % more or fewer parameters"),
 )
@@ -132,7 +131,7 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
 
 def split_by_data(runs: Sequence[Record]) -> dict[str, list[Record]]:
     """Runs by the name of their data and the settings that differ between test sets of that name."""
-    by_name, found = defaultdict(list), defaultdict(list)
+    by_name, by_settings = defaultdict(list), defaultdict(list)
     for run in runs:
         by_name[run.data].append(run)
     for name, namesakes in by_name.items():
@@ -140,7 +139,25 @@ def split_by_data(runs: Sequence[Record]) -> dict[str, list[Record]]:
             {k: v for k, v in effective_settings(run).items() if changes_data(k)} for run in namesakes
         ]
         for run, text in zip(namesakes, differing_settings(settings), strict=True):
-            found[f"{name} {text}".strip()].append(run)
+            by_settings[f"{name} {text}".strip()].append(run)
+    return {
+        name: list(of_set)
+        for settings, namesakes in by_settings.items()
+        for name, of_set in split_by_test_set(settings, namesakes).items()
+    }
+
+
+def split_by_test_set(name: str, runs: Sequence[Record]) -> dict[str, list[Record]]:
+    """Runs on data of one name by the images that they were tested on; unfinished runs are with the most.
+
+    The images differ where the code that draws them, or a file of the user, has changed.
+    """
+    digests = [run.result.get("test_digest") for run in runs]
+    usual = Counter(digest for digest in digests if digest).most_common(1)
+    found = defaultdict(list)
+    for run, digest in zip(runs, digests, strict=True):
+        is_usual = not run.result or not usual or digest == usual[0][0]
+        found[name if is_usual else f"{name} test_digest={digest}"].append(run)
     return found
 
 

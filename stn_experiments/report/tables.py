@@ -108,10 +108,9 @@ def overview(groups: Sequence[Group]) -> Table:
 
 
 def details(groups: Sequence[Group]) -> Table:
-    """A row for each group. Numbers of test images are shown if they differ, glimpses if there are any."""
+    """A row for each group. Numbers of glimpses are shown if there are any."""
     top = best(groups)
     glimpses = any(group.values("glimpses_seen") for group in groups)
-    sizes = len({size for group in groups for size in group.values("test_images")})
     rows = []
     for index, group in enumerate(groups):
         error = error_text(group)
@@ -130,7 +129,6 @@ def details(groups: Sequence[Group]) -> Table:
                 "epochs": range_text([group], "epochs"),
                 "images seen": range_text([group], "images_seen"),
                 **({"glimpses seen": range_text([group], "glimpses_seen")} if glimpses else {}),
-                **({"test images": range_text([group], "test_images")} if sizes > 1 else {}),
                 "training time": mean_text(group, "train_seconds", time_text),
                 "images/s": mean_text(group, "images_per_second", "{:,.0f}".format),
                 f"{PUBLISHED} %": str(figure or MISSING),

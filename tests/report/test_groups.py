@@ -93,6 +93,20 @@ def test_another_test_set_is_other_data_and_decides_no_bold(write_run, root):
     assert note in report.markdown()
 
 
+def test_models_tested_on_other_images_are_in_no_column_together(write_run, root):
+    """Code that draws another test set for the same settings, or a data file with other content."""
+    for name, error, digest in (("a", 3.0, "d1"), ("b", 2.0, "d1"), ("c", 1.0, "d2"), ("d", 0.5, None)):
+        write_run(name, error, result={"test_digest": digest}, **{"optimizer.lr": error})
+    write_run("begun", **{"optimizer.lr": 9.0})
+    report = Report([root])
+    names = ["rotated", "rotated test_digest=None", "rotated test_digest=d2"]
+    assert list(dict.fromkeys(group.data for group in report.groups)) == names
+    assert bold(report.details) == ["2.00"]
+    assert any("another test set" in note for note in report.footnotes)
+    (begun,) = [group for group in report.groups if not group.finished]
+    assert begun.data == "rotated"
+
+
 def test_settings_that_differ_between_models_are_in_their_labels(write_run, groups):
     write_run("plain", 1.0, stn="none", **{"optimizer.lr": 0.1, "backbone.width": 8})
     write_run("affine", 2.0, **{"optimizer.lr": 0.2, "backbone.width": 16, "stn.width": 1})

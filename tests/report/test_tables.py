@@ -33,7 +33,6 @@ def test_the_best_of_each_data_set_is_bold(write_run, groups):
         ("parameters", (200, 100, 130), ["1.00 †", "2.00", "3.00"], ["2.00"]),
         ("parameters", (50, 100, 131, 110), ["1.00 †", "2.00 †", "3.00", "4.00"], ["3.00"]),
         ("parameters", (100, 200), ["1.00 †", "2.00 †"], []),
-        ("test_images", (500, 10_000, 10_000), ["1.00 ‡", "2.00", "3.00"], ["2.00"]),
     ],
 )
 def test_models_that_cannot_be_compared_are_marked_and_never_bold(
@@ -45,11 +44,10 @@ def test_models_that_cannot_be_compared_are_marked_and_never_bold(
     errors = column(report.details, "test error %")
     assert errors == marked
     assert bold(report.details) == winners
-    for mark in "*†‡":
+    for mark in "*†":
         notes = [note for note in report.footnotes if note.startswith(mark)]
         assert len(notes) == any(mark in error for error in errors)
         assert all(note in report.html() and note in report.markdown() for note in notes)
-    assert ("test images" in report.details.head) == (number == "test_images")
 
 
 def test_glimpses_have_a_column_that_counts_those_of_all_paths(write_run, root):
