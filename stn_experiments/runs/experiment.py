@@ -39,6 +39,7 @@ class RunConfig:
         force: delete an old run of the same config, and train again.
         checkpoint_seconds: longest time between two checkpoints; null saves only after each epoch.
         checkpoint_steps: largest number of steps between two checkpoints; null has no limit.
+        panels: largest number of panels during training, spread evenly over the epochs.
     """
 
     root: str = "outputs"
@@ -46,6 +47,12 @@ class RunConfig:
     force: bool = False
     checkpoint_seconds: Annotated[float, Range(0)] | None = 60.0
     checkpoint_steps: Count | None = None
+    panels: Count = 100
+
+    def panel_epochs(self, epochs: int) -> list[int]:
+        """The epochs of ``epochs`` after which a panel is drawn; the last one is among them."""
+        count = min(self.panels, epochs)
+        return [-(-number * epochs // count) for number in range(1, count + 1)]
 
 
 class Experiment(NamedTuple):

@@ -154,7 +154,7 @@ class TrainingRun:
         images = one_of_each_class(self.splits.test)
         panel = draw_panel(images, predict(self.model, images), caption)
         save_picture(panel, self.folder.test_panel)
-        save_animation([self.folder.panel(epoch) for epoch in range(epochs + 1)], self.folder.animation)
+        save_animation(self.folder.panels(), self.folder.animation)
         assert self.board is not None
         self.board.final(test["test_error"], last["val_error"], panel, epochs)
         result = self._result(test) | {
@@ -226,8 +226,9 @@ class TrainingRun:
             logger.warning(warning)
         assert self.board is not None
         self.board.epoch(metrics)
-        caption = f"epoch {metrics['epoch']} of {epochs}, validation error {metrics['val_error']:.2f} %"
-        self._record_panel(metrics["epoch"], caption)
+        if metrics["epoch"] in self.experiment.run.panel_epochs(epochs):
+            caption = f"epoch {metrics['epoch']} of {epochs}, validation error {metrics['val_error']:.2f} %"
+            self._record_panel(metrics["epoch"], caption)
         lines = (json.dumps(line) + "\n" for line in self.history)
         write_atomically(self.folder.history_file, "".join(lines))
 

@@ -9,7 +9,7 @@ from stn_experiments.common.errors import RunLocked, UserError
 from stn_experiments.data import datasets
 from stn_experiments.runs import train as module
 from stn_experiments.runs.evaluate import evaluate_run
-from stn_experiments.runs.experiment import build_experiment, find_device
+from stn_experiments.runs.experiment import RunConfig, build_experiment, find_device
 from stn_experiments.runs.train import summary, train
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import environment
@@ -261,6 +261,21 @@ def test_the_last_epoch_is_tested_and_the_best_one_is_told_beside_it(config, mon
     again, _ = evaluate_run(run, device_name="cpu")
     assert again["test_error"] == result["test_error"]
     assert again["test_loss"] == pytest.approx(result["test_loss"])
+
+
+@pytest.mark.parametrize(
+    ("panels", "epochs", "expected"),
+    [(100, 3, [1, 2, 3]), (2, 5, [3, 5]), (3, 10, [4, 7, 10]), (1, 750, [750])],
+)
+def test_panels_are_spread_over_the_epochs(panels, epochs, expected):
+    assert RunConfig(panels=panels).panel_epochs(epochs) == expected
+
+
+def test_a_run_of_many_epochs_has_few_panels(config):
+    settings = config("trainer.epochs=3", "run.panels=2")
+    train(settings)
+    names = [path.name for path in sorted(RunFolder.of(settings).animation.parent.glob("*.png"))]
+    assert names == ["panel-0000.png", "panel-0002.png", "panel-0003.png", "panel-test.png"]
 
 
 def test_every_model_is_tested_on_the_very_same_images(config):
