@@ -76,7 +76,7 @@ def verdict(group: Group, twin: Group) -> str:
 def runs(kept: Mapping[str, Kept]) -> str:
     """A row for each command whose runs were tested, with all that a reader needs to repeat it."""
     columns = ["parameters", "epochs", "images_seen"]
-    head = ["data", "seeds", "test error %", "95 % interval", "validation %", *columns]
+    head = ["data", "seeds", "test error %", "95 % interval", "redrawn %", "validation %", *columns]
     rows, commands = [], []
     for data, letter in with_twins(kept):
         for name in names_of(data):
@@ -88,6 +88,7 @@ def runs(kept: Mapping[str, Kept]) -> str:
                     str(len(group.finished)),
                     error_text(group),
                     interval_text(group),
+                    mean_text(group, "redrawn_error", "{:.2f}".format),
                     mean_text(group, "val_error", "{:.2f}".format),
                     *sizes,
                     mean_text(group, "train_seconds", time_text),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from stn_experiments.common.errors import UserError
@@ -100,8 +101,23 @@ def read_environment(folder: Path) -> dict[str, Any]:
 def shortened(settings: Mapping[str, Any], record: Record) -> dict[str, Any]:
     """A run in a file: its own settings, its result and its history, with six digits of each number."""
     history = {name: [six_digits(line.get(name)) for line in record.history] for name in HISTORY}
-    result = {name: six_digits(value) for name, value in record.result.items()}
+    result = {name: six_digits(value) for name, value in {**record.result, **redrawn(record)}.items()}
     return {"folder": record.folder.name, "settings": settings, "result": result, "history": history}
+
+
+def redrawn(record: Record) -> dict[str, float]:
+    """The mean error on test sets of the run's data that other seeds drew, and how many there are.
+
+    ``scripts/evaluate.py RUN data.seed=1`` evaluates a run on one of them.
+    """
+    results = [read_json(file) for file in record.folder.glob("evaluations/*/result.json")]
+    own = record.result.get("test_digest")
+    errors = {
+        result["test_digest"]: result["test_error"]
+        for result in results
+        if result.get("data") == record.data and result.get("test_digest") != own
+    }
+    return {"redrawn_error": mean(errors.values()), "redrawn_sets": len(errors)} if errors else {}
 
 
 def six_digits(value: Any) -> Any:

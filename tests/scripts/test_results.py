@@ -74,6 +74,23 @@ def test_runs_are_kept_and_read_again(tmp_path):
     assert len(file.read_text()) / 2 < 5000
 
 
+def test_test_sets_that_other_seeds_drew_are_kept_as_a_mean(tmp_path):
+    for seed in range(2):
+        folder = trained(tmp_path / "runs", ["data=rotated", f"seed={seed}"], 10)
+        for number, (data, digest, error) in enumerate(
+            [("rotated", "d1", 5.0), ("rotated", "d2", 6.0), ("rotated", "d3", 7.0), ("rts", "d4", 9.0)]
+        ):
+            path = folder / "evaluations" / f"{data}-{number}"
+            path.mkdir(parents=True)
+            content = {"data": data, "test_digest": digest, "test_error": error + seed}
+            (path / "result.json").write_text(json.dumps(content))
+    file = tmp_path / "rotated-with.json"
+    keep(tmp_path / "runs", file)
+    (group,) = records.load(file).groups
+    assert group.values("redrawn_error") == [6.5, 7.5]
+    assert group.values("redrawn_sets") == [2, 2]
+
+
 def test_runs_that_differ_in_a_setting_are_groups(tmp_path):
     rates = ("0.001", "0.01")
     for rate in rates:
