@@ -1,7 +1,7 @@
 """The tables of README.md and docs/ that are written from kept results, between two comments."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from kept.records import Kept, only
 from stn_experiments.common.durations import time_text
@@ -9,7 +9,15 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.evaluation.intervals import difference_interval
 from stn_experiments.report.groups import Group
 from stn_experiments.report.published import published
-from stn_experiments.report.tables import MISSING, Table, error_text, interval_text, mean_text, range_text
+from stn_experiments.report.tables import (
+    MISSING,
+    Table,
+    difference_text,
+    error_text,
+    interval_text,
+    mean_text,
+    range_text,
+)
 
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "cluttered": "TC"}
@@ -98,10 +106,7 @@ def runs(kept: Mapping[str, Kept]) -> str:
             commands.append(kept[name].command)
     head = [column.replace("_", " ") for column in [*head, "training time", "commit"]]
     machines = {machine(kept[name].environment) for data, _ in with_twins(kept) for name in names_of(data)}
-    listed = "\n".join(dict.fromkeys(commands))
-    return (
-        f"{Table(head, rows).markdown()}\nMachine: {'; '.join(sorted(machines))}.\n\n```sh\n{listed}\n```\n"
-    )
+    return f"{Table(head, rows).markdown()}\nMachine: {'; '.join(sorted(machines))}.\n{shell(commands)}"
 
 
 def kind_of(name: str) -> str:
@@ -131,8 +136,48 @@ def search(kept: Mapping[str, Kept]) -> str:
     rates = sorted({rate for row in rows.values() for rate in row}, key=float)
     body = [[model, *(row.get(rate, MISSING) for rate in rates)] for model, row in rows.items()]
     table = Table(["validation error %", *(f"`optimizer.lr={rate}`" for rate in rates)], body).markdown()
-    listed = "\n".join(commands)
-    return f"{table}\n```sh\n{listed}\n```\n"
+    return table + shell(commands)
+
+
+def precision(kept: Mapping[str, Kept]) -> str:
+    """Errors in float32 and in bfloat16 of the same networks, and whether they differ."""
+    rows, commands = [], []
+    for data, letter in LETTERS.items():
+        if one := kept.get(f"precision-{data}"):
+            of = {group.runs[0].config["trainer"]["precision"]: group for group in one.groups}
+            pair = [of["float32"], of["bfloat16"]]
+            times = [group.mean("train_seconds") or 0 for group in pair]
+            rows.append(
+                [
+                    f"{letter}: `data={data}`",
+                    *(f"{error_text(group)} ({interval_text(group)})" for group in pair),
+                    difference_text(pair[1], pair[:1]),
+                    f"{times[1] / times[0]:.2f}",
+                ]
+            )
+            commands.append(one.command)
+    head = ["test error %", "`float32`", "`bfloat16`", "bfloat16 less float32", "its time"]
+    return Table(head, rows).markdown() + shell(commands)
+
+
+def upright(kept: Mapping[str, Kept]) -> str:
+    """Rotated digits that come out upright, and a network of equal size without a transformer."""
+    names = [name for name in ("upright-with", "upright-without") if name in kept]
+    columns = ("residual_rotation_deg", "residual_rotation_within_class_deg", "pair_rotation_deg")
+    rows = []
+    for name in names:
+        group = only(kept[name].groups)
+        angles = (mean_text(group, column, "{:.1f}°".format) for column in columns)
+        sizes = [range_text([group], column) for column in ("parameters", "epochs")]
+        rows.append([group.base, *sizes, error_text(group), interval_text(group), *angles])
+    head = ["model", "parameters", "epochs", "test error %", "95 % interval"]
+    table = Table([*head, "rotation left", "… in a class", "… in a pair"], rows).markdown()
+    return table + shell([kept[name].command for name in names])
+
+
+def shell(commands: Iterable[str]) -> str:
+    """Commands in a block of their own, each once."""
+    return "\n```sh\n" + "\n".join(dict.fromkeys(commands)) + "\n```\n"
 
 
 def with_twins(kept: Mapping[str, Kept]) -> Iterator[tuple[str, str]]:
@@ -152,5 +197,7 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "differences": differences,
     "runs": runs,
     "search": search,
+    "precision": precision,
+    "upright": upright,
 }
 """The blocks by their names."""
