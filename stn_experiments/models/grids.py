@@ -44,6 +44,8 @@ class MatrixFamily(Family):
 
     entries: Sequence[tuple[int, int]]
     """The (row, column) of the matrix entry that equals each parameter."""
+    is_affine = True
+    """Whether the third row of each matrix is (0, 0, 1), as :meth:`transform` assumes."""
 
     @abstractmethod
     def matrix(self, theta: Tensor) -> Tensor:
@@ -122,6 +124,7 @@ class Projective(MatrixFamily):
 
     identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
     entries = (*Affine.entries, (2, 0), (2, 1))
+    is_affine = False
 
     def matrix(self, theta: Tensor) -> Tensor:
         return torch.cat([theta, torch.ones_like(theta[:, :1])], 1).view(-1, 3, 3)
@@ -206,5 +209,4 @@ class GridGenerator(nn.Module):
 def _affine(*entries: Tensor) -> Tensor:
     """Matrices (B, 3, 3) from the six entries (B,) of their first two rows."""
     zero = torch.zeros_like(entries[0])
-    rows = [torch.stack(row, 1) for row in (entries[:3], entries[3:], (zero, zero, zero + 1))]
-    return torch.stack(rows, 1)
+    return torch.stack([*entries, zero, zero, zero + 1], 1).view(-1, 3, 3)

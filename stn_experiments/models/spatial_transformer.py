@@ -83,10 +83,17 @@ class SpatialTransformer(nn.Module):
             for grid_generator in self.refinement_grids:
                 warped = self.refinement_sampler(source, grid_generator(theta))
                 theta = self.family.compose(theta, self.localisation(warped))
-            grid = self.grid_generator(theta)
-            return View(
-                self.sampler(source, grid),
-                outline=self.grid_generator.outline(theta),
-                marks=self.family.marks(theta),
-                transform=Transform(theta, grid),
-            )
+            return self.warp(source, theta)
+
+    def warp(self, source: Tensor, theta: Tensor) -> View:
+        """Warp U (B, C, H, W) by a given theta (B, P)."""
+        matrix = None
+        if isinstance(self.family, MatrixFamily):
+            matrix = self.family.matrix(theta)[:, : 2 if self.family.is_affine else 3]
+        grid = self.grid_generator(theta)
+        return View(
+            self.sampler(source, grid),
+            outline=self.grid_generator.outline(theta),
+            marks=self.family.marks(theta),
+            transform=Transform(theta, grid, matrix),
+        )

@@ -4,15 +4,24 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from stn_experiments.common import pixels
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Count, height_width
+from stn_experiments.config.build import check
+
+AnySize = Count | tuple[Count, Count]
+
 
 class Transform(NamedTuple):
     """What a spatial transformer did: ``theta`` (B, P) and its sampling ``grid`` (B, s H', s W', 2) on U.
 
-    Each pixel of V is the mean of s × s samples.
+    Each pixel of V is the mean of s × s samples. ``matrix`` maps normalised points of V to those of U. It is
+    (B, 2, 3), of projective transforms (B, 3, 3), and None for thin plate splines.
     """
 
     theta: Tensor
     grid: Tensor
+    matrix: Tensor | None = None
 
 
 class Heat(NamedTuple):
@@ -46,3 +55,71 @@ class View(NamedTuple):
     gates: Tensor | None = None
     words: Tensor | None = None
     transform: Transform | None = None
+
+    def matrix_pixels(self, size: int | tuple[int, int], centre: float = 0.0) -> Tensor:
+        """The matrices (B, 2, 3), projective ones (B, 3, 3), from pixels of V to pixels of U.
+
+        ``cv2.warpAffine`` and ``cv2.warpPerspective`` take them with ``WARP_INVERSE_MAP``, and
+        ``PIL.Image.transform`` takes those with ``centre=0.5``.
+
+        Args:
+            size: side or (height, width) of U, the map that the transformer reads.
+            centre: the coordinate of the centre of the first pixel: 0 for cv2, scipy, kornia and indices of
+                arrays, 0.5 for PIL.
+
+        Raises:
+            UserError: the view is of no spatial transformer, or of a thin plate spline.
+        """
+        return pixels.matrix_in_pixels(self._matrix(), self._output_size(), _checked(size), centre)
+
+    def inverse_matrix_pixels(self, size: int | tuple[int, int], centre: float = 0.0) -> Tensor:
+        """The inverses of :meth:`matrix_pixels`, from pixels of U to pixels of V.
+
+        That of a transform which collapses V to a line or a point is not finite.
+        """
+        inverse = pixels.inverse(self._matrix())
+        return pixels.matrix_in_pixels(inverse, _checked(size), self._output_size(), centre)
+
+    def box_pixels(self, size: int | tuple[int, int], centre: float = 0.0) -> Tensor:
+        """The outline in pixels: the points (B, K, 2) of the closed line around the attended region.
+
+        Those of a transformer go clockwise from the top left of V. K is 4, or more for a thin plate spline.
+
+        Args:
+            size: side or (height, width) of the map that the outline lies on.
+            centre: see :meth:`matrix_pixels`.
+
+        Raises:
+            UserError: the view has no outline.
+        """
+        if self.outline is None:
+            raise UserError("this view has no box: its attention has no outline")
+        return pixels.points_in_pixels(self.outline, _checked(size), centre)
+
+    def _output_size(self) -> tuple[int, int]:
+        """(height, width) of V."""
+        height, width = self.output.shape[-2:]
+        return height, width
+
+    def _matrix(self) -> Tensor:
+        """The matrices of the transform between normalised coordinates.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.transform is None:
+            raise UserError("this view has no matrix: only spatial transformers transform by one")
+        if self.transform.matrix is None:
+            raise UserError(
+                "a thin plate spline has no matrix: box_pixels has its box, transform.grid its points"
+            )
+        return self.transform.matrix
+
+
+def _checked(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a size.
+
+    Raises:
+        UserError: it is no size.
+    """
+    return height_width(check(size, AnySize, "size"))
