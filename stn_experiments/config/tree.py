@@ -10,6 +10,9 @@ from stn_experiments.common.errors import UserError
 WITHOUT_EFFECT = ("run", "search", "data.root", "trainer.device")
 """Groups and settings that cannot change a run's result, so they are no part of its identity."""
 
+OPTIONAL_LOSS = "trainer.consistency"
+"""A group that cannot change a run's result if its weights are 0."""
+
 PATHS = ("data.file", "data.root", "run.root")
 """Settings that are the path of a file or folder."""
 
@@ -67,4 +70,10 @@ def decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         key: decisive(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in config.items()
         if prefix + key not in WITHOUT_EFFECT
+        and not (prefix + key == OPTIONAL_LOSS and isinstance(value, Mapping) and _is_off(value))
     }
+
+
+def _is_off(loss: Mapping[str, Any]) -> bool:
+    """Whether a loss has no weight, neither at the start nor at the end of training."""
+    return not loss.get("weight") and not loss.get("end")

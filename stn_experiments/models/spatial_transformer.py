@@ -77,13 +77,20 @@ class SpatialTransformer(nn.Module):
         Theta, the grid and the sampler use single precision even within ``torch.autocast``: with the eight
         bits of bfloat16 a point on a canvas of 60 pixels would be off by up to a tenth of a pixel.
         """
+        theta = self.regress(source)
+        with autocast_disabled(source):
+            source = to_float32(source)
+            return self.warp(source, theta)
+
+    def regress(self, source: Tensor) -> Tensor:
+        """Theta (B, P) for U (B, C, H, W), of all steps together."""
         theta = self.localisation(source)
         with autocast_disabled(source):
             source = to_float32(source)
             for grid_generator in self.refinement_grids:
                 warped = self.refinement_sampler(source, grid_generator(theta))
                 theta = self.family.compose(theta, self.localisation(warped))
-            return self.warp(source, theta)
+            return theta
 
     def warp(self, source: Tensor, theta: Tensor) -> View:
         """Warp U (B, C, H, W) by a given theta (B, P)."""

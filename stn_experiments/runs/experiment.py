@@ -93,6 +93,8 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     with settings_of("trainer"):
         trainer.steps_per_epoch(data.train_size)
     model = build_model(config, data, seed)
+    with settings_of("trainer.consistency"):
+        trainer.consistency.check_model(model)
     optimizer = build(
         config["optimizer"], "optimizer", torch.optim.Optimizer, params=model.parameter_groups()
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stn_experiments.config.choices import GROUPS, choices
-from stn_experiments.config.tree import decisive, flatten
+from stn_experiments.config.tree import WITHOUT_EFFECT, decisive, flatten
 
 SHOWN = ("data", "backbone", "stn", "attention", "seed")
 """Settings that are visible before any box is ticked; TensorBoard's page has room for five."""
@@ -48,7 +48,7 @@ def setting_columns(config: Mapping[str, Any]) -> list[str]:
     names = {*flatten(decisive(config))}
     for group in GROUPS:
         for choice in choices(group).values():
-            names |= {*flatten(decisive({group: choice}))}
+            names |= flatten({group: choice}).keys() - {*WITHOUT_EFFECT}
     return [*SHOWN, *sorted(name for name in names - {*SHOWN} if name.count(".") < 3)]
 
 

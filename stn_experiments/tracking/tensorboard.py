@@ -30,6 +30,7 @@ TAGS = {
     "localisation_lr": "lr/localisation",
     "gradient": "gradient/network",
     "localisation_gradient": "transformer/localisation_gradient",
+    "train_consistency": "transformer/consistency",
     "val_theta_spread": "transformer/theta_spread",
     "val_outside_share": "transformer/outside_share",
     "val_found": "attention/found",

@@ -18,9 +18,10 @@ from tqdm import tqdm
 from stn_experiments.common.errors import NotFinite
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.datasets import TrainingSet
-from stn_experiments.models.classifier import LOCALISATION, NETWORK, Classifier
+from stn_experiments.models.classifier import LOCALISATION, NETWORK, Classifier, ClassifierOutput
 from stn_experiments.training.average import WeightAverage, estimate_batch_statistics
 from stn_experiments.training.config import TrainerConfig
+from stn_experiments.training.consistency import consistency_loss
 from stn_experiments.training.cuda_graphs import CudaGraphs
 from stn_experiments.training.health import FIRST_STEP_WARNING
 from stn_experiments.training.reinforce import policy_loss
@@ -41,13 +42,15 @@ class StepMetrics(NamedTuple):
     """Metrics of one step, each of shape (), or of the N steps of an epoch, each of shape (N,).
 
     ``loss`` is the cross-entropy, ``error`` the fraction of wrong predictions. The gradients are the norms
-    before clipping, of the localisation networks' parameters and of all others.
+    before clipping, of the localisation networks' parameters and of all others. ``consistency`` is that loss
+    without its weight; where it is off, there is none.
     """
 
     loss: Tensor
     error: Tensor
     localisation_gradient: Tensor
     gradient: Tensor
+    consistency: Tensor | None = None
 
 
 class Trainer:
@@ -79,7 +82,9 @@ class Trainer:
         self.epoch, self.done, self.seconds = 1, 0, 0.0
         """The current epoch, the number of its steps that are done, and the time that they took."""
         device = next(model.parameters()).device
-        self._metrics = torch.zeros(len(StepMetrics._fields), self.steps_per_epoch, device=device)
+        rows = len(StepMetrics._fields) - (not config.consistency.is_on)
+        self._metrics = torch.zeros(rows, self.steps_per_epoch, device=device)
+        self._consistency_weight = torch.zeros((), device=device)
         self._generator = Generator(device)
         averaged_steps = config.averaging * config.epochs * self.steps_per_epoch
         self.average = WeightAverage(model.parameters(), averaged_steps)
@@ -162,9 +167,13 @@ class Trainer:
                 yield index_batch(drawn, slice(place * size, (place + 1) * size))
 
     def train_step(self, batch: Batch) -> Tensor:
-        """Update the model by one batch; returns the :class:`StepMetrics` as a tensor (4,)."""
+        """Update the model by one batch; returns the :class:`StepMetrics` as a tensor (4,) or (5,)."""
         self._generator.manual_seed(derive_seed(self.seed, "step", self.step + 1))
         tensors = [part for part in (batch.images, batch.labels, batch.question) if part is not None]
+        if self.config.consistency.is_on:
+            # A captured step reads this tensor anew at each replay.
+            progress = self.step / (self.config.epochs * self.steps_per_epoch)
+            self._consistency_weight.fill_(self.config.consistency.weight_at(progress))
         metrics = self._update(*tensors)
         self.scheduler.step()
         return metrics
@@ -174,9 +183,13 @@ class Trainer:
     ) -> Tensor:
         with self.config.autocast(images.device):
             output = self.model(images, question, self._generator)
+            consistency = self._consistency(images, output)
         loss = F.cross_entropy(output.logits.float(), labels)
+        total = loss + policy_loss(output, labels)
+        if consistency is not None:
+            total = total + self._consistency_weight * consistency
         self.optimizer.zero_grad()
-        (loss + policy_loss(output, labels)).backward()
+        total.backward()
         gradient, localisation_gradient = gradient_norm(self._network), torch.zeros_like(loss)
         if self._localisation:
             localisation_gradient = gradient_norm(self._localisation)
@@ -185,7 +198,15 @@ class Trainer:
         self.optimizer.step()
         self.average.update()
         error = (output.logits.argmax(1) != labels).float().mean()
-        return torch.stack(StepMetrics(loss.detach(), error, localisation_gradient, gradient))
+        metrics = [loss.detach(), error, localisation_gradient, gradient]
+        return torch.stack(metrics if consistency is None else [*metrics, consistency.detach()])
+
+    def _consistency(self, images: Tensor, output: ClassifierOutput) -> Tensor | None:
+        """The consistency loss () of a batch, if it is on."""
+        if not self.config.consistency.is_on:
+            return None
+        matrix = self.config.consistency.draw(images, self._generator)
+        return consistency_loss(self.model, output, images, matrix)
 
     def averaged_model(self) -> Classifier:
         """A copy of the model to evaluate: averaged weights, and batch statistics that fit them.
@@ -222,6 +243,8 @@ class Trainer:
                 "localisation_gradient": means.localisation_gradient,
                 "localisation_lr": rates[LOCALISATION],
             }
+        if means.consistency is not None:
+            metrics["train_consistency"] = means.consistency
         images = self.steps_per_epoch * self.config.batch_size
         return {**metrics, "images": images, "seconds": self.seconds}
 

@@ -45,6 +45,14 @@ def test_settings_without_effect_are_no_part_of_an_identity():
     assert value_at(everything, "data.root") == "here"  # the original is unchanged
 
 
+@pytest.mark.parametrize(("weight", "end"), [(0, 0), (0.0, None), (0.3, 0), (0, 0.3)])
+def test_a_loss_is_part_of_an_identity_if_it_has_a_weight(weight, end):
+    config = {"trainer": {"epochs": 1, "consistency": {"weight": weight, "end": end, "angle": 90}}}
+    kept = flatten(decisive(config))
+    assert ("trainer.consistency.angle" in kept) is bool(weight or end)
+    assert kept["trainer.epochs"] == 1
+
+
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = {"data": {"file": "own.npz", "root": None}, "run": {"root": "outputs", "name": "x"}}

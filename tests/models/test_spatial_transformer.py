@@ -77,6 +77,7 @@ def test_each_step_refines_the_last_and_reads_the_original(family, generator):
         seen = Sampler()(source, GridGenerator(family(), (28, 45))(theta))
         theta = model.family.compose(theta, model.localisation(seen))
     view = model(source)
+    assert model.regress(source).equal(view.transform.theta)
     torch.testing.assert_close(view.transform.theta, theta)
     torch.testing.assert_close(view.output, Sampler()(source, GridGenerator(family(), (20, 34))(theta)))
 

@@ -17,6 +17,8 @@ NETWORKS = [
     ),
     ("stn.localisation=convolutional", "trainer.precision=bfloat16"),
     ("stn.at=[input,layer2]", "stn.steps=2"),
+    ("trainer.consistency.weight=1", "trainer.consistency.scale=1.3", "trainer.consistency.translation=0.1"),
+    ("trainer.consistency.weight=1", "stn=similarity", "stn.count=2", "stn.steps=2"),
     ("backbone=cnn", "backbone.filters=[4,4]"),
     ("backbone=fcn", "backbone.widths=[8,8]", "optimizer=sgd", "scheduler=step"),
     ("backbone=resnet18",),

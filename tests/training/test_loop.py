@@ -11,6 +11,7 @@ from stn_experiments.runs.train import make_trainer as build_trainer
 from stn_experiments.storage import checkpoints
 from stn_experiments.training import loop
 from stn_experiments.training.config import has_bfloat16
+from stn_experiments.training.consistency import Consistency
 from stn_experiments.training.loop import StepMetrics, derive_seed
 
 
@@ -38,10 +39,13 @@ def test_training_learns_and_reports(make_trainer, fit, splits):
     assert history[-1]["val_error"] == evaluate(trainer.model, splits.valid)["error"]
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 12])
-def test_training_resumes_from_a_checkpoint_as_if_never_stopped(make_trainer, fit, tmp_path, step):
+@pytest.mark.parametrize(
+    ("step", "settings"),
+    [*((step, {}) for step in (1, 3, 4, 5, 12)), (6, {"consistency": Consistency(weight=0.3)})],
+)
+def test_training_resumes_from_a_checkpoint_as_if_never_stopped(make_trainer, fit, tmp_path, step, settings):
     """Steps within an epoch, at the end of one, and at the end of training."""
-    whole, stopped, resumed = make_trainer(), make_trainer(), make_trainer()
+    whole, stopped, resumed = (make_trainer(**settings) for _ in range(3))
     history = fit(whole)
     while stopped.run_epoch(until_step=step) and stopped.step < step:
         stopped.next_epoch()

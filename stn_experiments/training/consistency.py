@@ -1,0 +1,126 @@
+"""A loss that asks transformers at the input to follow it: where the image turns, the box must turn with it.
+
+A further transform g of an image x is known, for it is drawn here: (g·x)(p) = x(g(p)). What a transformer T
+attends to in x, it should attend to in g·x as well, so T(x) = g ∘ T(g·x). This needs no label and no pose.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.ranges import Range
+from stn_experiments.models.classifier import INPUT, Classifier, ClassifierOutput
+from stn_experiments.models.precision import autocast_disabled
+from stn_experiments.models.spatial_transformer import SpatialTransformer
+
+Weight = Annotated[float, Range(0, 1000)]
+SMALLEST_AREA = 1e-3
+"""Of an outline; that of the whole image is 4. A smaller one counts as this much: the loss stays finite."""
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """The weight of the loss, and the further transforms of the images.
+
+    Args:
+        weight: of the loss at the start of training.
+        end: its weight at the end of training, linear in between. The loss is off if both are 0.
+        angle: rotation about the image's centre, uniform in ±angle, degrees.
+        scale: largest factor, log-uniform from 1/scale.
+        translation: along each axis, uniform in ±translation, as a fraction of the image's side.
+    """
+
+    weight: Weight = 0.0
+    end: Weight = 0.0
+    angle: Annotated[float, Range(0, 180)] = 90.0
+    scale: Annotated[float, Range(1, 4)] = 1.0
+    translation: Annotated[float, Range(0, 1)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.is_on and (self.angle, self.scale, self.translation) == (0, 1, 0):
+            raise UserError("angle must be above 0, unless scale is above 1 or translation above 0, got 0")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the loss has a weight at some time."""
+        return self.weight > 0 or self.end > 0
+
+    def weight_at(self, progress: float) -> float:
+        """The weight of the loss at a training progress in [0, 1]."""
+        return self.weight + (self.end - self.weight) * progress
+
+    def check_model(self, model: Classifier) -> None:
+        """Check that a model has what the loss is for.
+
+        Raises:
+            UserError: the loss is on, and no transformer is at the input.
+        """
+        if self.is_on and INPUT not in model.transformers:
+            setting = "weight" if self.weight else "end"
+            raise UserError(
+                f"{setting} must be 0 without a transformer at the input, got {self.weight or self.end}"
+            )
+
+    def draw(self, images: Tensor, generator: Generator) -> Tensor:
+        """A transform g (B, 3, 3), in normalised coordinates, of each of the images (B, C, H, W)."""
+        height, width = images.shape[2:]
+        random = torch.rand(4, len(images), generator=generator, device=images.device, dtype=images.dtype)
+        angle, scale, *shift = 2 * random - 1
+        sides = geometry.constant((width, height), images)
+        matrix = geometry.similarity(
+            math.radians(self.angle) * angle,
+            (math.log(self.scale) * scale).exp(),
+            self.translation * sides * torch.stack(shift, 1),
+        )
+        return geometry.normalised(matrix, (height, width), (height, width))
+
+
+def consistency_loss(model: Classifier, output: ClassifierOutput, images: Tensor, matrix: Tensor) -> Tensor:
+    """The loss (), mean over images and over the transformers at the input.
+
+    Args:
+        model: its transformers at the input read the transformed images as well, the rest of it does not.
+        output: the model's output for the images.
+        images: (B, C, H, W).
+        matrix: a transform g of each image (B, 3, 3), see :meth:`Consistency.draw`.
+    """
+    transformers = list(cast(Iterable[SpatialTransformer], model.transformers[INPUT].children()))
+    height, width = images.shape[2:]
+    with autocast_disabled(images):
+        grid = geometry.affine(matrix, geometry.pixel_centres(height, width, images.device).to(images.dtype))
+        padding = transformers[0].sampler.padding
+        grid = grid.unflatten(1, (height, width))
+        transformed = F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
+    thetas = [transformer.regress(transformed) for transformer in transformers]
+    losses = []
+    with autocast_disabled(images):
+        # Both axes in the same unit, in which the area of the whole image is 4.
+        unit = geometry.constant(((width / height) ** 0.5, (height / width) ** 0.5), matrix)
+        for transformer, theta, view in zip(transformers, thetas, output.stages[INPUT].views, strict=True):
+            assert view.outline is not None
+            expected = geometry.affine(matrix, transformer.grid_generator.outline(theta))
+            losses.append(outline_distance(view.outline * unit, expected * unit))
+        return torch.stack(losses).mean()
+
+
+def outline_distance(one: Tensor, other: Tensor) -> Tensor:
+    """The mean squared distance () of the points of outlines (B, K, 2), relative to their areas.
+
+    It is 4 |p - q|² / √(area · area') for points p and q, so it does not depend on the size of the boxes.
+    """
+    squared = (one - other).square().sum(2).mean(1)
+    return (4 * squared / (area(one) * area(other)).sqrt()).mean()
+
+
+def area(outline: Tensor) -> Tensor:
+    """The areas (B,) of outlines (B, K, 2), at least ``SMALLEST_AREA``."""
+    x, y = outline.unbind(2)
+    next_x, next_y = outline.roll(-1, 1).unbind(2)
+    return ((x * next_y - y * next_x).sum(1) / 2).abs().clamp(min=SMALLEST_AREA)
