@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stn_experiments.common.bits import unpack_bits
-from stn_experiments.config.tree import decisive, flatten
+from stn_experiments.config.tree import OPTIONAL_LOSS, decisive, flatten
 from stn_experiments.report.collect import Names, Record, number
 
 TRAINING_ONLY = ("data.online", "data.training", "data.train_digits", "data.valid_size")
@@ -296,10 +296,15 @@ def changes_data(name: str) -> bool:
 
 
 def effective_settings(run: Record) -> dict[str, Any]:
-    """The settings that can change a run's result, except the seed and the names of groups."""
+    """The settings that can change a run's result, except the seed and the names of groups.
+
+    A loss that is off, or that the code of an old run did not have, has the weight 0.
+    """
     config = run.config
     named = [group for group, node in config.items() if isinstance(node, Mapping) and "name" in node]
     settings = {k: v for k, v in flatten(decisive(config)).items() if k not in ("seed", *named)}
+    for weight in ("weight", "end"):
+        settings.setdefault(f"{OPTIONAL_LOSS}.{weight}", 0.0)
     for group in NAMED_BY_TARGET:
         if target := config.get(group, {}).get("_target_"):
             settings[group] = str(target).rpartition(".")[2]
