@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from statistics import median
 
 from kept.records import Kept, only
 from stn_experiments.common.durations import time_text
@@ -47,9 +48,10 @@ def headline(kept: Mapping[str, Kept]) -> str:
     head = ["", "with a transformer", *(f"without, {twin}" for twin in TWINS.values())]
     rows = []
     for data, letter in with_twins(kept):
-        groups = [only(kept[name].groups) for name in names_of(data)]
+        groups = [only(kept[name].groups) for name in names_of(data, kept)]
         figures = [str(published(group) or MISSING) for group in groups[:2]]
         cells = [f"{error_text(group)} ({interval_text(group)})" for group in groups]
+        cells += ["the same"] * (len(TWINS) + 1 - len(cells))
         rows.append([f"{letter}: `data={data}`", *cells, " / ".join(figures)])
     return Table([*head, "published: ST-CNN / CNN"], rows).markdown()
 
@@ -58,8 +60,9 @@ def differences(kept: Mapping[str, Kept]) -> str:
     """A sentence for each comparison: the difference, its interval and what follows."""
     lines = []
     for data, letter in with_twins(kept):
-        transformer, *twins = (only(kept[name].groups) for name in names_of(data))
-        for twin, common in zip(twins, TWINS.values(), strict=True):
+        transformer, *twins = (only(kept[name].groups) for name in names_of(data, kept))
+        heads = TWINS.values() if len(twins) > 1 else [" and ".join(TWINS.values())]
+        for twin, common in zip(twins, heads, strict=True):
             lines.append(f"- **{letter}, {common}:** {verdict(transformer, twin)}\n")
     return "".join(lines)
 
@@ -87,7 +90,7 @@ def runs(kept: Mapping[str, Kept]) -> str:
     head = ["data", "seeds", "test error %", "95 % interval", "redrawn %", "validation %", *columns]
     rows, commands = [], []
     for data, letter in with_twins(kept):
-        for name in names_of(data):
+        for name in names_of(data, kept):
             group = only(kept[name].groups)
             sizes = [range_text([group], column) for column in columns]
             rows.append(
@@ -105,7 +108,8 @@ def runs(kept: Mapping[str, Kept]) -> str:
             )
             commands.append(kept[name].command)
     head = [column.replace("_", " ") for column in [*head, "training time", "commit"]]
-    machines = {machine(kept[name].environment) for data, _ in with_twins(kept) for name in names_of(data)}
+    names = (name for data, _ in with_twins(kept) for name in names_of(data, kept))
+    machines = {machine(kept[name].environment) for name in names}
     return f"{Table(head, rows).markdown()}\nMachine: {'; '.join(sorted(machines))}.\n{shell(commands)}"
 
 
@@ -137,6 +141,23 @@ def search(kept: Mapping[str, Kept]) -> str:
     body = [[model, *(row.get(rate, MISSING) for rate in rates)] for model, row in rows.items()]
     table = Table(["validation error %", *(f"`optimizer.lr={rate}`" for rate in rates)], body).markdown()
     return table + shell(commands)
+
+
+def step_times(kept: Mapping[str, Kept]) -> str:
+    """How long the same number of steps takes with and without a transformer."""
+    rows, commands = [], []
+    for data, letter in LETTERS.items():
+        pair = [kept.get(f"times-{data}-{model}") for model in ("with", "without")]
+        if pair[0] and pair[1]:
+            seconds = [
+                [run.result["train_seconds"] for run in only(one.groups).finished] for one in pair if one
+            ]
+            texts = [", ".join(f"{value:.1f}" for value in sorted(values)) for values in seconds]
+            ratio = median(seconds[1]) / median(seconds[0])
+            rows.append([letter, *texts, f"{ratio:.2f}"])
+            commands += [one.command for one in pair if one]
+    head = ["seconds of training", "with", "without", "ratio of the medians"]
+    return Table(head, rows).markdown() + shell(commands)
 
 
 def precision(kept: Mapping[str, Kept]) -> str:
@@ -183,13 +204,16 @@ def shell(commands: Iterable[str]) -> str:
 def with_twins(kept: Mapping[str, Kept]) -> Iterator[tuple[str, str]]:
     """The data that have results with and without a transformer, and their letters."""
     for data, letter in LETTERS.items():
-        if set(names_of(data)) <= kept.keys():
+        if {f"{data}-with", f"{data}-epochs"} <= kept.keys():
             yield data, letter
 
 
-def names_of(data: str) -> list[str]:
-    """The files of a data set: with a transformer, and its twins."""
-    return [f"{data}-with", *(f"{data}-{twin}" for twin in TWINS)]
+def names_of(data: str, kept: Mapping[str, Kept]) -> list[str]:
+    """The files of a data set: with a transformer, and its twins.
+
+    Where the steps of both take equally long, the twin of equal epochs is that of equal time as well.
+    """
+    return [f"{data}-with", *(name for twin in TWINS if (name := f"{data}-{twin}") in kept)]
 
 
 TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
@@ -197,6 +221,7 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "differences": differences,
     "runs": runs,
     "search": search,
+    "step times": step_times,
     "precision": precision,
     "upright": upright,
 }

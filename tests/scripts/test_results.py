@@ -173,6 +173,14 @@ def test_conclusions_follow_the_intervals(twins):
     assert unsure.startswith("- **R, equal time:** no difference beyond chance.")
 
 
+def test_without_a_twin_of_equal_time_the_other_is_both(twins):
+    del twins["rotated-time"]
+    assert pages.headline(twins).splitlines()[2].count("| the same") == 1
+    (line,) = pages.differences(twins).splitlines()
+    assert line.startswith("- **R, equal epochs and equal time:** the transformer's error is lower.")
+    assert pages.runs(twins).count("| abc") == 2
+
+
 def test_runs_on_different_images_are_not_compared(twins):
     for run in twins["rotated-time"].groups[0].finished:
         run.result["test_digest"] = "d2"
