@@ -9,7 +9,7 @@ from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import UserError
 from stn_experiments.evaluation.intervals import difference_interval
 from stn_experiments.report.groups import Group
-from stn_experiments.report.published import published
+from stn_experiments.report.published import SURENESS, published
 from stn_experiments.report.tables import (
     MISSING,
     Table,
@@ -46,14 +46,19 @@ def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
 def headline(kept: Mapping[str, Kept]) -> str:
     """Errors with and without a transformer, and the published ones."""
     head = ["", "with a transformer", *(f"without, {twin}" for twin in TWINS.values())]
-    rows = []
+    rows, sources = [], []
     for data, letter in with_twins(kept):
         groups = [only(kept[name].groups) for name in names_of(data, kept)]
-        figures = [str(published(group) or MISSING) for group in groups[:2]]
+        found = [published(group) for group in groups[:2]]
+        figures = [str(figure or MISSING) for figure in found]
+        sources += [
+            f"{SURENESS[figure.sureness]} {figure.source}, {figure.sureness}" for figure in found if figure
+        ]
         cells = [f"{error_text(group)} ({interval_text(group)})" for group in groups]
         cells += ["the same"] * (len(TWINS) + 1 - len(cells))
         rows.append([f"{letter}: `data={data}`", *cells, " / ".join(figures)])
-    return Table([*head, "published: ST-CNN / CNN"], rows).markdown()
+    table = Table([*head, "published: ST-CNN / CNN"], rows).markdown()
+    return table + "".join(f"\n{source}.\n" for source in dict.fromkeys(sources))
 
 
 def differences(kept: Mapping[str, Kept]) -> str:
