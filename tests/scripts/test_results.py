@@ -136,9 +136,10 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path):
         records.load(file)
 
 
-@pytest.fixture
-def twins(tmp_path):
-    """Kept results of a transformer, and of networks without one at equal epochs and equal time."""
+@pytest.fixture(scope="module")
+def kept_twins(tmp_path_factory):
+    """A folder of results with a transformer, and without one at equal epochs and at equal time."""
+    tmp_path = tmp_path_factory.mktemp("twins")
     (tmp_path / "kept").mkdir()
     errors = {"with": (10, 12), "epochs": (40, 44), "time": (11, 13)}
     for name, pair in errors.items():
@@ -150,7 +151,12 @@ def twins(tmp_path):
             tmp_path / "kept" / f"rotated-{name}.json",
             f"{records.COMMAND}-m data=rotated {' '.join(model)} seed=0,1",
         )
-    return records.load_all(tmp_path / "kept")
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def twins(kept_twins):
+    return records.load_all(kept_twins)
 
 
 def test_tables_have_means_intervals_and_what_repeats_them(twins):
