@@ -85,6 +85,8 @@ class SpatialTransformer(nn.Module):
     def regress(self, source: Tensor) -> Tensor:
         """Theta (B, P) for U (B, C, H, W), of all steps together."""
         theta = self.localisation(source)
+        if not len(self.refinement_grids):  # torch.export cannot load an empty region without autocast
+            return theta
         with autocast_disabled(source):
             source = to_float32(source)
             for grid_generator in self.refinement_grids:
