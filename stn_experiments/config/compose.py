@@ -38,7 +38,11 @@ def refuse_lists(overrides: Iterable[str]) -> None:
     """
     for override in overrides:
         group, _, choice = override.partition("=")
-        if choice.startswith("[") and group in (*GROUPS, "experiment", "sweep", "seed"):
+        if (
+            choice.startswith("[")
+            and choice.endswith("]")
+            and group in (*GROUPS, "experiment", "sweep", "seed")
+        ):
             sweep = f"-m {group}={choice.strip('[]')}"
             raise UserError(f"{group} must be one choice, got {choice}: {sweep} trains one after the other")
 
