@@ -61,6 +61,10 @@ class Wrapped(nn.Module):
         """See the class. The softmax of log-probabilities is the probabilities."""
         return ClassifierOutput(self.network((images - MEAN) / DEVIATION), {})
 
+    def localisation_parameters(self) -> list[nn.Parameter]:
+        """None: the tutorial trains all parameters alike."""
+        return []
+
 
 def network() -> TutorialNet:
     """The network, always with the same initial weights."""

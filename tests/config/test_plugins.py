@@ -75,7 +75,7 @@ def test_a_run_without_plugins_is_evaluated_on_data_of_one(few_digits, command, 
     run = RunFolder(tmp_path / "outputs" / "RUN")
     settings = compose(*few_digits, "data=rotated")
     run.create(settings)
-    checkpoints.save({"model": build_experiment(settings).model.state_dict()}, run.best)
+    checkpoints.save({"model": build_experiment(settings).model.state_dict()}, run.model)
     words = ("--config-dir", CONFIGS, "data=occluded", "--device", "cpu", "data.valid_size=40")
     code, out, _ = command("evaluate.py", run.folder, *words, "plugins=[my_package]")
     assert code == 0
