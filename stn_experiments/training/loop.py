@@ -34,8 +34,8 @@ IMAGES_PER_CHUNK = 512
 """Images that are drawn together, if a batch is smaller: this takes half as long as batch by batch."""
 PARTS = ("model", "optimizer", "scheduler", "average")
 """What a trainer's state contains, beside its progress."""
-STATISTICS_CHUNKS = 4
-"""Chunks of training images, of which batch statistics are estimated for evaluation."""
+STATISTICS_IMAGES = 2048
+"""Training images of which batch statistics are estimated for evaluation, if an epoch has as many."""
 
 
 class StepMetrics(NamedTuple):
@@ -211,19 +211,17 @@ class Trainer:
     def averaged_model(self) -> Classifier:
         """A copy of the model to evaluate: averaged weights, and batch statistics that fit them.
 
-        The weights are the last ones before the first step. The statistics are those of 2,048 training
-        images, which only the run's seed and the number of steps decide.
+        The weights are the last ones before the first step. The statistics are those of ``STATISTICS_IMAGES``
+        training images, which only the run's seed and the number of steps decide.
         """
         model = deepcopy(self.model)
         if self.step:
             self.average.copy_to(model.parameters(), self.step)
         generator = self._generator.manual_seed(derive_seed(self.seed, "statistics", self.step))
+        images = min(STATISTICS_IMAGES, self.steps_per_epoch * self.config.batch_size)
         indices = torch.randint(
-            self.train_set.size,
-            (STATISTICS_CHUNKS, IMAGES_PER_CHUNK),
-            generator=generator,
-            device=generator.device,
-        )
+            self.train_set.size, (images,), generator=generator, device=generator.device
+        ).split(IMAGES_PER_CHUNK)
         batches = (self.train_set.draw(index, generator=generator) for index in indices)
         estimate_batch_statistics(model, batches, generator)
         return model

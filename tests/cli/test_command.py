@@ -346,6 +346,7 @@ def test_a_sweep_continues_after_failures_and_reports_them(command, few_digits, 
     assert len(list((tmp_path / "outputs").glob("*/result.json"))) == 2
 
 
+@pytest.mark.slow
 def test_evaluate_uses_the_canvas_of_the_run_for_other_data(command, few_digits, tmp_path):
     command("train.py", *few_digits, "trainer=quick")
     (run,) = (tmp_path / "outputs").glob("*-quick-*")

@@ -35,6 +35,7 @@ def test_95_percent_of_the_intervals_hold_the_true_error(seeds, rate, spread, sp
     assert 0.93 <= held / TRIALS <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(3, 3), (5, 2)])
 def test_95_percent_of_the_intervals_hold_the_true_difference(first, second):
     generator = np.random.default_rng(0)

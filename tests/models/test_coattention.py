@@ -88,6 +88,7 @@ def test_a_blind_input_has_no_effect(blind):
     assert start.equal(other_question) == (blind == "question")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_it_learns_to_attend_to_the_place_in_question(mode):
     """Trained to read the value beside a name, it attends to the place of the name in the question."""

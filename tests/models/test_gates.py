@@ -119,6 +119,7 @@ def test_gates_start_half_open(config, generator):
     assert all(some.min() > 0.1 and some.max() < 0.9 for some in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "train"), [(SEConfig, True), pytest.param(CBAMConfig, False, marks=pytest.mark.slow)]
 )

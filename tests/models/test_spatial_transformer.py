@@ -133,6 +133,7 @@ def test_it_works_in_other_networks(generator):
     assert view.output.shape == (2, 8, 15, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"family": ThinPlateSpline()}, {"steps": 2}], ids=str)
 def test_it_compiles_into_one_graph_with_the_same_output_and_gradient(generator, settings):
     model = transformer((3, 20, 30), (10, 15), **settings).eval()

@@ -87,6 +87,7 @@ def test_the_line_of_a_stopped_run_says_so(runs, evaluate):
     assert printed["test error"][1].endswith(" on rts  (no result yet: 1 of 1 epochs, stopped)")
 
 
+@pytest.mark.slow
 def test_missing_skips_evaluations_that_are_newer_than_the_run(runs, evaluate, tmp_path):
     words = ["data=rotated,clean", "data.valid_size=40", "--missing"]
     evaluate(runs[0], "data=clean", "data.valid_size=40")

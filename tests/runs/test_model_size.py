@@ -146,6 +146,7 @@ def test_a_size_that_is_not_possible_is_one_clear_line(compose, line, words):
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_scaled_run_is_rebuilt_from_its_folder(compose, few_digits, tmp_path):
     few = [word for word in few_digits if not word.startswith("backbone.width")]
     words = ("backbone.parameters=20000", "trainer=quick", "trainer.device=cpu", f"run.root={tmp_path}")

@@ -95,6 +95,7 @@ def test_a_replay_shows_each_step_as_it_was_in_the_run(train, steps, show):
     assert without_replays(run.folder) == before
 
 
+@pytest.mark.slow
 def test_a_replay_begins_at_the_last_checkpoint_before_the_step(train, steps, show, monkeypatch):
     """Of an interrupted run with one of step 6 and one of step 5; it may also show what is still to come."""
     assert train(root="whole")[0] == 0

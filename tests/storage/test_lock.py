@@ -207,6 +207,7 @@ def test_a_holder_on_another_host_that_ends_is_followed(folder, fast, monkeypatc
         assert f"pid={os.getpid()}\n" in path.read_text()
 
 
+@pytest.mark.slow
 def test_an_empty_file_is_replaced(folder, fast):
     """As of a process that was killed between the creation of the file and its first write."""
     folder.mkdir(parents=True)

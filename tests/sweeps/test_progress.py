@@ -212,6 +212,7 @@ def test_a_single_run_is_no_sweep(command, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_same_sweep_starts_counting_again(sweep, folder):
     sweep([100, TrainingFailed("too hot"), 100])
     code, lines, err = sweep([1, 100, 1])
@@ -221,6 +222,7 @@ def test_the_same_sweep_starts_counting_again(sweep, folder):
     assert sweep_status(folder()).done == 3
 
 
+@pytest.mark.slow
 def test_another_sweep_has_its_own_folder(sweep, root):
     sweep([1, 1])
     sweep([1, 1], "stn=none")
@@ -282,6 +284,7 @@ def test_damaged_files_are_ignored(root, content):
 # Two terminals
 
 
+@pytest.mark.slow
 def test_a_sweep_that_runs_in_another_terminal_prints_only_its_results(sweep, folder):
     sweep([100, 100, 100])
     files = sorted(folder().iterdir())

@@ -276,6 +276,7 @@ def interrupt_in_run(number, actions, config):
 SLOW_NUMBERS = [pytest.param(numbers, marks=pytest.mark.slow) for numbers in ([1], [6])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [kill_in_run, interrupt_in_run])
 @pytest.mark.parametrize("numbers", [*SLOW_NUMBERS, [1, 1, 2, 2, 3]], ids=str)
 def test_an_interrupted_search_continues_as_if_it_had_not_been(runs, actions, make, stop, numbers):

@@ -63,6 +63,7 @@ def write(folder, first_step, steps, value):
     board.close()
 
 
+@pytest.mark.slow
 def test_wherever_a_file_is_cut_short_each_step_is_shown_once(tmp_path, later):
     write(tmp_path / "whole", 0, range(4), 10)
     (whole,) = (tmp_path / "whole").iterdir()
