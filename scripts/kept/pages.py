@@ -186,21 +186,6 @@ def precision(kept: Mapping[str, Kept]) -> str:
     return Table(head, rows).markdown() + shell(commands)
 
 
-def upright(kept: Mapping[str, Kept]) -> str:
-    """Rotated digits that come out upright, and a network of equal size without a transformer."""
-    names = [name for name in ("upright-with", "upright-without") if name in kept]
-    columns = ("residual_rotation_deg", "residual_rotation_within_class_deg", "pair_rotation_deg")
-    rows = []
-    for name in names:
-        group = only(kept[name].groups)
-        angles = (mean_text(group, column, "{:.1f}°".format) for column in columns)
-        sizes = [range_text([group], column) for column in ("parameters", "epochs")]
-        rows.append([group.base, *sizes, error_text(group), interval_text(group), *angles])
-    head = ["model", "parameters", "epochs", "test error %", "95 % interval"]
-    table = Table([*head, "rotation left", "… in a class", "… in a pair"], rows).markdown()
-    return table + shell([kept[name].command for name in names])
-
-
 def shell(commands: Iterable[str]) -> str:
     """Commands in a block of their own, each once."""
     return "\n```sh\n" + "\n".join(dict.fromkeys(commands)) + "\n```\n"
@@ -228,6 +213,5 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "search": search,
     "step times": step_times,
     "precision": precision,
-    "upright": upright,
 }
 """The blocks by their names."""

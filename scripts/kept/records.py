@@ -71,7 +71,8 @@ def runs_of(words: str) -> list[list[str]]:
     for word in shlex.split(words):
         key, _, values = word.partition("=")
         if values:
-            choices.append([f"{key}={value}" for value in values.split(",")])
+            alone = [values] if "[" in values else values.split(",")
+            choices.append([f"{key}={value}" for value in alone])
     return [list(chosen) for chosen in product(*choices)]
 
 
