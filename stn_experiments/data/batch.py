@@ -1,7 +1,8 @@
 """Batches of labelled images, the true poses of their digits, and the base class of what draws them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -90,6 +91,25 @@ def concat_batches(batches: list[Batch]) -> Batch:
     pose = Pose(*(torch.cat(fields) for fields in zip(*poses, strict=True)))
     question = None if None in questions else torch.cat(questions)
     return Batch(torch.cat(images), torch.cat(labels), pose, question)
+
+
+def collect(batches: Iterable[Batch], count: int) -> Batch:
+    """The same of batches of ``count`` images in all, with only one of them in memory beside the result."""
+    batches = iter(batches)
+    first = next(batches)
+    whole, start = _map(first, lambda field: field.new_empty(count, *field.shape[1:])), 0
+    for batch in chain([first], batches):
+        stop = start + len(batch.labels)
+        for target, part in zip(_fields(whole), _fields(batch), strict=True):
+            target[start:stop] = part
+        start = stop
+    return whole
+
+
+def _fields(batch: Batch) -> list[Tensor]:
+    """The tensors of a batch."""
+    question = [] if batch.question is None else [batch.question]
+    return [batch.images, batch.labels, *batch.pose, *question]
 
 
 def _map(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:

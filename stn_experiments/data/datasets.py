@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range, Seed
-from stn_experiments.data.batch import Batch, Task, concat_batches, index_batch, to_device, unknown_pose
+from stn_experiments.data.amat import TRAIN_IMAGES, read_rotated12k
+from stn_experiments.data.batch import Batch, Task, collect, index_batch, to_device, unknown_pose
 from stn_experiments.data.mnist import Digits, load_mnist
 from stn_experiments.data.npz import LabelledImages, read_npz
 
@@ -81,8 +82,12 @@ class DistortedMnist:
     valid_size: Annotated[int, Range(1, 50_000)] = 5_000
     train_digits: Annotated[int, Range(1, 60_000)] | None = None
 
+    # Images of each training digit in an epoch, and of each test digit; see RepeatedMnist.
+    draws = 1
+    test_draws = 1
+
     def __post_init__(self) -> None:
-        if self.train_size > TRAIN_DIGITS - self.valid_size:
+        if self._train_digits > TRAIN_DIGITS - self.valid_size:
             raise UserError(
                 f"train_digits must be at most the {TRAIN_DIGITS - self.valid_size} digits that are not held "
                 f"out, got {self.train_digits}"
@@ -118,7 +123,11 @@ class DistortedMnist:
 
     @property
     def train_size(self) -> int:
-        """Number of training digits."""
+        """Number of training images in an epoch."""
+        return self._train_digits * self.draws
+
+    @property
+    def _train_digits(self) -> int:
         return self.train_digits or TRAIN_DIGITS - self.valid_size
 
     def load(self, device: torch.device) -> Splits:
@@ -131,17 +140,19 @@ class DistortedMnist:
         order = torch.randperm(len(mnist.train.labels), generator=Generator().manual_seed(self.seed))
         train, valid = (
             Digits(mnist.train.images[part], mnist.train.labels[part])
-            for part in (order[: self.train_size], order[-self.valid_size :])
+            for part in (order[: self._train_digits], order[-self.valid_size :])
         )
         if self.online:
             digits = Digits(train.images.to(device), train.labels.to(device))
             draw = partial(self._draw, digits)
         else:
-            draw = partial(_index_fixed, to_device(self._draw_fixed(train, 3, self.training_task), device))
+            fixed = self._draw_fixed(train, 3, self.training_task, _every(train).repeat(self.draws))
+            draw = partial(_index_fixed, to_device(fixed, device))
+        test = self._draw_fixed(mnist.test, 2, self.distortion, _every(mnist.test).repeat(self.test_draws))
         return Splits(
             TrainingSet(self.train_size, draw),
-            to_device(self._draw_fixed(valid, 1, self.distortion), device),
-            to_device(self._draw_fixed(mnist.test, 2, self.distortion), device),
+            to_device(self._draw_fixed(valid, 1, self.distortion, _every(valid)), device),
+            to_device(test, device),
             partial(self._draw_pairs, mnist.test, device),
         )
 
@@ -149,15 +160,67 @@ class DistortedMnist:
         return self.training_task.draw(digits, index, generator, posed)
 
     def _draw_pairs(self, digits: Digits, device: torch.device) -> Pairs:
-        step = max(1, len(digits.labels) // PAIRS)
-        first, second = (self._draw_fixed(digits, number, self.distortion, step) for number in (4, 5))
+        index = _every(digits, max(1, len(digits.labels) // PAIRS))
+        first, second = (self._draw_fixed(digits, number, self.distortion, index) for number in (4, 5))
         return to_device(first, device), to_device(second, device)
 
-    def _draw_fixed(self, digits: Digits, number: int, task: Task, step: int = 1) -> Batch:
+    def _draw_fixed(self, digits: Digits, number: int, task: Task, index: Tensor) -> Batch:
         # Always on the CPU, so that the images are the same wherever the model is trained.
         generator = Generator().manual_seed(self.seed * 1_000_003 + number)
-        chunks = torch.arange(0, len(digits.labels), step).split(CHUNK)
-        return concat_batches([task.draw(digits, chunk, generator) for chunk in chunks])
+        chunks = index.split(CHUNK)
+        return collect((task.draw(digits, chunk, generator) for chunk in chunks), len(index))
+
+
+@dataclass(frozen=True)
+class RepeatedMnist(DistortedMnist):
+    """MNIST under a distortion, with several images of each digit, as some benchmarks have it.
+
+    Args:
+        draws: images of each training digit in an epoch.
+        test_draws: images of each test digit.
+    """
+
+    draws: Annotated[int, Range(1, 100)] = 1
+    test_draws: Annotated[int, Range(1, 100)] = 1
+
+    def _draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = False) -> Batch:
+        return super()._draw(digits, index % self._train_digits, generator, posed)
+
+
+@dataclass(frozen=True)
+class Rotated12kFiles:
+    """The rotated digits of Larochelle et al. 2007, from their own two files; poses are unknown.
+
+    The last images of the file for training are for validation, as in that paper.
+
+    Args:
+        root: the folder with the files; by default that in ``STN_DATA_DIR``.
+        valid_size: number of images for validation.
+    """
+
+    root: str | None = None
+    valid_size: Annotated[int, Range(1, 11_999)] = 2_000
+
+    shape = (1, 28, 28)
+    classes = 10
+    vocab_size = 0
+
+    @property
+    def train_size(self) -> int:
+        """Number of training images."""
+        return TRAIN_IMAGES - self.valid_size
+
+    def load(self, device: torch.device) -> Splits:
+        """The three splits on a device.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        both, test = (to_device(_without_pose(split), device) for split in read_rotated12k(self.root))
+        train, valid = (
+            index_batch(both, part) for part in (slice(self.train_size), slice(self.train_size, None))
+        )
+        return Splits(TrainingSet(self.train_size, partial(_index_fixed, train)), valid, test)
 
 
 class NpzFile:
@@ -204,7 +267,7 @@ class NpzFile:
         return Splits(TrainingSet(self.train_size, partial(_index_fixed, train)), valid, test)
 
 
-DataSet = DistortedMnist | NpzFile
+DataSet = DistortedMnist | Rotated12kFiles | NpzFile
 
 
 def one_of_each_class(batch: Batch) -> Batch:
@@ -212,6 +275,11 @@ def one_of_each_class(batch: Batch) -> Batch:
     labels = batch.labels.unique()
     firsts = [int((batch.labels == label).nonzero()[0]) for label in labels[:: -(-len(labels) // 10)]]
     return index_batch(batch, torch.tensor(firsts, device=batch.labels.device))
+
+
+def _every(digits: Digits, step: int = 1) -> Tensor:
+    """The index of every digit, or of every ``step``-th."""
+    return torch.arange(0, len(digits.labels), step)
 
 
 def _index_fixed(batch: Batch, index: Tensor, generator: Generator, posed: bool = False) -> Batch:

@@ -1,7 +1,7 @@
 """Distorted digits with their true poses, drawn by the batch on any device.
 
 Their settings cover the data sets of Jaderberg et al. 2015 (appendix A), n-MNIST (Basu et al. 2015), affNIST
-(Tieleman 2013) and SIM2MNIST (Esteves et al. 2018); see ``configs/data``.
+(Tieleman 2013), SIM2MNIST (Esteves et al. 2018) and those of Lin and Lucey 2017; see ``configs/data``.
 """
 
 import math
@@ -35,6 +35,10 @@ from stn_experiments.data.warp import CONTROL_POINTS, Warp
 
 Scale = Annotated[float, Range(0.1, 4)]
 CHUNK_PIXELS = 2**19
+HALVINGS = 4
+"""How often the movements of a frame's corners are halved at most, until the frame does not fold."""
+HORIZON = 0.1
+"""The smallest third homogeneous coordinate of a corner of a digit's 28×28 frame; that of its centre is 1."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,14 @@ class Distortion(Task):
         place: ``centre``; ``anywhere``: uniform over the places, in whole pixels, where the digit's scaled
             28×28 frame lies on the canvas; ``inside``: uniform over the places where all its ink does.
         corners: standard deviation in pixels of the movement of each corner of a frame, which makes a
-            homography. If the frame would fold, all four move half as far.
-        corner_frame: that frame: the ``scaled`` frame of the digit, or the ``whole`` 28×28 pixels around it,
-            in which the digit is scaled first.
-        corner_moves: ``axes``: each corner moves by that deviation along x and along y; ``direction``: along
-            a random direction; ``diagonal``: along the diagonal of the frame through it.
+            homography. If the frame would fold, or that of the digit reach the horizon, all four move half as
+            far.
+        corner_frame: that frame: the ``scaled`` frame of the digit, the ``whole`` 28×28 pixels around it, in
+            which the digit is scaled first, or that of the ``canvas``, which moves over the image and shows
+            it from there, so that the image moves the other way (Lin and Lucey 2017).
+        corner_moves: ``axes``: each corner moves by that deviation along x and along y; ``axes_and_shift``:
+            besides, all four move together by the same deviation; ``direction``: each along a random
+            direction; ``diagonal``: along the diagonal of the frame through it.
         bend: standard deviation, in pixels of the digit, of the movement of each of 4×4 control points of a
             thin plate spline over the canvas, along each axis.
         clutter: number of square crops of other digits added at random places.
@@ -70,8 +77,8 @@ class Distortion(Task):
     shear: Annotated[float, Range(0, 2)] = 0.0
     place: Literal["centre", "anywhere", "inside"] = "centre"
     corners: Annotated[float, Range(0, SIDE)] = 0.0
-    corner_frame: Literal["scaled", "whole"] = "scaled"
-    corner_moves: Literal["axes", "direction", "diagonal"] = "axes"
+    corner_frame: Literal["scaled", "whole", "canvas"] = "scaled"
+    corner_moves: Literal["axes", "axes_and_shift", "direction", "diagonal"] = "axes"
     bend: Annotated[float, Range(0, 3)] = 0.0
     clutter: Annotated[int, Range(0, 1000)] = 0
     clutter_size: CropSide = 6
@@ -90,7 +97,7 @@ class Distortion(Task):
         """See :meth:`Task.draw`."""
         originals = digits.images.index_select(0, index).float().div_(255)  # faster than [index]
         matrix = self._draw_matrices(originals, generator)
-        warp = Warp(matrix, self._draw_bends(len(index), generator), is_affine=not self.corners)
+        warp = Warp(matrix, self._draw_bends(len(index), generator), self._is_affine)
         if self._moves_by_whole_pixels:
             images = paste(originals, self._corners(matrix), self.size)
         else:
@@ -104,9 +111,18 @@ class Distortion(Task):
     @cached_property
     def _moves_by_whole_pixels(self) -> bool:
         """Whether the digit is only moved, by whole pixels."""
-        warped = self.angle or self.shear or self.corners or self.bend or self.scale != (1, 1)
         between = self.place == "inside" or (self.place == "centre" and any(side % 2 for side in self.size))
-        return not warped and not between
+        return not self._is_warped and not between
+
+    @property
+    def _is_affine(self) -> bool:
+        """Whether the matrices of all poses are affine."""
+        return not self.corners
+
+    @property
+    def _is_warped(self) -> bool:
+        """Whether digits are more than moved."""
+        return bool(self.angle or self.shear or self.corners or self.bend) or self.scale != (1, 1)
 
     def _corners(self, matrix: Tensor) -> Tensor:
         """The pixels (x, y) of the top left corners (B, 2) of digits that are only moved."""
@@ -136,15 +152,12 @@ class Distortion(Task):
         count, device = len(originals), generator.device
         angle, scale, *place = torch.rand(4, count, generator=generator, device=device)
         angle = (2 * angle - 1) * math.radians(self.angle)
-        scale = self.scale[0] + scale * (self.scale[1] - self.scale[0])
+        scale = self._scales(scale)
         matrix = geometry.similarity(angle, scale, torch.zeros(count, 2, device=device))
         if self.shear:
             shear = self.shear * (2 * torch.rand(count, generator=generator, device=device) - 1)
             matrix[:, :2, 1] += shear[:, None] * matrix[:, :2, 0]
-        if self.corners and self.corner_frame == "scaled":
-            matrix = matrix @ self._draw_homographies(scale, generator)
-        elif self.corners:
-            matrix = self._draw_homographies(torch.ones_like(scale), generator) @ matrix
+        matrix = self._draw_homographies(matrix, scale, generator)
         shifts = self._shifts(torch.stack(place, -1), matrix, scale, originals)
         matrix[:, :2] += shifts[:, :, None] * matrix[:, 2:]
         return geometry.normalised(matrix, (SIDE, SIDE), self.size)
@@ -162,16 +175,41 @@ class Distortion(Task):
             return torch.where(lowest < highest, lowest + place * (highest - lowest), (lowest + highest) / 2)
         return torch.zeros_like(place)
 
-    def _draw_homographies(self, scale: Tensor, generator: Generator) -> Tensor:
+    def _scales(self, place: Tensor) -> Tensor:
+        """The scales (B,) for places (B,), from 0 to 1, in their range."""
+        return self.scale[0] + place * (self.scale[1] - self.scale[0])
+
+    def _draw_homographies(self, matrix: Tensor, scale: Tensor, generator: Generator) -> Tensor:
+        """Matrices (B, 3, 3), in pixels, of poses whose ``scale`` is (B,), after the corners have moved."""
+        if not self.corners:
+            return matrix
+        if self.corner_frame == "canvas":
+            return self._draw_views(len(scale), generator) @ matrix
+        if self.corner_frame == "whole":
+            return self._draw_corners(torch.ones_like(scale), generator) @ matrix
+        return matrix @ self._draw_corners(scale, generator)
+
+    def _draw_corners(self, scale: Tensor, generator: Generator) -> Tensor:
         """Homographies (B, 3, 3), in pixels, that move the corners of a 28×28 frame.
 
         They move ``corners`` pixels of the canvas, on which the frame is scaled by ``scale`` (B,).
         """
         frame = geometry.boundary_points(1, generator.device) * (SIDE / 2)
         moves = self._draw_moves(len(scale), generator) / scale[:, None, None]
-        for _ in range(4):
+        for _ in range(HALVINGS):
             moves = torch.where(geometry.is_convex(frame + moves)[:, None, None], moves, moves / 2)
         return geometry.homography(frame, frame + moves)
+
+    def _draw_views(self, count: int, generator: Generator) -> Tensor:
+        """Homographies (B, 3, 3), in pixels, to canvases whose corners have moved."""
+        square = geometry.boundary_points(1, generator.device)
+        frame = square * geometry.constant(self.size[::-1], square) / 2
+        moves = self._draw_moves(count, generator)
+        for _ in range(HALVINGS):
+            depth = 1 + _view(frame, moves)[:, 2, :2] @ (square.T * (SIDE / 2))
+            fits = geometry.is_convex(frame + moves) & (depth > HORIZON).all(1)
+            moves = torch.where(fits[:, None, None], moves, moves / 2)
+        return _view(frame, moves)
 
     def _draw_moves(self, count: int, generator: Generator) -> Tensor:
         """Movements (B, 4, 2) of the corners, in pixels."""
@@ -182,6 +220,8 @@ class Distortion(Task):
         elif self.corner_moves == "direction":
             length = torch.randn(count, 4, 1, generator=generator, device=device)
             moves = F.normalize(moves, dim=-1) * length
+        elif self.corner_moves == "axes_and_shift":
+            moves = moves + torch.randn(count, 1, 2, generator=generator, device=device)
         return moves * self.corners
 
     def _draw_bends(self, count: int, generator: Generator) -> Tensor | None:
@@ -190,6 +230,12 @@ class Distortion(Task):
             return None
         moves = torch.randn(count, CONTROL_POINTS**2, 2, generator=generator, device=generator.device)
         return moves * (self.bend * 2 / SIDE)
+
+
+def _view(frame: Tensor, moves: Tensor) -> Tensor:
+    """The homographies (B, 3, 3) from an image to frames (4, 2) whose corners move over it by (B, 4, 2)."""
+    view = torch.linalg.inv_ex(geometry.homography(frame, frame + moves)).inverse
+    return view / view[:, 2:, 2:]
 
 
 @dataclass(frozen=True)

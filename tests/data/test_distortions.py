@@ -210,6 +210,15 @@ def test_corners_move_as_their_setting_says(digits, frame, kind):
     assert share == pytest.approx(0.005 if kind == "axes" else 0.08, abs=0.01)
 
 
+def test_the_corners_of_a_canvas_move_over_the_digit(digits):
+    distortion = Distortion(canvas=(60, 90), corners=3.0, corner_frame="canvas")
+    matrix = distortion.draw(repeat(digits, 50), torch.arange(2000), seeded()).pose.matrix[:, 0]
+    corners = geometry.boundary_points(1)
+    moves = geometry.transform(matrix.inverse(), corners) * 14 - corners * CANVAS / 2
+    torch.testing.assert_close(moves.std(0), torch.full((4, 2), 3.0), atol=0.2, rtol=0)
+    assert moves.mean((0, 1)).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("frame", ["scaled", "whole"])
 def test_a_place_moves_all_corners_alike(digits, frame):
     places = ("centre", "anywhere")

@@ -10,7 +10,9 @@ from stn_experiments.report.tables import to_csv
 SETTINGS = {
     name: column["settings"] for source in DATA["sources"] for name, column in source["columns"].items()
 }
-DISTORTIONS = {name: completed(settings["distortion"]) for name, settings in SETTINGS.items()}
+DISTORTIONS = {
+    name: completed(settings["distortion"]) for name, settings in SETTINGS.items() if "distortion" in settings
+}
 
 
 def column(table, name):

@@ -4,7 +4,10 @@ from stn_experiments.report.published import DATA, is_of, published
 from stn_experiments.report.report import Report
 from tests.report.harness import SETTINGS
 
-SIM2MNIST = {f"data.{key}": value for key, value in SETTINGS["sim2mnist"].items() if key != "distortion"}
+SIM2MNIST, SIM2MNIST10K, ROTATED12K = (
+    {f"data.{key}": value for key, value in SETTINGS[name].items() if key != "distortion"}
+    for name in ("sim2mnist", "sim2mnist10k", "rotated12k")
+)
 RAM = {"attention": "ram", "attention.glimpses": 8}
 
 
@@ -35,6 +38,13 @@ RAM = {"attention": "ram", "attention.glimpses": 8}
         ("sim2mnist", "cnn", "affine", SIM2MNIST | {"data.online": True}, "None"),
         ("sim2mnist", "cnn", "affine", SIM2MNIST | {"data.train_digits": None}, "None"),
         ("sim2mnist", "cnn", "affine", SIM2MNIST | {"data.training.angle": 180}, "None"),
+        ("sim2mnist10k", "cnn", "affine", SIM2MNIST10K, "12.35ᵃ STN"),
+        ("sim2mnist10k", "cnn", "affine", SIM2MNIST10K | {"data.test_draws": 1}, "None"),
+        ("rotated12k", "compact", "none", ROTATED12K, "5.76ᵃ CNN"),
+        ("rotated12k", "compact", "affine", ROTATED12K, "7.87ᵃ STN"),
+        ("rotated12k", "compact", "affine", ROTATED12K | {"data.online": True}, "None"),
+        ("rotated12k_files", "compact", "affine", {"data.valid_size": 2000}, "7.87ᵃ STN"),
+        ("rotated12k_files", "compact", "affine", {"data.valid_size": 1}, "None"),
         ("cluttered_ram", "none", "none", RAM, "4.04ᵇ RAM, 8 glimpses"),
         ("cluttered_ram", "none", "none", RAM | {"attention.glimpses": 6}, "3.75ᵃ RAM, 6 glimpses"),
         ("cluttered_ram", "none", "none", RAM | {"attention.glimpses": 7}, "None"),
