@@ -156,6 +156,12 @@ class DistortedMnist:
             partial(self._draw_pairs, mnist.test, device),
         )
 
+    def test_digits(self, count: int) -> Digits:
+        """About ``count`` digits of the test set, spread over it, without a distortion."""
+        test = load_mnist(self.root).test
+        step = max(1, len(test.labels) // count)
+        return Digits(test.images[::step], test.labels[::step])
+
     def _draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = False) -> Batch:
         return self.training_task.draw(digits, index, generator, posed)
 

@@ -100,8 +100,7 @@ def spread(residual: Residual, members: Tensor) -> dict[str, Tensor]:
     own classes, where ``members`` (N, C) tells the class of each. ``scale`` is the standard deviation of log
     scale. ``translation_px`` is the root mean square distance from the mean.
     """
-    angle = residual.rotation.deg2rad()
-    mean = torch.atan2(angle.sin().mean(), angle.cos().mean()).rad2deg()
+    mean = circular_mean(residual.rotation)
     upright = median_directions(residual.rotation, members)
     deviation = wrapped(residual.rotation[:, None] - upright)
     within = torch.where(members, deviation, 0).sum(1)  # the median of an empty class is NaN
@@ -112,6 +111,12 @@ def spread(residual: Residual, members: Tensor) -> dict[str, Tensor]:
         "scale": residual.scale.log().std(correction=0),
         "translation_px": offset.square().sum(1).mean().sqrt(),
     }
+
+
+def circular_mean(degrees: Tensor) -> Tensor:
+    """The direction of the mean of unit vectors with these angles (N,), in degrees."""
+    angle = degrees.deg2rad()
+    return torch.atan2(angle.sin().mean(), angle.cos().mean()).rad2deg()
 
 
 def median_directions(rotation: Tensor, members: Tensor) -> Tensor:

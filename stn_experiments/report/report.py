@@ -10,12 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import write_atomically
+from stn_experiments.evaluation.probe import PROBES
 from stn_experiments.evaluation.yardsticks import CENTRE_BOX, named
 from stn_experiments.report import plots
 from stn_experiments.report.attention import attention
 from stn_experiments.report.collect import State, collect
 from stn_experiments.report.groups import group_runs
 from stn_experiments.report.panels import data_uri, strips
+from stn_experiments.report.probes import probe_plot, read_probes
 from stn_experiments.report.robustness import robustness
 from stn_experiments.report.tables import Bold, Faint, details, footnotes, overview, to_csv
 
@@ -139,6 +141,9 @@ class Report:
         )
         drawn["time"] = plots.error_scatter(self.groups, "train_seconds", "training time, s")
         drawn["robustness"] = plots.heat_map(self.matrix)
+        for name in PROBES:
+            if found := read_probes(self.groups, name, self.skipped):
+                drawn[f"probe-{name}"] = probe_plot(found).decode()
         return {name: svg for name, svg in drawn.items() if svg is not None}
 
 

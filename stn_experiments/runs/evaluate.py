@@ -1,6 +1,7 @@
 """A trained run, evaluated again, on its own data or on any other."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.config.build import build
 from stn_experiments.config.plugins import use_plugins
-from stn_experiments.data.datasets import DataSet, NpzFile, one_of_each_class
+from stn_experiments.data.datasets import DataSet, DistortedMnist, NpzFile, one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate_test, predict
+from stn_experiments.evaluation.probe import DIGITS, Probe, ProbeName, probe
 from stn_experiments.runs.experiment import find_device
 from stn_experiments.runs.load import load_config, load_model
 from stn_experiments.storage.run_folder import RunFolder, data_digest
@@ -62,6 +64,36 @@ def evaluate_run(
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error}") from error
     return result, folder
+
+
+def probe_run(run: RunFolder, name: ProbeName, device_name: Device = "auto") -> Probe:
+    """Probe a run's network on the canvas of its own data, and write the results to its folder.
+
+    Raises:
+        UserError: the folder holds no trained run or cannot be written to, or its images do not show one
+            MNIST digit.
+    """
+    config = load_config(run)
+    data = build(config["data"], "data", DataSet)
+    if not isinstance(data, DistortedMnist) or data.vocab_size or (data.shape[0], data.classes) != (1, 10):
+        raise UserError(
+            f"--probe shows single MNIST digits, which {run.folder} cannot read: it was trained with "
+            f"data={config['data']['name']}"
+        )
+    model = load_model(run, config, data).to(find_device(device_name))
+    found = probe(model, name, data.test_digits(DIGITS), data.shape[1:])
+    file = probe_file(run.folder, name)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, to_json(asdict(found)))
+    except OSError as error:
+        raise UserError(f"{file.parent} cannot be written to: {error}") from error
+    return found
+
+
+def probe_file(folder: Path, name: ProbeName) -> Path:
+    """The file with the results of a probe of the run in a folder."""
+    return folder / "evaluations" / f"probe-{name}.json"
 
 
 def check_compatible(run: RunFolder, own: DataSet, data: DataSet) -> None:

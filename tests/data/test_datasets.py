@@ -101,6 +101,13 @@ def test_pairs_are_the_same_test_digits_under_two_distortions(mnist):
     assert not other[0].pose.matrix.equal(first.pose.matrix)
 
 
+def test_test_digits_are_spread_over_the_test_set(mnist):
+    for count, expected in ((1000, range(60_000, 70_000, 10)), (20_000, range(60_000, 70_000))):
+        digits = DistortedMnist(TURNED).test_digits(count)
+        assert numbers(digits.images[:, None] / 255) == list(expected)
+        assert digits.labels.tolist() == [number % 10 for number in expected]
+
+
 def test_each_order_is_of_all_digits_and_differs(mnist, generator):
     train = DistortedMnist(Distortion()).load(CPU).train
     one, other = train.order(generator), train.order(generator)
