@@ -28,7 +28,7 @@ NETWORKS = [
 ]
 DATA = (
     "addition affnist clean cluttered elastic low_contrast mixed motion_blur noisy noisy_translated "
-    "projective rts sim2mnist translated"
+    "projective rts sim2mnist translated homography_noise projective_mnist scaled_finnveden"
 )
 
 
