@@ -13,6 +13,7 @@ from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.run_folder import RunFolder
 from tests.conftest import ROOT
+from tests.data.signs import write_signs
 
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 BLOCKS = {name: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for name, text in PAGES.items()}
@@ -57,6 +58,9 @@ def test_each_command_describes_a_network_that_runs(compose, monkeypatch, tmp_pa
     for overrides in runs(arguments):
         if any(override in PLACEHOLDERS for override in overrides):
             continue
+        if "data.folder=FOLDER" in overrides:
+            signs = write_signs(tmp_path / f"signs{len(list(tmp_path.iterdir()))}", 4, classes=3)
+            overrides = [*(word.replace("FOLDER", str(signs)) for word in overrides), "trainer.batch_size=2"]
         config = compose(*search, *overrides, "trainer.device=cpu", f"run.root={tmp_path}")
         experiment = build_experiment(config)
         question = torch.ones(1, 5, dtype=torch.long) if experiment.data.vocab_size else None

@@ -57,23 +57,37 @@ def _without_zeros(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_digests: dict[Path, tuple[tuple[int, int], str]] = {}
+def files_below(folder: Path) -> list[str]:
+    """All files below a folder, by their sorted paths relative to it, without hidden files and folders."""
+    found: list[str] = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        prefix = os.path.relpath(place, folder) + os.sep
+        found += [prefix + name for name in files if not name.startswith(".")]
+    return sorted(name.removeprefix(f".{os.sep}") for name in found)
 
 
-def digest_of_file(path: Path) -> str:
+_digests: dict[Path, tuple[list[tuple[str, int, int]], str]] = {}
+
+
+def digest_of_content(path: Path) -> str:
     """The first 8 hexadecimal digits of the SHA-256 of a file; empty if it cannot be read.
 
-    It is computed once for each size and modification time of the file. If the file vanishes, the last digest
-    that this process has computed stays.
+    Of a folder, it covers the relative paths and contents of all files that are not hidden. It is computed
+    once for each size and modification time. If the file vanishes, the last digest that this process has
+    computed stays.
     """
     try:
-        stat = path.stat()
-        version = (stat.st_size, stat.st_mtime_ns)
-        if path not in _digests or _digests[path][0] != version:
+        paths = {name: f"{path}/{name}" for name in files_below(path)} if path.is_dir() else {"": path}
+        stats = [(name, os.stat(file)) for name, file in paths.items()]  # noqa: PTH116 (many files)
+        version = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        if version and (path not in _digests or _digests[path][0] != version):
             sha256 = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(2**20):
-                    sha256.update(block)
+            for name, size, _ in version:
+                sha256.update(os.fsencode(name) + b"\0%d\0" % size if name else b"")
+                with open(paths[name], "rb") as content:  # noqa: PTH123 (many files)
+                    while block := content.read(2**20):
+                        sha256.update(block)
             _digests[path] = (version, sha256.hexdigest()[:8])
     except OSError:
         pass

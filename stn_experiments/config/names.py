@@ -8,12 +8,13 @@ from typing import Any
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.choices import GROUPS, choices, defaults
-from stn_experiments.config.tree import WITHOUT_EFFECT, flatten, value_at
+from stn_experiments.config.tree import OWN_DATA, WITHOUT_EFFECT, flatten, value_at
 
 LONGEST, LONGEST_PART = 80, 32
 """Characters of a whole name, and of each of its parts."""
 UNNAMED = ("sweep", "plugins", "hydra", *WITHOUT_EFFECT)
 """Groups and settings that are never part of a name."""
+OWN_PATHS = {f"data.{key}" for key in OWN_DATA}
 WITHOUT_SETTINGS = "default"
 """The name of a run of which no setting differs from the defaults."""
 
@@ -32,7 +33,7 @@ def name_of(config: Mapping[str, Any], overrides: Iterable[str], in_sweep: bool 
     """The name of a run: its overrides in their order, without those that only repeat a default.
 
     A choice is named alone (``data=rts`` is ``rts``), a setting by the last part of its name
-    (``trainer.epochs=3`` is ``epochs3``), and a user's file by its own name.
+    (``trainer.epochs=3`` is ``epochs3``), and a user's file or folder by its own name.
 
     Args:
         config: the resolved config.
@@ -46,7 +47,7 @@ def name_of(config: Mapping[str, Any], overrides: Iterable[str], in_sweep: bool 
     given = {key: value for key, _, value in words if not key.startswith("~") and not _is_unnamed(key)}
     if "experiment" not in given and not in_sweep:
         given = {key: value for key, value in given.items() if not _is_default(config, given, key)}
-    if given.get("data") == "npz" and "data.file" in given:
+    if given.get("data") in ("npz", "folder") and not OWN_PATHS.isdisjoint(given):
         del given["data"]
     leaves = Counter([*(key.rpartition(".")[2] for key in given if "." in key), *config])
     parts = [_part(config, key, value, leaves) for key, value in given.items()]
@@ -86,7 +87,7 @@ def _part(config: Mapping[str, Any], key: str, word: str, leaves: Mapping[str, i
         text = f"no_{key}" if word in ("none", "null") else word.rpartition("/")[2]
         return _safe(text)
     value = _value(config, key)
-    if key == "data.file":
+    if key in OWN_PATHS:
         return _safe(Path(str(value)).stem)
     *groups, leaf = key.split(".")
     name = f"{groups[0]}_{leaf}" if groups and leaves[leaf] > 1 else leaf

@@ -13,7 +13,13 @@ WITHOUT_EFFECT = ("run", "search", "data.root", "trainer.device")
 OPTIONAL_LOSS = "trainer.consistency"
 """A group that cannot change a run's result if its weights are 0."""
 
-PATHS = ("data.file", "data.root", "run.root")
+OPTIONAL = ("backbone.standardise", "data.training")
+"""Settings that change nothing while they, or all settings in them, are 0, false or a range from 1 to 1."""
+
+OWN_DATA = ("file", "folder")
+"""Settings of data that are the path of the user's own images."""
+
+PATHS = ("data.file", "data.folder", "data.root", "run.root")
 """Settings that are the path of a file or folder."""
 
 
@@ -71,7 +77,14 @@ def decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         for key, value in config.items()
         if prefix + key not in WITHOUT_EFFECT
         and not (prefix + key == OPTIONAL_LOSS and isinstance(value, Mapping) and _is_off(value))
+        and not (prefix + key in OPTIONAL and _is_neutral(value))
     }
+
+
+def _is_neutral(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_neutral(item) for key, item in value.items() if key != "_target_")
+    return value in (0, [1, 1])
 
 
 def _is_off(loss: Mapping[str, Any]) -> bool:

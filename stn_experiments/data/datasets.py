@@ -2,18 +2,22 @@
 
 import logging
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Pixels, Range, Seed
+from stn_experiments.common.ranges import Pixels, Range, Seed, Size, height_width
 from stn_experiments.data.amat import TRAIN_IMAGES, read_rotated12k
+from stn_experiments.data.augmentation import Augmentation
 from stn_experiments.data.batch import Batch, Task, collect, index_batch, to_device, unknown_pose
+from stn_experiments.data.distortions import CHUNK_PIXELS
+from stn_experiments.data.folder import Fit, check_memory, find_images, read_images
 from stn_experiments.data.mnist import Digits, load_mnist
 from stn_experiments.data.npz import LabelledImages, read_npz
 
@@ -23,6 +27,7 @@ CHUNK = 1000
 PAIRS = 1000
 """About how many test digits are drawn twice."""
 TRAIN_DIGITS = 60_000
+Fraction = Annotated[float, Range(0.001, 0.5)]
 
 
 class TrainingSet:
@@ -85,6 +90,7 @@ class DistortedMnist:
     # Images of each training digit in an epoch, and of each test digit; see RepeatedMnist.
     draws = 1
     test_draws = 1
+    class_names = None
 
     def __post_init__(self) -> None:
         if self._train_digits > TRAIN_DIGITS - self.valid_size:
@@ -209,6 +215,7 @@ class Rotated12kFiles:
 
     shape = (1, 28, 28)
     classes = 10
+    class_names = None
     vocab_size = 0
 
     @property
@@ -230,16 +237,18 @@ class Rotated12kFiles:
 
 
 class NpzFile:
-    """A user's own images, unchanged and with unknown poses, from one ``.npz`` file.
+    """A user's own images with unknown poses, from one ``.npz`` file.
 
     Args:
         file: the file; see ``npz.read_npz`` for what it may hold.
         image_size: (height, width) of images that are stored flat; null: they are square.
         seed: decides the validation split if the file has none.
         valid_size: number of images in that split.
+        training: augmentation of the training images, anew in every epoch.
     """
 
     vocab_size = 0
+    class_names: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -247,8 +256,10 @@ class NpzFile:
         image_size: tuple[Pixels, Pixels] | None = None,
         seed: Seed = 0,
         valid_size: Annotated[int, Range(1, 1_000_000)] = 5_000,
+        training: Augmentation | None = None,
     ) -> None:
         self.file = file
+        self.training = training
         self._content = read_npz(file, valid_size, seed, image_size)
         channels, height, width = self._content.train.images.shape[1:]
         self.shape = (channels, height, width)
@@ -269,11 +280,57 @@ class NpzFile:
                 logger.warning(
                     "warning: %s: the %s images have labels of no training image: %s", self.file, name, text
                 )
-        train, valid, test = (to_device(_without_pose(split), device) for split in self._content[:3])
-        return Splits(TrainingSet(self.train_size, partial(_index_fixed, train)), valid, test)
+        return _own_splits(self._content[:3], self.training, device)
 
 
-DataSet = DistortedMnist | Rotated12kFiles | NpzFile
+class ImageFolder:
+    """A user's own images with unknown poses, from a folder with one folder of files for each class.
+
+    Args:
+        folder: the folder; see ``folder.find_images`` for what it may hold.
+        size: side, or (height, width), in pixels that every image is brought to.
+        fit: ``resize``: each side by its own factor; ``crop``: the middle of the image; ``pad``: the whole
+            image, with black bars.
+        colour: RGB images, or grey ones.
+        seed: decides the split.
+        fractions: of each class, held out for validation and for the test where there is no such split.
+        training: augmentation of the training images, anew in every epoch.
+    """
+
+    vocab_size = 0
+
+    def __init__(  # noqa: PLR0913 -- settings
+        self,
+        folder: str,
+        size: Size = 64,
+        fit: Fit = "resize",
+        colour: bool = True,
+        seed: Seed = 0,
+        fractions: tuple[Fraction, Fraction] = (0.15, 0.15),
+        training: Augmentation | None = None,
+    ) -> None:
+        self.fit, self.training = fit, training
+        self.shape = (3 if colour else 1, *height_width(size))
+        try:
+            self._files = find_images(Path(folder).expanduser(), fractions, seed)
+        except UserError as error:
+            raise UserError(f"folder {folder}: {error}") from error
+        check_memory(self._files, self.shape)
+        self.class_names = self._files.class_names
+        self.classes = len(self.class_names)
+        self.train_size = sum(map(len, self._files.train.values()))
+
+    def load(self, device: torch.device) -> Splits:
+        """Decode all images, and put the three splits on a device.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        splits = [read_images(classes, self.shape, self.fit) for classes in self._files[:3]]
+        return _own_splits(splits, self.training, device)
+
+
+DataSet = DistortedMnist | Rotated12kFiles | NpzFile | ImageFolder
 
 
 def one_of_each_class(batch: Batch) -> Batch:
@@ -292,5 +349,28 @@ def _index_fixed(batch: Batch, index: Tensor, generator: Generator, posed: bool 
     return index_batch(batch, index)
 
 
+def _own_splits(
+    splits: Sequence[LabelledImages], training: Augmentation | None, device: torch.device
+) -> Splits:
+    """Training, validation and test images on a device, with unknown poses."""
+    train, valid, test = (LabelledImages(*(part.to(device) for part in split)) for split in splits)
+    draw = partial(_draw_own, train, training or Augmentation())
+    return Splits(TrainingSet(len(train.labels), draw), _without_pose(valid), _without_pose(test))
+
+
+def _draw_own(
+    images: LabelledImages, training: Augmentation, index: Tensor, generator: Generator, posed: bool = False
+) -> Batch:
+    def draw(part: Tensor) -> Batch:
+        batch = _without_pose(LabelledImages(*(field.index_select(0, part) for field in images)))
+        return batch._replace(images=training.apply(batch.images, generator))
+
+    count = max(1, CHUNK_PIXELS // images.images[0, 0].numel())  # fits a CPU's cache
+    return collect(map(draw, index.split(count)), len(index))
+
+
 def _without_pose(split: LabelledImages) -> Batch:
-    return Batch(split.images, split.labels, unknown_pose(len(split.labels)))
+    images, labels = split
+    if images.dtype == torch.uint8:
+        images = images.float().div_(255)
+    return Batch(images, labels, unknown_pose(len(labels), images.device))

@@ -31,12 +31,10 @@ from stn_experiments.data.canvas import (
     render,
 )
 from stn_experiments.data.mnist import Digits
-from stn_experiments.data.warp import CONTROL_POINTS, Warp
+from stn_experiments.data.warp import CONTROL_POINTS, HALVINGS, Warp, corner_homographies
 
 Scale = Annotated[float, Range(0.1, 4)]
 CHUNK_PIXELS = 2**19
-HALVINGS = 4
-"""How often the movements of a frame's corners are halved at most, until the frame does not fold."""
 HORIZON = 0.1
 """The smallest third homogeneous coordinate of a corner of a digit's 28×28 frame; that of its centre is 1."""
 
@@ -196,9 +194,7 @@ class Distortion(Task):
         """
         frame = geometry.boundary_points(1, generator.device) * (SIDE / 2)
         moves = self._draw_moves(len(scale), generator) / scale[:, None, None]
-        for _ in range(HALVINGS):
-            moves = torch.where(geometry.is_convex(frame + moves)[:, None, None], moves, moves / 2)
-        return geometry.homography(frame, frame + moves)
+        return corner_homographies(frame, moves)
 
     def _draw_views(self, count: int, generator: Generator) -> Tensor:
         """Homographies (B, 3, 3), in pixels, to canvases whose corners have moved."""

@@ -146,6 +146,7 @@ class Compact(Backbone):
     Args:
         width: channels of the first two convolutions; the last two have twice as many.
         pool: side to which the map is averaged before the last convolution, for every canvas size.
+        standardise: bring each image to mean 0 and standard deviation 1 first.
     """
 
     width_setting = "width"
@@ -156,10 +157,12 @@ class Compact(Backbone):
         classes: int,
         width: Width = 32,
         pool: Annotated[int, Range(1, 64)] = 4,
+        standardise: bool = False,
     ) -> None:
+        first = [Standardise()] if standardise else []
         *layer1, relu = _convolution(width, width, 3)
         stages = {
-            "stem": Stage(_normalised(Stem(shape[0], width), width), 2),
+            "stem": Stage(nn.Sequential(*first, *_normalised(Stem(shape[0], width), width)), 2),
             # ReLU after pooling gives the same result on a quarter of the values.
             "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
             "layer2": Stage(_convolution(width, 2 * width, 3)),
@@ -181,6 +184,15 @@ class ResNet18(Backbone):
             "layer4": Stage(network.layer4, 2),
         }
         super().__init__(stages, shape, classes, AveragePool(1))
+
+
+class Standardise(nn.Module):
+    """Brings each image to mean 0 and standard deviation 1 over all its values; an even one becomes 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) of the same shape."""
+        variance, mean = torch.var_mean(images, (1, 2, 3), correction=0, keepdim=True)
+        return (images - mean) * (variance + 1e-5).rsqrt()
 
 
 class Stem(nn.Conv2d):

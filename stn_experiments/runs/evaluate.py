@@ -9,7 +9,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.config.build import build
 from stn_experiments.config.plugins import use_plugins
-from stn_experiments.data.datasets import DataSet, DistortedMnist, NpzFile, one_of_each_class
+from stn_experiments.data.datasets import DataSet, DistortedMnist, ImageFolder, NpzFile, one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate_test, predict
 from stn_experiments.evaluation.probe import DIGITS, Probe, ProbeName, probe
 from stn_experiments.runs.experiment import find_device
@@ -55,7 +55,7 @@ def evaluate_run(
     result = {"data": data_config["name"], "run": str(run.folder), **scores}
     images = one_of_each_class(test)
     caption = f"{data_config['name']}, test error {result['test_error']:.2f} %"
-    panel = draw_panel(images, predict(model, images), caption)
+    panel = draw_panel(images, predict(model, images), caption, class_names=data.class_names)
     folder = evaluation_folder(run, data_config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,9 +105,15 @@ def check_compatible(run: RunFolder, own: DataSet, data: DataSet) -> None:
     remedies = ["choose other data", "set data.distortion.canvas", "choose other data", "choose other data"]
     if isinstance(data, NpzFile):
         remedies[:2] = [f"convert those in {data.file}", f"resize those in {data.file}"]
+    elif isinstance(data, ImageFolder):
+        remedies[:2] = ["set data.colour", "set data.size"]
     for wanted, got, remedy in zip(_traits(own), _traits(data), remedies, strict=True):
         if wanted != got:
             raise UserError(f"{run.folder} reads {wanted}, got {got}: {remedy}")
+    wanted_names, got_names = own.class_names or [], data.class_names or []
+    for wanted, got in zip(wanted_names, got_names, strict=False):
+        if wanted != got:
+            raise UserError(f"{run.folder} reads the class {wanted}, where {got} is now: choose other data")
 
 
 def _traits(data: DataSet) -> list[str]:

@@ -19,7 +19,7 @@ def load_run(folder: str | Path, device_name: Device = "cpu") -> tuple[Classifie
     """A trained run's network, in evaluation mode, and its config.
 
     The network maps images (B, C, H, W) in [0, 1] to a ``ClassifierOutput``. A run on the user's own images
-    needs its ``data.file``, which decides the shape and the number of classes.
+    needs its ``data.file`` or ``data.folder``, which decide the shape and the number of classes.
 
     Raises:
         UserError: the folder holds no trained run of this version, or this machine has no such device.

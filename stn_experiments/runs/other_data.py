@@ -10,6 +10,7 @@ from yaml import YAMLError
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.compose import compose, to_plain
+from stn_experiments.config.tree import flatten
 
 PLUGINS = "plugins="
 
@@ -29,7 +30,8 @@ def other_data(
 ) -> dict[str, Any]:
     """A run's data config with overrides.
 
-    ``data=NAME`` selects another data set. It is drawn on the run's own canvas, whose size the network needs.
+    ``data=NAME`` selects another data set. It is drawn on the run's own canvas, whose size the network needs;
+    the images of another folder get the size and the channels of the run's own.
 
     Args:
         own: the run's data config.
@@ -50,10 +52,11 @@ def other_data(
     if more_configs is not None:
         overrides = [_search_in(more_configs), *overrides]
     data = compose(configs, overrides)["data"]
-    canvas = own.get("distortion", {}).get("canvas")
-    if canvas is not None and "canvas" in data.get("distortion", {}):
-        fitting = f"data.distortion.canvas={canvas}".replace(" ", "")
-        data = compose(configs, [fitting, *overrides])["data"]
+    kept = flatten({"data": data}).keys() & {"data.distortion.canvas", "data.size", "data.colour"}
+    own_settings = flatten({"data": own})
+    fitting = [f"{name}={own_settings[name]}".replace(" ", "") for name in kept & own_settings.keys()]
+    if fitting:
+        data = compose(configs, [*fitting, *overrides])["data"]
     return {**data, "root": data["root"] or own.get("root")} if "root" in data else data
 
 

@@ -5,6 +5,7 @@ import math
 from torch import Tensor
 
 from stn_experiments.common.errors import UserError
+from stn_experiments.config.tree import OWN_DATA
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.evaluation.metrics import outside_share
@@ -34,10 +35,10 @@ def replay(folder: RunFolder, step: int) -> str:
     """
     config = load_config(folder)
     experiment = build_experiment(config)
-    if "file" in config["data"] and run_digest(config) != folder.digest:
+    own = next((config["data"][key] for key in OWN_DATA if key in config["data"]), None)
+    if own is not None and run_digest(config) != folder.digest:
         raise UserError(
-            f"{config['data']['file']} has changed since {folder.folder} was trained on it, so no step can "
-            "be repeated"
+            f"{own} has changed since {folder.folder} was trained on it, so no step can be repeated"
         )
     with translate_errors(experiment, folder):
         set_up_torch(experiment.trainer, experiment.device)
@@ -54,7 +55,8 @@ def replay(folder: RunFolder, step: int) -> str:
         picture = folder.folder / "replays" / f"step-{step:06d}.png"
         picture.parent.mkdir(exist_ok=True)
         first = index_batch(batch, slice(0, SHOWN))
-        panel = draw_panel(first, predict(trainer.model, first), f"step {step:,}, before the update")
+        prediction, caption = predict(trainer.model, first), f"step {step:,}, before the update"
+        panel = draw_panel(first, prediction, caption, class_names=experiment.data.class_names)
         save_picture(panel, picture)
         return f"{describe_step(trainer, batch)}\npanel       {picture}"
 

@@ -150,9 +150,9 @@ class TrainingRun:
         best_error = evaluate(self.model, self.splits.test)["error"]
         self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.model, epochs))
         test = evaluate_test(self.model, self.splits.test, self.splits.draw_pairs)
-        caption = f"test digits after {epochs} epochs, test error {test['test_error']:.2f} %"
-        images = one_of_each_class(self.splits.test)
-        panel = draw_panel(images, predict(self.model, images), caption)
+        caption = f"test images after {epochs} epochs, test error {test['test_error']:.2f} %"
+        images, names = one_of_each_class(self.splits.test), self.experiment.data.class_names
+        panel = draw_panel(images, predict(self.model, images), caption, class_names=names)
         save_picture(panel, self.folder.test_panel)
         save_animation(self.folder.panels(), self.folder.animation)
         assert self.board is not None
@@ -234,8 +234,8 @@ class TrainingRun:
 
     def _record_panel(self, epoch: int, caption: str) -> None:
         """Draw the panel of validation digits after an epoch into a file, and into TensorBoard."""
-        images = one_of_each_class(self.splits.valid)
-        image = draw_panel(images, predict(self.model, images), caption)
+        images, names = one_of_each_class(self.splits.valid), self.experiment.data.class_names
+        image = draw_panel(images, predict(self.model, images), caption, class_names=names)
         save_picture(image, self.folder.panel(epoch))
         assert self.board is not None
         self.board.panel(image, epoch)

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import digest, digest_of_file, read_json, to_json, write_atomically
-from stn_experiments.config.tree import decisive, with_absolute_paths
+from stn_experiments.common.files import digest, digest_of_content, read_json, to_json, write_atomically
+from stn_experiments.config.tree import OWN_DATA, decisive, with_absolute_paths
 from stn_experiments.storage.environment import environment
 
 
@@ -135,12 +135,13 @@ class RunFolder:
 def run_digest(config: Mapping[str, Any]) -> str:
     """A digest of everything that can change a run's result, which is the identity of the run.
 
-    These are all settings but those without effect. The content of the user's ``data.file`` stands for its
-    path.
+    These are all settings but those without effect. The content of the user's ``data.file``
+    or ``data.folder`` stands for its path.
     """
     identity, data = decisive(config), config.get("data")
-    if isinstance(data, Mapping) and isinstance(data.get("file"), str):
-        identity["data"]["file"] = digest_of_file(Path(data["file"]).expanduser())
+    for key in OWN_DATA:
+        if isinstance(data, Mapping) and isinstance(data.get(key), str):
+            identity["data"][key] = digest_of_content(Path(data[key]).expanduser())
     return digest(identity)
 
 

@@ -1,6 +1,7 @@
 """Panels: what a network makes of a few digits, as in figure 1 of Jaderberg et al. 2015."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ HEADS = ("a  input", "b  attends to", "c  sees", "d  prediction")
 BORDER, GAP = 14, 8
 HEAD_SIZE, CAPTION_SIZE = 20, 22  # legible in TensorBoard, which shows panels 330 pixels wide
 SMALL_TEXT = 0.17  # of a cell
+NAME_SIZE, LONGEST_NAME = 0.18, 18  # of a class in words, as a fraction of a cell and in characters
 IMAGE_SHARE = 14 / 15
 CANVAS_SHARE = 0.7  # leaves room for a box as large as a square canvas, however it is turned
 
@@ -52,7 +54,13 @@ ColouredViews = list[tuple[View, Colour]]
 """What views hold of one image, each with the colour in which it is drawn."""
 
 
-def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: int = 120) -> Image.Image:
+def draw_panel(
+    batch: Batch,
+    prediction: Prediction,
+    caption: str = "",
+    cell: int = 120,
+    class_names: Sequence[str] | None = None,
+) -> Image.Image:
     """A row for each image: the input, where the attention looks, the attention's output, the class.
 
     The dot of an outline is the top left of V. An attention map is a tint. Dashed boxes are the true boxes of
@@ -64,6 +72,7 @@ def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: in
         prediction: of these images. Without views, columns b and c say so. Tensors may be on any device.
         caption: one line above; its font shrinks until it fits.
         cell: side of a cell in pixels.
+        class_names: by label; None: the labels themselves.
 
     Returns:
         An RGB picture, whose size depends on B, ``cell`` and whether there is a caption.
@@ -79,23 +88,28 @@ def draw_panel(batch: Batch, prediction: Prediction, caption: str = "", cell: in
         x = BORDER + column * pitch + cell / 2
         draw.text((x, top - GAP), head, GREY, fitting_font(head, HEAD_SIZE, cell), anchor="ms")
     for index in range(len(batch.images)):
-        for column, picture in enumerate(_row(batch, prediction, index, cell)):
+        for column, picture in enumerate(_row(batch, prediction, index, cell, class_names)):
             panel.paste(picture, (BORDER + column * pitch, top + index * pitch))
     return panel
 
 
-def _row(batch: Batch, prediction: Prediction, index: int, cell: int) -> list[Image.Image]:
+def _row(
+    batch: Batch, prediction: Prediction, index: int, cell: int, class_names: Sequence[str] | None
+) -> list[Image.Image]:
     image, boxes = batch.images[index].detach().cpu(), batch.pose.box[index].detach().cpu()
     # A single view has the colour of its row; of several, each has its own.
     count = len(prediction.views)
     colours = [COLOURS[index % len(COLOURS)]] if count == 1 else _colours(count)
     views = [(_of_one(view, index), colour) for view, colour in zip(prediction.views, colours, strict=True)]
     asked = [] if batch.question is None else _asked(batch.question[index].cpu(), views)
+    logits, label = prediction.logits[index].detach().cpu(), int(batch.labels[index])
+    names = [str(name) for name in class_names or range(max(len(logits), label + 1))]
+    names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
     return [
         _image_cell(image, cell),
         _place_cell(image, views, boxes, cell),
         _output_cell(views, cell),
-        _prediction_cell(prediction.logits[index].detach().cpu(), int(batch.labels[index]), asked, cell),
+        _prediction_cell(logits, names, label, asked, cell),
     ]
 
 
@@ -192,7 +206,9 @@ def _output_cell(views: ColouredViews, cell: int) -> Image.Image:
     return picture.reduce(OVERSAMPLE)
 
 
-def _prediction_cell(logits: Tensor, label: int, asked: list[Word], cell: int) -> Image.Image:
+def _prediction_cell(
+    logits: Tensor, names: list[str], label: int, asked: list[Word], cell: int
+) -> Image.Image:
     """The predicted class, below the question, if there is one."""
     picture = Image.new("RGB", (cell, cell), PAPER)
     probability, predicted = logits.float().softmax(0).max(0)
@@ -200,10 +216,12 @@ def _prediction_cell(logits: Tensor, label: int, asked: list[Word], cell: int) -
     colour = RIGHT if right else WRONG
     write_shaded(picture, asked)
     places, size = ((0.56, 0.78, 0.92), 0.28) if asked else ((0.34, 0.69, 0.88), 0.5)
-    write(picture, str(int(predicted)), colour, (0.5, places[0]), size)
+    name = names[int(predicted)]
+    size, edge = (size, "") if name.isdecimal() else (NAME_SIZE, " ")
+    write(picture, f"{edge}{name}{edge}", colour, (0.5, places[0]), size)
     write(picture, f"{100 * float(probability):.1f} %", colour, (0.5, places[1]), SMALL_TEXT)
     if not right:
-        write(picture, f"true {label}", INK, (0.5, places[2]), SMALL_TEXT)
+        write(picture, f"{edge}true {names[label]}{edge}", INK, (0.5, places[2]), SMALL_TEXT)
     return picture
 
 

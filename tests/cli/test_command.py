@@ -113,6 +113,9 @@ WRONG = [
     ("stn.count=2 stn.at=[input,layer2]", "stn.count must be 1 unless at is only input, got 2"),
     ("data=npz", "data.file is missing: give it a value"),
     ("data=npz data.file=nowhere.npz", "data.file nowhere.npz"),
+    ("data=folder data.folder=nowhere", "data.folder nowhere: there is no such folder"),
+    ("data=folder data.folder=. data.fit=squash", "data.fit must be one of resize, crop, pad, got 'squash'"),
+    ("data=folder data.folder=. data.training.scale=[2,1]", "data.training.scale must be given as smallest"),
     # not a setting at all
     ("data.root=/does/not/exist", "data.root: /does/not/exist is no readable folder"),
     ("backbone._target_=os.system", "_target_ must begin with stn_experiments. or torch.optim."),

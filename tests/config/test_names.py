@@ -23,6 +23,8 @@ from tests.conftest import ROOT
         ("backbone.width=4 stn.width=8", "backbone_width4-stn_width8"),
         ("data=npz data.file=/photos/birds.npz", "birds"),
         ("data=npz 'data.file=\"/my photos/ü b=1.npz\"'", "b_1"),
+        ("data=folder data.folder=/photos/birds", "birds"),
+        ("experiment=traffic_signs data.folder=/photos/GTSRB data.size=32", "traffic_signs-GTSRB-size32"),
         ("experiment=best_rotated", "best_rotated"),
         ("experiment=attention_models/cbam seed=0", "cbam-seed0"),
         ("trainer=quick run.root=/tmp run.force=true trainer.device=cpu data.root=/x", "quick"),

@@ -17,6 +17,7 @@ from stn_experiments.models.grids import Family
 from stn_experiments.models.prediction import AttentionHeadConfig
 from stn_experiments.runs.experiment import build_experiment
 from tests.conftest import ROOT
+from tests.data.signs import write_signs
 
 
 def choices(group):
@@ -39,6 +40,9 @@ def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice
                   (("x", np.zeros((200, 900), np.uint8)), ("y", np.arange(200) % 7))}  # fmt: skip
         np.savez(tmp_path / "own.npz", **arrays)
         overrides += [f"data.file={tmp_path / 'own.npz'}", "trainer.batch_size=10"]
+    if choice in ("folder", "traffic_signs"):
+        folder = write_signs(tmp_path / "signs", {"train": 5, "test": 1}, classes=3)
+        overrides += [f"data.folder={folder}", "trainer.batch_size=4"]
     config = compose(*overrides)
     if "name" in config.get(group, ()):
         assert config[group]["name"] == choice

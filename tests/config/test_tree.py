@@ -53,6 +53,22 @@ def test_a_loss_is_part_of_an_identity_if_it_has_a_weight(weight, end):
     assert kept["trainer.epochs"] == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"data": {"training": {"_target_": "x", "angle": 0.0, "scale": [1.0, 1.0], "flip": False}}}, False),
+        ({"data": {"training": {"angle": 0.0, "scale": [0.9, 1.0], "flip": False}}}, True),
+        ({"data": {"training": {"angle": 5, "scale": [1.0, 1.0], "flip": False}}}, True),
+        ({"data": {"training": None}}, True),  # of digits; runs of earlier versions have it
+        ({"backbone": {"standardise": False}}, False),
+        ({"backbone": {"standardise": True}}, True),
+    ],
+)
+def test_settings_of_later_versions_are_part_of_an_identity_if_they_change_anything(settings, kept):
+    (group,) = settings
+    assert bool(decisive(settings)[group]) is kept
+
+
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = {"data": {"file": "own.npz", "root": None}, "run": {"root": "outputs", "name": "x"}}
@@ -61,5 +77,6 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
         "run": {"root": f"{tmp_path}/outputs", "name": "x"},
     }
     assert with_absolute_paths(config) == absolute == with_absolute_paths(absolute)
+    assert with_absolute_paths({"data": {"folder": "own"}}) == {"data": {"folder": f"{tmp_path}/own"}}
     for path in ("~/own.npz", "", None, 7):  # the readers expand a home folder
         assert with_absolute_paths({"data": {"file": path}}) == {"data": {"file": path}}

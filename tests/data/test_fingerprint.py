@@ -11,7 +11,7 @@ from stn_experiments.data.datasets import DataSet
 from stn_experiments.data.fingerprint import fingerprint
 
 ROOT = Path(__file__).parents[2]
-OWN_FILES = ("npz", "rotated12k_files")
+OWN_FILES = ("folder", "npz", "rotated12k_files")
 NAMES = sorted(path.stem for path in (ROOT / "configs/data").glob("*.yaml") if path.stem not in OWN_FILES)
 QUICK = ("rotated", "rts", "projective", "elastic", "cluttered")
 """The paper's five; the others are drawn in the slow tests."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18, Stem
+from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18, Standardise, Stem
 
 
 @pytest.mark.parametrize("backbone", [FCN, CNN, Compact])
@@ -59,3 +59,16 @@ def test_the_stem_is_a_strided_convolution(size):
         output = layer(images)
         results.append((output, *torch.autograd.grad((output * weight).sum(), (images, layer.weight))))
     torch.testing.assert_close(*results)
+
+
+def test_a_network_that_standardises_sees_no_brightness_and_no_contrast():
+    images = torch.rand(4, 3, 28, 28, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    inputs = torch.cat([images, 0.5 * images, images + 0.1])
+    torch.manual_seed(0)
+    first, *others = Compact((3, 28, 28), 10, standardise=True).eval()(inputs).split(4)
+    for other in others:
+        torch.testing.assert_close(other, first, atol=1e-3, rtol=1e-3)
+    first, *others = Compact((3, 28, 28), 10).eval()(inputs).split(4)
+    assert not any(other.allclose(first, atol=1e-3, rtol=1e-3) for other in others)
+    even = Standardise()(torch.full((1, 3, 4, 4), 0.7))
+    torch.testing.assert_close(even, torch.zeros(1, 3, 4, 4), atol=1e-3, rtol=0)

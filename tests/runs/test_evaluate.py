@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
+from stn_experiments.common.errors import UserError
+from stn_experiments.data.datasets import ImageFolder
+from stn_experiments.runs.evaluate import check_compatible
+from stn_experiments.storage.run_folder import RunFolder
+
 SMALL = ("trainer=quick", "trainer.epochs=1", "stn=none", "backbone.pool=2", "trainer.device=cpu")
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one worker trains the runs that all tests evaluate
@@ -185,6 +190,23 @@ def test_images_that_the_network_cannot_read_are_one_line(runs, evaluate, tmp_pa
     np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     code, _, errors = evaluate(runs[0], "data=npz", "data.file=other.npz")
     assert (code, errors) == (2, [f"error: {runs[0]} {says}"])
+
+
+def test_images_of_a_folder_must_fit_the_network_and_its_classes(tmp_path):
+    for number, names in enumerate(("ab", "ab", "ac")):
+        for name in names:
+            (tmp_path / str(number) / name).mkdir(parents=True)
+            for image in range(3):
+                (tmp_path / str(number) / name / f"{image}.png").touch()
+    own, same, other = (ImageFolder(str(tmp_path / str(number)), 20) for number in range(3))
+    check_compatible(RunFolder(tmp_path), own, same)
+    for data, says in (
+        (other, "reads the class b, where c is now: choose other data"),
+        (ImageFolder(str(tmp_path / "1"), 30), "20×20 pixels, got images of 30×30 pixels: set data.size"),
+        (ImageFolder(str(tmp_path / "1"), 20, colour=False), "got grey images: set data.colour"),
+    ):
+        with pytest.raises(UserError, match=says):
+            check_compatible(RunFolder(tmp_path), own, data)
 
 
 def test_a_config_that_is_not_of_this_version_is_refused(runs, evaluate):

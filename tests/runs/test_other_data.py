@@ -32,6 +32,15 @@ def test_other_data_keep_the_canvas_and_the_root_of_the_run(compose):
     assert (data["file"], "distortion" in data) == ("own.npz", False)
 
 
+def test_images_of_another_folder_get_the_size_and_channels_of_the_own(compose):
+    own = compose("data=folder", "data.folder=a", "data.size=[32,40]", "data.colour=false")["data"]
+    data = other_data(own, ["data=folder", "data.folder=b"], CONFIGS)
+    assert (data["folder"], data["size"], data["colour"]) == ("b", [32, 40], False)
+    data = other_data(own, ["data=folder", "data.folder=b", "data.size=20"], CONFIGS)
+    assert (data["size"], data["colour"]) == (20, False)
+    assert "size" not in other_data(own, ["data=rotated"], CONFIGS)
+
+
 def test_single_settings_of_the_own_data_can_change(compose):
     own = compose("data=rotated")["data"]
     changed = other_data(own, ["data.distortion.angle=45"], CONFIGS)

@@ -12,6 +12,7 @@ from stn_experiments.runs.replay import SHOWN, replay
 from stn_experiments.storage.lock import run_lock
 from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.training.loop import StepMetrics, Trainer
+from tests.data.signs import write_signs
 from tests.runs.harness import (
     FULL,
     STEPS,
@@ -216,6 +217,18 @@ def test_the_folder_of_a_run_is_enough(train, command, tmp_path, monkeypatch):
     code, out, err = command("replay.py", run, "--step", 2)
     assert (code, out) == (2, "")
     assert_one_line(err, f"{tmp_path}/there/digits.npz has changed since {run} was trained on it")
+
+
+def test_a_folder_of_images_that_has_changed_is_one_line(command, tmp_path):
+    folder = write_signs(tmp_path / "signs", {"train": 6, "test": 1}, classes=2)
+    words = (f"data.folder={folder}", "data.size=28", "trainer.batch_size=2", "trainer.device=cpu")
+    assert command("train.py", "data=folder", *words, "trainer.epochs=1", "backbone.width=4")[0] == 0
+    (run,) = (tmp_path / "outputs").glob("signs-*")
+    assert command("replay.py", run, "--step", 1)[0] == 0
+    next((folder / "train").rglob("*.png")).unlink()
+    code, out, err = command("replay.py", run, "--step", 1)
+    assert (code, out) == (2, "")
+    assert_one_line(err, f"{folder} has changed since {run} was trained on it")
 
 
 @pytest.mark.parametrize("trouble", ["disk", "memory"])

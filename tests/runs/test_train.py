@@ -1,20 +1,24 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from stn_experiments.common.errors import RunLocked, UserError
 from stn_experiments.data import datasets
+from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.runs import train as module
 from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.runs.experiment import RunConfig, build_experiment, find_device
+from stn_experiments.runs.load import load_run
 from stn_experiments.runs.train import summary, train
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import environment
 from stn_experiments.storage.run_folder import RunFolder, data_digest, run_digest
 from stn_experiments.tracking.panels import draw_panel
+from tests.data.signs import write_signs
 from tests.runs.harness import npz_settings
 
 TIMES = ("train_seconds", "images_per_second")
@@ -134,6 +138,30 @@ def test_other_content_of_a_data_file_makes_another_run(config, tmp_path):
     assert run_digest(settings) == first
 
 
+def test_only_other_content_of_a_folder_of_images_makes_another_run(compose, tmp_path):
+    for root in ("here", "there"):
+        for name in ("a/1.png", "b/2.png"):
+            (tmp_path / root / name).parent.mkdir(parents=True)
+            (tmp_path / root / name).write_bytes(name.encode())
+    here, there = (compose("data=folder", f"data.folder={tmp_path / root}") for root in ("here", "there"))
+    first = run_digest(here)
+    assert run_digest(there) == first
+    (tmp_path / "here" / ".hidden").write_bytes(b"1")
+    os.utime(tmp_path / "here" / "a" / "1.png", (1, 1))
+    assert run_digest(here) == first
+    found = {first}
+    for change in (
+        lambda folder: (folder / "a" / "1.png").write_bytes(b"other"),
+        lambda folder: (folder / "a" / "1.png").rename(folder / "b" / "1.png"),
+        lambda folder: (folder / "b" / "3.png").write_bytes(b""),
+        lambda folder: (folder / "b" / "2.png").unlink(),
+    ):
+        change(tmp_path / "here")
+        found.add(run_digest(here))
+    assert len(found) == 5
+    assert run_digest(compose("data=folder", f"data.folder={tmp_path / 'none'}")) not in found
+
+
 def test_the_place_of_a_data_file_makes_no_other_run(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("here", "there"):
@@ -193,9 +221,9 @@ def test_a_data_file_that_changes_while_its_run_trains_changes_no_folder(config,
     settings = config(*settings)
     folder = RunFolder.of(settings)
 
-    def overwrite(*arguments):
+    def overwrite(*arguments, **more):
         (tmp_path / "digits.npz").write_bytes(b"")
-        return draw_panel(*arguments)
+        return draw_panel(*arguments, **more)
 
     monkeypatch.setattr(module, "draw_panel", overwrite)
     result = train(settings, folder)
@@ -364,3 +392,22 @@ def test_a_precision_that_the_cpu_emulates_is_a_warning(config, monkeypatch, cap
 def test_the_commit_is_unknown_outside_a_checkout(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert environment(0)["commit"] == "unknown"
+
+
+@pytest.mark.slow
+def test_the_recipe_for_traffic_signs_finds_and_names_them(compose, tmp_path):
+    folder = write_signs(tmp_path / "signs", {"train": 100, "valid": 10, "test": 20}, classes=9)
+    words = (f"data.folder={folder}", f"run.root={tmp_path / 'outputs'}", "trainer.device=cpu")
+    config = compose("experiment=traffic_signs", *words, "trainer.epochs=14", "trainer.batch_size=60")
+    result = train(config)
+    assert result["test_error"] < 15, "chance is 89 %"
+    run = RunFolder.of(config)
+    assert run.folder.name.startswith("traffic_signs-signs-")
+    model, _ = load_run(run.folder)
+    test = build_experiment(config).data.load(torch.device("cpu")).test
+    theta = predict(model, test).views[0].transform.theta
+    assert theta.std(0)[[2, 5]].min() > 0.05, "the transformer follows the signs"
+    assert evaluate_run(run)[0]["test_error"] == result["test_error"]
+    with Image.open(run.test_panel) as panel:
+        inputs = np.asarray(panel.convert("RGB").crop((14, 60, 134, panel.height - 14))).astype(int)
+    assert np.ptp(inputs, axis=-1).mean() > 20, "the panel is in colour"

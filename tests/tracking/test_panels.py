@@ -534,3 +534,23 @@ def test_a_panel_of_questions_never_fails():
     assert has(asked(torch.full((1, 6), torch.nan)), INK)
     batch = make_batch()._replace(question=torch.zeros(1, 5, dtype=torch.long))
     draw_panel(batch, Prediction(torch.zeros(1, 10), []), cell=24)
+
+
+def test_classes_are_shown_by_their_names():
+    batch = make_batch()
+    prediction = make_prediction(batch)
+
+    def last_column(*names):
+        panel = draw_panel(batch, prediction, class_names=names or None)
+        return cell_of(panel, 3)
+
+    count = prediction.logits.shape[1]
+    numbers = last_column()
+    assert np.array_equal(numbers, last_column(*map(str, range(count))))
+    named = last_column(*["stop"] * count)
+    assert not np.array_equal(numbers, named)
+    long = [f"{'a_rather_long_name' * 3}_{number}" for number in range(count)]
+    column = np.asarray(last_column(*long))
+    assert (column[:, [0, -1]] == 255).all(), "it does not touch the edges"
+    ink = (column != 255).any(-1)[:60].any(1).sum()
+    assert ink >= 7, "it is still legible"

@@ -1,0 +1,163 @@
+"""A user's own images: a folder with one folder of image files for each class."""
+
+import math
+import os
+import textwrap
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Generator, Tensor
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.common.files import files_below
+from stn_experiments.data.npz import MAX_GB, SPLITS, LabelledImages
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".ppm": "PPM", ".bmp": "BMP", ".webp": "WEBP"}
+Fit = Literal["resize", "crop", "pad"]
+FITS: dict[str, Callable[..., Image.Image]] = {
+    "resize": Image.Image.resize,
+    "crop": ImageOps.fit,
+    "pad": ImageOps.pad,
+}
+Classes = dict[str, list[str]]
+"""The paths of the images of each class by its name, in the order of the labels."""
+
+
+class FolderSplits(NamedTuple):
+    """The images of the three splits, and the names of the classes."""
+
+    train: Classes
+    valid: Classes
+    test: Classes
+    class_names: list[str]
+
+
+def find_images(folder: Path, fractions: tuple[float, float], seed: int) -> FolderSplits:
+    """The image files in a folder, by split and class; no image is opened.
+
+    The folder has the folders ``train``, ``test`` and perhaps ``valid``, each with a folder for each class,
+    or the classes themselves. The splits have the same names as in ``.npz`` files, such as ``Training``.
+
+    Args:
+        folder: the folder.
+        fractions: of each class, held out for validation and for the test, where there is no such split; at
+            least one image.
+        seed: decides which images are held out.
+
+    Raises:
+        UserError: there is no such folder, or it is not as described above.
+    """
+    if not folder.is_dir():
+        raise UserError("there is no such folder")
+    found = _find_splits(folder) or {"train": folder}
+    splits = {split: _find_classes(path) for split, path in found.items()}
+    names = list(splits["train"])
+    if len(names) < 2:
+        raise UserError(
+            f"{found['train']} must have a folder of images for each class, got {names or 'none'}"
+        )
+    for split, classes in splits.items():
+        if odd := sorted(set(classes) ^ set(names)):
+            places = f"{found[split]} and {found['train']}"
+            raise UserError(f"{places} must have the same classes, but only one of them has {odd[0]}")
+        for name, paths in classes.items():
+            if not paths:
+                raise UserError(f"{found[split] / name} has no images, which end in {', '.join(FORMATS)}")
+    generator = Generator().manual_seed(seed)
+    for split, fraction in zip(("test", "valid"), fractions[::-1], strict=True):
+        if split not in splits:
+            held = {name: _draw(name, paths, fraction, generator) for name, paths in splits["train"].items()}
+            splits[split] = {name: [paths[i] for i in held[name]] for name, paths in splits["train"].items()}
+            for name, paths in splits[split].items():
+                splits["train"][name] = sorted({*splits["train"][name]} - {*paths})
+    return FolderSplits(**splits, class_names=names)
+
+
+def _find_splits(folder: Path) -> dict[str, Path]:
+    """The folders of the splits; none if the folders in ``folder`` are classes."""
+    folders = _folders(folder)
+    found: dict[str, Path] = {}
+    for split, words in SPLITS.items():
+        named = [path for path in folders if path.name.lower() in words]
+        if len(named) > 1:
+            raise UserError(f"{named[0]} and {named[1]} are the same split: keep one of them")
+        found |= dict.fromkeys([split] * len(named), named[0] if named else folder)
+    if "train" in found and "test" not in found and len(found) == len(folders):
+        raise UserError(f"has no folder test: give {found['train']} alone, which is split, or add one")
+    return found if {"train", "test"} <= found.keys() else {}
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, by name; those that are numbers by number."""
+    paths = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: (int(path.name) if path.name.isdecimal() else 0, path.name))
+
+
+def _find_classes(folder: Path) -> Classes:
+    classes: Classes = {path.name: [] for path in _folders(folder)}
+    for path in files_below(folder):
+        name, suffix = path.partition(os.sep)[0], os.path.splitext(path)[1]  # noqa: PTH122 (many files)
+        if suffix.lower() in FORMATS and name in classes:
+            classes[name].append(f"{folder}{os.sep}{path}")
+    return classes
+
+
+def _draw(name: str, paths: list[str], fraction: float, generator: Generator) -> list[int]:
+    """The indices of a fraction of a class, in order."""
+    if len(paths) < 2:
+        raise UserError(f"class {name} has too few images to be split: each set needs one")
+    count = min(max(1, round(fraction * len(paths))), len(paths) - 1)
+    return sorted(torch.randperm(len(paths), generator=generator)[:count].tolist())
+
+
+def check_memory(splits: FolderSplits, shape: tuple[int, int, int]) -> None:
+    """Check that images (C, H, W) fit in memory: those for training as bytes, the others as float32.
+
+    Raises:
+        UserError: they do not.
+    """
+    train, valid, test = (sum(map(len, classes.values())) for classes in splits[:3])
+    needed = (train + 4 * (valid + test)) * math.prod(shape) / 1e9
+    if needed > MAX_GB:
+        raise UserError(
+            f"size must be smaller for {train + valid + test:,} images: at {shape[1]}×{shape[2]} pixels they "
+            f"need {needed:.1f} GB of memory, and at most {MAX_GB} GB are allowed"
+        )
+
+
+def read_images(classes: Classes, shape: tuple[int, int, int], fit: Fit) -> LabelledImages:
+    """Decode files by several threads: images (N, *shape) uint8.
+
+    Raises:
+        UserError: a file is damaged or no image.
+    """
+    paths = [path for some in classes.values() for path in some]
+    labels = [label for label, some in enumerate(classes.values()) for _ in some]
+    images = torch.empty(len(paths), *shape, dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(partial(_read_into, fit=fit), paths, images):
+            pass
+    return LabelledImages(images, torch.tensor(labels))
+
+
+def _read_into(path: str, target: Tensor, fit: Fit) -> None:
+    """Decode a file into an image (C, H, W)."""
+    channels, height, width = target.shape
+    mode, most = "RGB" if channels == 3 else "L", 2 * max(height, width)
+    try:
+        with Image.open(path, formats=list(FORMATS.values())) as file:
+            file.draft(mode, (most, most))  # a large JPEG is decoded at a fraction of its size, at least this
+            image: Any = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I;16"):  # Pillow would clip 16 bits
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            image = FITS[fit](image.convert(mode), (width, height), Image.Resampling.BILINEAR)
+            target.copy_(torch.from_numpy(np.array(image)).view(height, width, channels).movedim(2, 0))
+    except Exception as error:  # its type depends on the damage
+        reason = textwrap.shorten(str(error), 200)
+        raise UserError(f"data.folder: {path} cannot be read as an image ({reason})") from error
