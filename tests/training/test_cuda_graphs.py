@@ -1,11 +1,16 @@
 """Graphs need CUDA; on other machines these tests check that functions run eagerly."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from stn_experiments.data.augmentation import Augmentation
+from stn_experiments.data.datasets import ImageFolder
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.train import make_trainer, set_up_torch
 from stn_experiments.training.cuda_graphs import WARM_UP_CALLS, CudaGraphs
+from tests.data.signs import write_signs
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 EPOCHS = WARM_UP_CALLS + 2
@@ -69,6 +74,22 @@ def test_a_run_with_graphs_follows_the_schedule(trained):
     one, other = (trainer.state_dict()["scheduler"] for trainer in (graphs, eager))
     assert one.pop("_last_lr") == pytest.approx(other.pop("_last_lr"), rel=1e-6)
     assert one == other
+
+
+def test_augmented_images_of_a_folder_are_the_same_from_a_graph(tmp_path):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    augmentation = Augmentation(20, (0.8, 1.2), 0.2, 3, 2, 1, True, 0.3, 0.3, 0.1)
+    folder = write_signs(tmp_path, {"train": 8, "test": 2}, classes=2)
+    train = ImageFolder(str(folder), 32, training=augmentation).load(device).train
+    generator = torch.Generator(device)
+    graphs = CudaGraphs(generator)
+    wrapped = graphs.wrap(partial(train.draw, generator=generator))
+    for seed in range(WARM_UP_CALLS + 2):
+        index = train.order(generator.manual_seed(seed))
+        drawn = wrapped(index).images.clone()
+        train.order(generator.manual_seed(seed))
+        torch.testing.assert_close(train.draw(index, generator).images, drawn, rtol=1e-5, atol=1e-5)
+    assert graphs.captured == torch.cuda.is_available()
 
 
 def test_without_cuda_a_wrapped_function_is_called_each_time(generator):
