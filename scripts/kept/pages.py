@@ -172,17 +172,15 @@ def precision(kept: Mapping[str, Kept]) -> str:
         if one := kept.get(f"precision-{data}"):
             of = {group.runs[0].config["trainer"]["precision"]: group for group in one.groups}
             pair = [of["float32"], of["bfloat16"]]
-            times = [group.mean("train_seconds") or 0 for group in pair]
             rows.append(
                 [
                     f"{letter}: `data={data}`",
                     *(f"{error_text(group)} ({interval_text(group)})" for group in pair),
                     difference_text(pair[1], pair[:1]),
-                    f"{times[1] / times[0]:.2f}",
                 ]
             )
             commands.append(one.command)
-    head = ["test error %", "`float32`", "`bfloat16`", "bfloat16 less float32", "its time"]
+    head = ["test error %", "`float32`", "`bfloat16`", "bfloat16 less float32"]
     return Table(head, rows).markdown() + shell(commands)
 
 

@@ -10,8 +10,8 @@ from stn_experiments.common.errors import UserError
 WITHOUT_EFFECT = ("run", "search", "data.root", "trainer.device")
 """Groups and settings that cannot change a run's result, so they are no part of its identity."""
 
-OPTIONAL_LOSS = "trainer.consistency"
-"""A group that cannot change a run's result if its weights are 0."""
+OPTIONAL_LOSS = "stn.consistency"
+"""A group that cannot change a run's result if its weights are 0, or if it transforms nothing."""
 
 OPTIONAL = ("backbone.standardise", "data.training")
 """Settings that change nothing while they, or all settings in them, are 0, false or a range from 1 to 1."""
@@ -88,5 +88,6 @@ def _is_neutral(value: Any) -> bool:
 
 
 def _is_off(loss: Mapping[str, Any]) -> bool:
-    """Whether a loss has no weight, neither at the start nor at the end of training."""
-    return not loss.get("weight") and not loss.get("end")
+    """Whether a consistency loss has no weight at any time, or the images are not transformed."""
+    is_identity = not loss.get("angle") and loss.get("scale", 1) == 1 and not loss.get("translation")
+    return is_identity or not (loss.get("weight") or loss.get("end"))

@@ -1,7 +1,7 @@
 """The whole network: a backbone with attention before it, between its stages and after it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range, Size
 from stn_experiments.models.backbones import Backbone
+from stn_experiments.models.consistency import Consistency
 from stn_experiments.models.gates import Gated
 from stn_experiments.models.grids import Family
 from stn_experiments.models.localisation import LocalisationKind
@@ -33,6 +34,7 @@ class TransformerConfig:
             it transforms.
         count: transformers side by side at the input; their outputs are stacked as channels.
         localisation: the kind of localisation network; ``auto``: the backbone's default.
+        consistency: a loss that asks those at the input to follow it.
     """
 
     family: Family
@@ -45,6 +47,7 @@ class TransformerConfig:
     antialias: bool = True
     localisation: Literal["auto"] | LocalisationKind = "auto"
     width: Annotated[int, Range(1, 4096)] = 32
+    consistency: Consistency = field(default_factory=Consistency)
 
     def __post_init__(self) -> None:
         if not self.places or len(set(self.places)) < len(self.places):
@@ -122,6 +125,7 @@ class Classifier(nn.Module):
             transform.
         gates: the gates after stages of the backbone, by stage.
         attention_head: classifies the backbone's last map in place of the backbone's linear classifier.
+        consistency: a loss that training adds, if there are transformers at the input.
     """
 
     def __init__(
@@ -130,8 +134,10 @@ class Classifier(nn.Module):
         transformers: Mapping[str, Sequence[SpatialTransformer]] | None = None,
         gates: Mapping[str, nn.Module] | None = None,
         attention_head: AttentionHead | None = None,
+        consistency: Consistency | None = None,
     ) -> None:
         super().__init__()
+        self.consistency = consistency or Consistency()
         self.transformers = nn.ModuleDict(
             {place: nn.ModuleList(some) for place, some in (transformers or {}).items() if some}
         )

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from stn_experiments.common import geometry
+from stn_experiments.models.polar import RINGS, SPOKES, PolarSampling, RingConv2d, polar_points
 from stn_experiments.models.precision import autocast_disabled, to_float32
 
-LocalisationKind = Literal["keypoints", "convolutional", "fully_connected"]
+LocalisationKind = Literal["polar", "keypoints", "convolutional", "fully_connected"]
 Shape = tuple[int, int, int]
 """(C, H, W) of U."""
 
@@ -92,18 +93,43 @@ def keypoints(shape: Shape, width: int) -> Features:
     )
 
 
-class PositionsAndMeans(nn.Module):
-    """From maps (B, ``channels``, H, W) to ``count`` positions and all means (B, 2 count + channels)."""
+def polar(shape: Shape, width: int) -> Features:
+    """:func:`keypoints` on a polar grid about the centre: they turn with the image.
 
-    def __init__(self, channels: int, count: int) -> None:
+    What turns the image only shifts the samples, so the network need not learn each direction separately. The
+    softmax is over a grid of half as many rings and rays, and the positions are Cartesian.
+    """
+    first, second, count = 16, 32, 16
+    descriptors = 2 * count + second
+    return Features(
+        descriptors + width,
+        PolarSampling(shape[1:]),
+        *(RingConv2d(shape[0], first, 5), nn.BatchNorm2d(first)),
+        *(nn.MaxPool2d(2), nn.ReLU(inplace=True)),
+        *(RingConv2d(first, second, 5), nn.BatchNorm2d(second), nn.ReLU(inplace=True)),
+        PositionsAndMeans(second, count, polar_points(RINGS // 2, SPOKES // 2, shape[1:])),
+        ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
+    )
+
+
+class PositionsAndMeans(nn.Module):
+    """From maps (B, ``channels``, H, W) to ``count`` positions and all means (B, 2 count + channels).
+
+    ``points`` (H * W, 2) are where the maps' cells lie; by default they are the pixels of an image.
+    """
+
+    points: Tensor | None
+
+    def __init__(self, channels: int, count: int, points: Tensor | None = None) -> None:
         super().__init__()
         self.heat = nn.Conv2d(channels, count, 1, bias=False)  # a bias would not change the softmax
+        self.register_buffer("points", points, persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Positions as (x, y) pairs, then the means."""
         heat = self.heat(maps)
         with autocast_disabled(maps):
-            positions = expected_positions(to_float32(heat))
+            positions = expected_positions(to_float32(heat), self.points)
         return torch.cat([positions.flatten(1), to_float32(maps.mean((2, 3)))], 1)
 
 
@@ -119,12 +145,15 @@ class ConcatSkip(nn.Module):
         return torch.cat([features, self.module(features)], 1)
 
 
-def expected_positions(heat: Tensor) -> Tensor:
-    """Expected positions (B, K, 2) under a softmax over each map of ``heat`` (B, K, H, W)."""
-    height, width = heat.shape[2:]
-    centres = geometry.pixel_centres(height, width, heat.device).to(heat.dtype)
+def expected_positions(heat: Tensor, points: Tensor | None = None) -> Tensor:
+    """Expected positions (B, K, 2) under a softmax over each map of ``heat`` (B, K, H, W).
+
+    ``points`` (H * W, 2) are where its cells lie; by default they are the pixels of an image.
+    """
+    if points is None:
+        points = geometry.pixel_centres(heat.shape[2], heat.shape[3], heat.device)
     # Channels last, as in memory, so neither the forward nor the backward pass copies them.
-    return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ centres
+    return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ points.to(heat.dtype)
 
 
 def _hidden(inputs: int, outputs: int) -> nn.Sequential:
@@ -132,6 +161,7 @@ def _hidden(inputs: int, outputs: int) -> nn.Sequential:
 
 
 FEATURES: dict[LocalisationKind, Callable[[Shape, int], Features]] = {
+    "polar": polar,
     "keypoints": keypoints,
     "convolutional": convolutional,
     "fully_connected": fully_connected,

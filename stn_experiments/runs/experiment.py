@@ -93,8 +93,6 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     with settings_of("trainer"):
         trainer.steps_per_epoch(data.train_size)
     model = build_model(config, data, seed)
-    with settings_of("trainer.consistency"):
-        trainer.consistency.check_model(model)
     optimizer = build(
         config["optimizer"], "optimizer", torch.optim.Optimizer, params=model.parameter_groups()
     )
@@ -186,7 +184,8 @@ def assemble(
             attention_head = attention.build(backbone.output_shape, data.classes, data.vocab_size)
         elif data.vocab_size:
             raise UserError("name must be coattention, which reads the questions of this data")
-    return Classifier(backbone, transformers, gates, attention_head)
+    consistency = None if plan is None else plan.consistency
+    return Classifier(backbone, transformers, gates, attention_head, consistency)
 
 
 def find_device(name: Device) -> torch.device:

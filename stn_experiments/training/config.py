@@ -1,6 +1,6 @@
 """The settings of training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Literal
 
@@ -8,7 +8,6 @@ import torch
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Count, Range
-from stn_experiments.training.consistency import Consistency
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -24,7 +23,6 @@ class TrainerConfig:
             are skipped, different ones in each epoch.
         localisation_lr: factor on the learning rate of the localisation network.
         localisation_clip: largest norm of the localisation network's gradient; null does not clip.
-        consistency: a loss that asks transformers at the input to follow it.
         averaging: time constant of the exponential moving average of the weights, which are evaluated, as a
             fraction of all training steps; 0 evaluates the last weights.
         precision: of convolutions and matrix products while training. ``auto`` is bfloat16 where the device
@@ -40,7 +38,6 @@ class TrainerConfig:
     images_per_epoch: Count | None = None
     localisation_lr: Annotated[float, Range(0, 1000)] = 1.0
     localisation_clip: Annotated[float, Range(1e-6)] | None = None
-    consistency: Consistency = field(default_factory=Consistency)
     averaging: Annotated[float, Range(0, 1)] = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     deterministic: bool = False

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,11 @@ from tqdm import tqdm
 from stn_experiments.common.errors import NotFinite
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.datasets import TrainingSet
-from stn_experiments.models.classifier import LOCALISATION, NETWORK, Classifier, ClassifierOutput
+from stn_experiments.models.classifier import INPUT, LOCALISATION, NETWORK, Classifier, ClassifierOutput
+from stn_experiments.models.consistency import consistency_loss
+from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.training.average import WeightAverage, estimate_batch_statistics
 from stn_experiments.training.config import TrainerConfig
-from stn_experiments.training.consistency import consistency_loss
 from stn_experiments.training.cuda_graphs import CudaGraphs
 from stn_experiments.training.health import FIRST_STEP_WARNING
 from stn_experiments.training.reinforce import policy_loss
@@ -82,7 +83,8 @@ class Trainer:
         self.epoch, self.done, self.seconds = 1, 0, 0.0
         """The current epoch, the number of its steps that are done, and the time that they took."""
         device = next(model.parameters()).device
-        rows = len(StepMetrics._fields) - (not config.consistency.is_on)
+        self._is_consistent = model.consistency.is_on and INPUT in model.transformers
+        rows = len(StepMetrics._fields) - (not self._is_consistent)
         self._metrics = torch.zeros(rows, self.steps_per_epoch, device=device)
         self._consistency_weight = torch.zeros((), device=device)
         self._generator = Generator(device)
@@ -170,10 +172,10 @@ class Trainer:
         """Update the model by one batch; returns the :class:`StepMetrics` as a tensor (4,) or (5,)."""
         self._generator.manual_seed(derive_seed(self.seed, "step", self.step + 1))
         tensors = [part for part in (batch.images, batch.labels, batch.question) if part is not None]
-        if self.config.consistency.is_on:
+        if self._is_consistent:
             # A captured step reads this tensor anew at each replay.
             progress = self.step / (self.config.epochs * self.steps_per_epoch)
-            self._consistency_weight.fill_(self.config.consistency.weight_at(progress))
+            self._consistency_weight.fill_(self.model.consistency.weight_at(progress))
         metrics = self._update(*tensors)
         self.scheduler.step()
         return metrics
@@ -203,10 +205,11 @@ class Trainer:
 
     def _consistency(self, images: Tensor, output: ClassifierOutput) -> Tensor | None:
         """The consistency loss () of a batch, if it is on."""
-        if not self.config.consistency.is_on:
+        if not self._is_consistent:
             return None
-        matrix = self.config.consistency.draw(images, self._generator)
-        return consistency_loss(self.model, output, images, matrix)
+        matrix = self.model.consistency.draw(images, self._generator)
+        transformers = list(cast(Iterable[SpatialTransformer], self.model.transformers[INPUT].children()))
+        return consistency_loss(transformers, output.stages[INPUT].views, images, matrix)
 
     def averaged_model(self) -> Classifier:
         """A copy of the model to evaluate: averaged weights, and batch statistics that fit them.

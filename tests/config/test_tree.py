@@ -45,11 +45,15 @@ def test_settings_without_effect_are_no_part_of_an_identity():
     assert value_at(everything, "data.root") == "here"  # the original is unchanged
 
 
+@pytest.mark.parametrize("angle", [0, 90])
 @pytest.mark.parametrize(("weight", "end"), [(0, 0), (0.0, None), (0.3, 0), (0, 0.3)])
-def test_a_loss_is_part_of_an_identity_if_it_has_a_weight(weight, end):
-    config = {"trainer": {"epochs": 1, "consistency": {"weight": weight, "end": end, "angle": 90}}}
+def test_a_loss_is_part_of_an_identity_if_it_has_a_weight_and_a_transform(weight, end, angle):
+    config = {
+        "trainer": {"epochs": 1},
+        "stn": {"consistency": {"weight": weight, "end": end, "angle": angle}},
+    }
     kept = flatten(decisive(config))
-    assert ("trainer.consistency.angle" in kept) is bool(weight or end)
+    assert ("stn.consistency.angle" in kept) is bool(angle and (weight or end))
     assert kept["trainer.epochs"] == 1
 
 

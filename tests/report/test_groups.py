@@ -70,12 +70,12 @@ def test_settings_that_most_runs_share_are_omitted(settings, expected):
 
 def test_a_loss_that_is_off_is_another_model_than_one_that_is_on(write_run, groups):
     """Its settings are absent from runs of older code, and without effect where it is off."""
-    off = {"trainer.consistency": {"weight": 0.0, "end": 0.0, "angle": 45}}
+    off = {"stn.consistency": {"weight": 0.0, "end": 0.0, "angle": 45}}
     for seed, settings in enumerate(({}, off)):
         write_run(f"off{seed}", 2.0, seed=seed, **settings)
-    write_run("on", 1.0, **{"trainer.consistency": {"weight": 0.3, "end": 0.0, "angle": 90}})
+    write_run("on", 1.0, **{"stn.consistency": {"weight": 0.3, "end": 0.0, "angle": 90}})
     assert [(group.model, len(group.finished)) for group in groups()] == [
-        ("compact + affine trainer.consistency.weight=0.3", 1),
+        ("compact + affine stn.consistency.weight=0.3", 1),
         ("compact + affine", 2),
     ]
 

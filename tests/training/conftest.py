@@ -27,11 +27,13 @@ def splits(digits):
 def make_trainer(splits):
     """A trainer at its start; always the same one for the same arguments."""
 
-    def make(stn=True, lr=1e-2, train_set=splits.train, optimizer=torch.optim.AdamW, **settings):
+    def make(
+        stn=True, lr=1e-2, train_set=splits.train, optimizer=torch.optim.AdamW, consistency=None, **settings
+    ):
         config = TrainerConfig(**{"epochs": 3, "batch_size": 10, **settings})
         torch.manual_seed(0)
         transformers = {"input": [SpatialTransformer((1, 28, 28))]} if stn else {}
-        model = Classifier(Compact((1, 28, 28), 10, width=4, pool=2), transformers)
+        model = Classifier(Compact((1, 28, 28), 10, width=4, pool=2), transformers, consistency=consistency)
         optimizer = optimizer(model.parameter_groups(), lr=lr)
         for group in optimizer.param_groups[1:]:
             group["lr"] *= config.localisation_lr

@@ -6,12 +6,12 @@ import torch
 from stn_experiments.common.errors import TrainingFailed
 from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.evaluation.evaluate import evaluate, predict
+from stn_experiments.models.consistency import Consistency
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.train import make_trainer as build_trainer
 from stn_experiments.storage import checkpoints
 from stn_experiments.training import loop
 from stn_experiments.training.config import has_bfloat16
-from stn_experiments.training.consistency import Consistency
 from stn_experiments.training.loop import StepMetrics, derive_seed
 
 
@@ -41,7 +41,7 @@ def test_training_learns_and_reports(make_trainer, fit, splits):
 
 @pytest.mark.parametrize(
     ("step", "settings"),
-    [*((step, {}) for step in (1, 3, 4, 5, 12)), (6, {"consistency": Consistency(weight=0.3)})],
+    [*((step, {}) for step in (1, 3, 4, 5, 12)), (6, {"consistency": Consistency(weight=0.3, angle=90)})],
 )
 def test_training_resumes_from_a_checkpoint_as_if_never_stopped(make_trainer, fit, tmp_path, step, settings):
     """Steps within an epoch, at the end of one, and at the end of training."""

@@ -5,20 +5,19 @@ attends to in x, it should attend to in g·x as well, so T(x) = g ∘ T(g·x). T
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
-from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range
-from stn_experiments.models.classifier import INPUT, Classifier, ClassifierOutput
 from stn_experiments.models.precision import autocast_disabled
 from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.models.view import View
 
 Weight = Annotated[float, Range(0, 1000)]
 SMALLEST_AREA = 1e-3
@@ -31,7 +30,7 @@ class Consistency:
 
     Args:
         weight: of the loss at the start of training.
-        end: its weight at the end of training, linear in between. The loss is off if both are 0.
+        end: its weight at the end of training, linear in between.
         angle: rotation about the image's centre, uniform in ±angle, degrees.
         scale: largest factor, log-uniform from 1/scale.
         translation: along each axis, uniform in ±translation, as a fraction of the image's side.
@@ -39,34 +38,18 @@ class Consistency:
 
     weight: Weight = 0.0
     end: Weight = 0.0
-    angle: Annotated[float, Range(0, 180)] = 90.0
+    angle: Annotated[float, Range(0, 180)] = 0.0
     scale: Annotated[float, Range(1, 4)] = 1.0
     translation: Annotated[float, Range(0, 1)] = 0.0
 
-    def __post_init__(self) -> None:
-        if self.is_on and (self.angle, self.scale, self.translation) == (0, 1, 0):
-            raise UserError("angle must be above 0, unless scale is above 1 or translation above 0, got 0")
-
     @property
     def is_on(self) -> bool:
-        """Whether the loss has a weight at some time."""
-        return self.weight > 0 or self.end > 0
+        """Whether the loss has a weight at some time, and the images are transformed."""
+        return max(self.weight, self.end) > 0 and (self.angle, self.scale, self.translation) != (0, 1, 0)
 
     def weight_at(self, progress: float) -> float:
         """The weight of the loss at a training progress in [0, 1]."""
         return self.weight + (self.end - self.weight) * progress
-
-    def check_model(self, model: Classifier) -> None:
-        """Check that a model has what the loss is for.
-
-        Raises:
-            UserError: the loss is on, and no transformer is at the input.
-        """
-        if self.is_on and INPUT not in model.transformers:
-            setting = "weight" if self.weight else "end"
-            raise UserError(
-                f"{setting} must be 0 without a transformer at the input, got {self.weight or self.end}"
-            )
 
     def draw(self, images: Tensor, generator: Generator) -> Tensor:
         """A transform g (B, 3, 3), in normalised coordinates, of each of the images (B, C, H, W)."""
@@ -82,16 +65,17 @@ class Consistency:
         return geometry.normalised(matrix, (height, width), (height, width))
 
 
-def consistency_loss(model: Classifier, output: ClassifierOutput, images: Tensor, matrix: Tensor) -> Tensor:
-    """The loss (), mean over images and over the transformers at the input.
+def consistency_loss(
+    transformers: Sequence[SpatialTransformer], views: Sequence[View], images: Tensor, matrix: Tensor
+) -> Tensor:
+    """The loss (), mean over images and over transformers at the input.
 
     Args:
-        model: its transformers at the input read the transformed images as well, the rest of it does not.
-        output: the model's output for the images.
+        transformers: those at the input, which read the transformed images as well.
+        views: theirs of the images.
         images: (B, C, H, W).
         matrix: a transform g of each image (B, 3, 3), see :meth:`Consistency.draw`.
     """
-    transformers = list(cast(Iterable[SpatialTransformer], model.transformers[INPUT].children()))
     height, width = images.shape[2:]
     with autocast_disabled(images):
         grid = geometry.affine(matrix, geometry.pixel_centres(height, width, images.device).to(images.dtype))
@@ -103,7 +87,7 @@ def consistency_loss(model: Classifier, output: ClassifierOutput, images: Tensor
     with autocast_disabled(images):
         # Both axes in the same unit, in which the area of the whole image is 4.
         unit = geometry.constant(((width / height) ** 0.5, (height / width) ** 0.5), matrix)
-        for transformer, theta, view in zip(transformers, thetas, output.stages[INPUT].views, strict=True):
+        for transformer, theta, view in zip(transformers, thetas, views, strict=True):
             assert view.outline is not None
             expected = geometry.affine(matrix, transformer.grid_generator.outline(theta))
             losses.append(outline_distance(view.outline * unit, expected * unit))
