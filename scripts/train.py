@@ -28,7 +28,8 @@ def train(config: DictConfig) -> None:
     """Train one run, or search for settings; print the outcome."""
     hydra_config = HydraConfig.get()
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
-    settings = with_run_name(to_plain(config), hydra_config.overrides.task, is_sweep)
+    overrides = hydra_config.overrides.task
+    settings = with_run_name(to_plain(config, overrides), overrides, is_sweep)
     folder = RunFolder.of(settings)
     is_search = OmegaConf.select(config, "search") is not None
     if not is_search and not is_sweep:

@@ -25,7 +25,7 @@ def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     refuse_lists(overrides)
     with hydra.initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         try:
-            return with_run_name(to_plain(hydra.compose("train", list(overrides))), overrides)
+            return with_run_name(to_plain(hydra.compose("train", list(overrides)), overrides), overrides)
         except HydraException as error:
             raise UserError(error_line(error)) from error
 
@@ -47,8 +47,11 @@ def refuse_lists(overrides: Iterable[str]) -> None:
             raise UserError(f"{group} must be one choice, got {choice}: {sweep} trains one after the other")
 
 
-def to_plain(config: DictConfig | ListConfig) -> dict[str, Any]:
+def to_plain(config: DictConfig | ListConfig, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """A composed config as dicts and values, with all interpolations resolved.
+
+    A group without a ``_target_``, such as ``stn=none``, loses the settings that a recipe has for it. Those
+    that one of the ``overrides`` gives remain, as a mistake.
 
     Raises:
         UserError: a value is missing, or an interpolation refers to nothing.
@@ -60,6 +63,12 @@ def to_plain(config: DictConfig | ListConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(error_line(error)) from None
     assert isinstance(plain, dict)
+    given = {
+        override.lstrip("+").partition(".")[0] for override in overrides if "." in override.partition("=")[0]
+    }
+    for name, group in plain.items():
+        if name not in given and isinstance(group, dict) and group.get("_target_", group) is None:
+            plain[name] = {key: group[key] for key in ("_target_", "name") if key in group}
     return {str(key): value for key, value in plain.items()}
 
 

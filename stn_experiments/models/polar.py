@@ -1,4 +1,4 @@
-"""A localisation network on polar coordinates: if the image turns about its centre, its keypoints turn, too."""
+"""A localisation network on polar coordinates: where the image turns, its keypoints turn with it."""
 
 import math
 
@@ -35,7 +35,7 @@ class PolarSampling(nn.Module):
 
 
 class RingConv2d(nn.Conv2d):
-    """A convolution of maps (B, C, rings, spokes) that wraps around along the rings; beyond them are zeros."""
+    """A convolution of maps (B, C, rings, spokes) that wraps around along rings; beyond them are zeros."""
 
     def __init__(self, inputs: int, outputs: int, side: int) -> None:
         super().__init__(inputs, outputs, side, padding=(side // 2, 0), bias=False)

@@ -32,6 +32,13 @@ def test_an_invalid_override_is_a_line(override, message):
     assert "\n" not in str(error.value)
 
 
+def test_without_a_transformer_its_settings_in_a_recipe_are_dropped():
+    words = ["experiment=upright", "stn=none"]
+    assert compose(ROOT / "configs", words)["stn"] == {"_target_": None, "name": "none"}
+    assert compose(ROOT / "configs", words[:1])["stn"]["output_size"] == 14
+    assert compose(ROOT / "configs", [*words, "+stn.at=layer2"])["stn"]["at"] == "layer2"  # a mistake
+
+
 def test_interpolations_are_resolved():
     config = OmegaConf.create({"a": {"b": 1}, "c": "${a.b}", "d": ["${c}"]})
     assert to_plain(config) == {"a": {"b": 1}, "c": 1, "d": [1]}
