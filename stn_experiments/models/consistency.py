@@ -2,6 +2,7 @@
 
 A further transform g of an image x is known, for it is drawn here: (g·x)(p) = x(g(p)). What a transformer T
 attends to in x, it should attend to in g·x as well, so T(x) = g ∘ T(g·x). This needs no label and no pose.
+Which direction is up does not follow from it: that is the mean direction of the images.
 """
 
 import math
@@ -92,6 +93,31 @@ def consistency_loss(
             expected = geometry.affine(matrix, transformer.grid_generator.outline(theta))
             losses.append(outline_distance(view.outline * unit, expected * unit))
         return torch.stack(losses).mean()
+
+
+def tilt_loss(views: Sequence[View]) -> Tensor:
+    """The squared mean sine () of the rotations of the boxes, times 4; mean over the views.
+
+    It is 0 if the boxes of a batch are upright on average. The product of the means of the two halves of the
+    batch has no bias: the rotations themselves may be as large as they like.
+    """
+    losses = []
+    for view in views:
+        assert view.outline is not None
+        first, second = rotation_sine(view.outline.float()).chunk(2)
+        losses.append(4 * first.mean() * second.mean())
+    return torch.stack(losses).mean()
+
+
+def rotation_sine(outline: Tensor) -> Tensor:
+    """The sines (B,) of the rotations that bring the square closest to outlines (B, K, 2), K = 4 n.
+
+    This is the rotation of the orthogonal Procrustes problem. It is positive clockwise on the screen.
+    """
+    square = geometry.boundary_points(outline.shape[1] // 4, outline.device).to(outline.dtype)
+    cosine = (square * outline).sum((1, 2))
+    sine = (square[:, 0] * outline[..., 1] - square[:, 1] * outline[..., 0]).sum(1)
+    return F.normalize(torch.stack([cosine, sine], 1), dim=1)[:, 1]
 
 
 def outline_distance(one: Tensor, other: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from stn_experiments.common.errors import NotFinite
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.datasets import TrainingSet
 from stn_experiments.models.classifier import INPUT, LOCALISATION, NETWORK, Classifier, ClassifierOutput
-from stn_experiments.models.consistency import consistency_loss
+from stn_experiments.models.consistency import consistency_loss, tilt_loss
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.training.average import WeightAverage, estimate_batch_statistics
 from stn_experiments.training.config import TrainerConfig
@@ -204,12 +204,14 @@ class Trainer:
         return torch.stack(metrics if consistency is None else [*metrics, consistency.detach()])
 
     def _consistency(self, images: Tensor, output: ClassifierOutput) -> Tensor | None:
-        """The consistency loss () of a batch, if it is on."""
+        """The consistency loss () of a batch, if it is on; where it turns images, boxes shall not tilt."""
         if not self._is_consistent:
             return None
         matrix = self.model.consistency.draw(images, self._generator)
         transformers = list(cast(Iterable[SpatialTransformer], self.model.transformers[INPUT].children()))
-        return consistency_loss(transformers, output.stages[INPUT].views, images, matrix)
+        views = output.stages[INPUT].views
+        loss = consistency_loss(transformers, views, images, matrix)
+        return loss + tilt_loss(views) if self.model.consistency.angle else loss
 
     def averaged_model(self) -> Classifier:
         """A copy of the model to evaluate: averaged weights, and batch statistics that fit them.
