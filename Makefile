@@ -23,7 +23,7 @@ $(VENV)/dev: $(VENV)/run
 setup: $(VENV)/run ## Make .venv with the pinned dependencies, and fetch MNIST
 	$(BIN)/python scripts/download_mnist.py
 
-train: $(VENV)/run ## Train the default experiment: rotated digits, affine transformer
+train: $(VENV)/run ## Train the default experiment: rotated digits, similarity transformer
 	$(BIN)/python scripts/train.py $(ARGS)
 
 tensorboard: $(VENV)/run ## Serve all runs, with every step of every panel

@@ -50,6 +50,11 @@ class Task(ABC):
     vocab_size = 0
 
     @property
+    def turns_about_centre(self) -> bool:
+        """Whether images differ by rotations about their centre."""
+        return False
+
+    @property
     def size(self) -> tuple[int, int]:
         """The canvas's (height, width)."""
         return height_width(self.canvas)

@@ -128,6 +128,11 @@ class DistortedMnist:
         return self.distortion.vocab_size
 
     @property
+    def turns_about_centre(self) -> bool:
+        """Whether images differ by rotations about their centre."""
+        return self.distortion.turns_about_centre
+
+    @property
     def train_size(self) -> int:
         """Number of training images in an epoch."""
         return self._train_digits * self.draws
@@ -217,6 +222,7 @@ class Rotated12kFiles:
     classes = 10
     class_names = None
     vocab_size = 0
+    turns_about_centre = True
 
     @property
     def train_size(self) -> int:
@@ -248,6 +254,7 @@ class NpzFile:
     """
 
     vocab_size = 0
+    turns_about_centre = False
     class_names: Sequence[str] | None = None
 
     def __init__(
@@ -298,6 +305,7 @@ class ImageFolder:
     """
 
     vocab_size = 0
+    turns_about_centre = False
 
     def __init__(  # noqa: PLR0913 -- settings
         self,

@@ -106,6 +106,11 @@ class Distortion(Task):
             pose = Pose(matrix[:, None], box[:, None], average_ink(images))
         return Batch(self._degrade(images, digits, index, generator), digits.labels[index], pose)
 
+    @property
+    def turns_about_centre(self) -> bool:
+        """Whether the digit is rotated, and in the middle of the canvas."""
+        return self.angle > 0 and self.place == "centre"
+
     @cached_property
     def _moves_by_whole_pixels(self) -> bool:
         """Whether the digit is only moved, by whole pixels."""

@@ -33,7 +33,7 @@ class TransformerConfig:
         at: the place of a transformer, or a list of places: ``input`` or a stage of the backbone, whose input
             it transforms.
         count: transformers side by side at the input; their outputs are stacked as channels.
-        localisation: the kind of localisation network; ``auto``: the backbone's default.
+        localisation: the kind of localisation network; ``auto``: the one that fits the backbone and the data.
         consistency: a loss that asks those at the input to follow it.
     """
 

@@ -165,6 +165,8 @@ def assemble(
 ) -> Classifier:
     """The classifier of a backbone's config node, its transformers and another attention."""
     fitting = locate(node, "backbone", Backbone).localisation
+    if fitting == "keypoints" and data.turns_about_centre:
+        fitting = "polar"
     channels, *size = data.shape
     transformers: dict[str, list[SpatialTransformer]] = {}
     if plan is not None:

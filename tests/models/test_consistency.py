@@ -8,7 +8,13 @@ import torch
 from stn_experiments.common import geometry
 from stn_experiments.models.backbones import Compact
 from stn_experiments.models.classifier import Classifier
-from stn_experiments.models.consistency import Consistency, consistency_loss, outline_distance
+from stn_experiments.models.consistency import (
+    Consistency,
+    consistency_loss,
+    outline_distance,
+    rotation_sine,
+    tilt_loss,
+)
 from stn_experiments.models.grids import (
     Affine,
     Projective,
@@ -18,6 +24,7 @@ from stn_experiments.models.grids import (
     Translation,
 )
 from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.models.view import View
 
 WIDE = (20, 40)
 EVERYTHING = Consistency(weight=1, angle=180, scale=1.3, translation=0.2)
@@ -201,3 +208,23 @@ def test_a_localisation_network_learns_to_follow(generator):
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.3 * sum(losses[:5])
+
+
+def test_the_sine_of_the_rotation_of_a_box_is_that_of_its_matrix():
+    angle = torch.tensor([0.0, 30, -75, 90]).deg2rad()
+    matrix = geometry.similarity(angle, torch.full((4,), 0.6), torch.tensor([0.3, -0.1]).expand(4, 2))
+    for points in (1, 4):
+        outline = geometry.affine(matrix, geometry.boundary_points(points))
+        torch.testing.assert_close(rotation_sine(outline), -angle.sin(), atol=1e-6, rtol=0)
+
+
+def test_boxes_that_are_upright_on_average_do_not_tilt(generator):
+    def loss(offset):
+        angle = (2 * torch.rand(4000, generator=generator) - 1) * math.pi / 2 + math.radians(offset)
+        matrix = geometry.similarity(angle, torch.ones(4000), torch.zeros(4000, 2))
+        outline = geometry.affine(matrix, geometry.boundary_points(1))
+        return tilt_loss([View(torch.empty(0), outline=outline)]).item()
+
+    assert abs(loss(0)) < 0.01
+    # The mean of sin(a + 20°) over a uniform in ±90° is 2 / pi sin 20°.
+    assert loss(20) == pytest.approx(4 * (2 / math.pi * math.sin(math.radians(20))) ** 2, rel=0.2)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from stn_experiments.models.localisation import FEATURES, Localisation, expected_positions
+from stn_experiments.models.polar import RingConv2d, polar_points
 
 
 @pytest.mark.parametrize("kind", FEATURES)
@@ -17,3 +18,37 @@ def test_expected_positions_are_means_under_the_softmax():
     right_of_middle_above = [(2 * 7 + 1) / 9 - 1, (2 * 1 + 1) / 5 - 1]
     expected = torch.tensor([[right_of_middle_above, [0.0, 0.0]]])
     torch.testing.assert_close(expected_positions(heat), expected)
+
+
+def test_polar_keypoints_turn_with_a_quarter_turn_of_the_image():
+    torch.manual_seed(0)
+    image = torch.rand(4, 1, 28, 28)
+    layers = list(FEATURES["polar"]((1, 28, 28), 16))[:-1]
+    torch.nn.init.normal_(layers[-1].heat.weight, std=10)  # by default all places have nearly the same weight
+    positions_and_means = torch.nn.Sequential(*layers).eval()
+    before, after = (positions_and_means(maps) for maps in (image, image.rot90(1, (2, 3))))
+    points, turned = (features[:, :32].unflatten(1, (16, 2)) for features in (before, after))
+    assert points.norm(dim=2).max() > 0.01
+    # Counter-clockwise on the screen, where y points down.
+    torch.testing.assert_close(turned, torch.stack([points[..., 1], -points[..., 0]], -1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(after[:, 32:], before[:, 32:], atol=1e-5, rtol=0)  # the means do not change
+
+
+def test_polar_points_lie_on_circles_in_pixels():
+    height, width = 20, 40
+    points = polar_points(4, 16, (height, width)).view(4, 16, 2)
+    x, y = (points * torch.tensor([width / 2, height / 2])).unbind(2)
+    radius = torch.hypot(x, y)
+    torch.testing.assert_close(radius, torch.tensor([1.25, 3.75, 6.25, 8.75])[:, None].expand(4, 16))
+    direction = torch.atan2(y, x).rad2deg() % 360
+    torch.testing.assert_close(
+        direction, (11.25 + 22.5 * torch.arange(16.0)).expand(4, 16), atol=1e-3, rtol=0
+    )
+
+
+def test_a_convolution_on_rings_wraps_around():
+    torch.manual_seed(0)
+    convolution, maps = RingConv2d(2, 3, 5), torch.rand(1, 2, 8, 32)
+    shifted = convolution(maps.roll(7, 3))
+    torch.testing.assert_close(shifted, convolution(maps).roll(7, 3))
+    assert shifted.shape == (1, 3, 8, 32)

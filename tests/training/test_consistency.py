@@ -26,6 +26,33 @@ def test_the_gradient_reaches_the_localisation_network_alone(make_trainer, split
     assert all(weights.grad.abs().max() > 0 for weights in model.localisation_parameters())
 
 
+@pytest.mark.parametrize(
+    ("choices", "kind"),
+    [
+        ((), "polar"),
+        (("data=rts",), "keypoints"),
+        (("data=cluttered",), "keypoints"),
+        (("data=rotated12k",), "polar"),
+        (("backbone=fcn",), "fully_connected"),
+        (("stn.localisation=keypoints",), "keypoints"),
+    ],
+)
+def test_where_the_data_turns_about_its_centre_the_localisation_network_is_polar(compose, choices, kind):
+    (transformer,) = build_experiment(compose("stn=similarity", *choices)).model.transformers["input"]
+    modules = [type(module).__name__ for module in transformer.localisation.modules()]
+    found = "polar" if "PolarSampling" in modules else "keypoints" if "PositionsAndMeans" in modules else ""
+    assert found == (kind if kind != "fully_connected" else "")
+
+
+@pytest.mark.parametrize(
+    ("data", "angle"), [("rotated", 90), ("rts", 45), ("sim2mnist", 180), ("cluttered", 0)]
+)
+def test_images_are_turned_as_far_as_the_data_turns_them(compose, data, angle):
+    consistency = build_experiment(compose(f"data={data}")).model.consistency
+    assert consistency.angle == angle
+    assert consistency.is_on is (angle > 0)
+
+
 def test_the_weight_goes_linearly_to_its_end(make_trainer, fit):
     trainer = make_trainer(consistency=Consistency(weight=0.3, end=0.1, angle=90))
     update, weights = trainer._update, []
