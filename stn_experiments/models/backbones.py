@@ -32,7 +32,8 @@ class Backbone(nn.Module):
     """Stages in sequence, then a linear classifier of the flattened last map.
 
     Attributes:
-        input_shapes: shape of each stage's input: (C, H, W) of a map, (N,) of a vector.
+        input_shapes: shape of each stage's input: (C, H, W) of a map, (N,) of a vector, (N, C, H, W) of one
+            map for each of N rotations.
         output_shapes: shape of each stage's output.
         output_shape: shape of the last stage's output.
         receptive_scale: extent in (x, y) of each stage's output map relative to its input: below 1 for
@@ -159,16 +160,7 @@ class Compact(Backbone):
         pool: Annotated[int, Range(1, 64)] = 4,
         standardise: bool = False,
     ) -> None:
-        first = [Standardise()] if standardise else []
-        *layer1, relu = _convolution(width, width, 3)
-        stages = {
-            "stem": Stage(nn.Sequential(*first, *_normalised(Stem(shape[0], width), width)), 2),
-            # ReLU after pooling gives the same result on a quarter of the values.
-            "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
-            "layer2": Stage(_convolution(width, 2 * width, 3)),
-            "layer3": Stage(nn.Sequential(AveragePool(pool), *_convolution(2 * width, 2 * width, 3)), None),
-        }
-        super().__init__(stages, shape, classes)
+        super().__init__(compact_stages(shape[0], width, pool, standardise), shape, classes)
 
 
 class ResNet18(Backbone):
@@ -211,6 +203,19 @@ class Stem(nn.Conv2d):
         images = F.pixel_unshuffle(F.pad(images, (0, width % 2, 0, height % 2)), 2)
         weight = F.pixel_unshuffle(F.pad(self.weight, (0, 1, 0, 1)), 2)
         return F.conv2d(images, weight, padding=1)
+
+
+def compact_stages(channels: int, width: int, pool: int, standardise: bool = False) -> dict[str, Stage]:
+    """The stages of :class:`Compact` for images of ``channels`` channels."""
+    first = [Standardise()] if standardise else []
+    *layer1, relu = _convolution(width, width, 3)
+    return {
+        "stem": Stage(nn.Sequential(*first, *_normalised(Stem(channels, width), width)), 2),
+        # ReLU after pooling gives the same result on a quarter of the values.
+        "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
+        "layer2": Stage(_convolution(width, 2 * width, 3)),
+        "layer3": Stage(nn.Sequential(AveragePool(pool), *_convolution(2 * width, 2 * width, 3)), None),
+    }
 
 
 def _receptive_scale(stage: Stage, before: Sequence[int], after: Sequence[int]) -> tuple[float, float]:

@@ -34,6 +34,11 @@ WIDTHS = [  # what each backbone's widths are called, and the layers that have t
     ("compact", "width", ["layer1.0"]),
     ("cnn", "filters", ["conv1.0", "conv2.0"]),
     ("fcn", "widths", ["hidden1.1", "hidden2.0"]),
+    ("gcnn", "width", ["layer1.0"]),
+    ("tipooling", "width", ["layer1.0.0.0"]),
+]
+RIVALS = yaml.safe_load((ROOT / "configs" / "sweep" / "rivals.yaml").read_text())["hydra"]["sweeper"][
+    "params"
 ]
 
 
@@ -90,6 +95,17 @@ def test_every_run_of_the_full_table_is_as_the_papers(compose, data, recipe):
         0.01 * experiment.schedule(step / steps) for step in (0, 49_999, 50_001, 99_999, 100_001, 149_999)
     ]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RIVALS["experiment"].split(","))
+def test_the_transformer_and_its_rivals_have_one_size_and_equally_many_steps(compose, recipe):
+    for data in RIVALS["data"].split(","):
+        experiment = build_experiment(compose("sweep=rivals", f"data={data}", f"experiment={recipe}"))
+        assert abs(size(experiment.model) - 100_000) <= 0.03 * 100_000
+        assert bool(experiment.model.transformers) == (recipe == "rivals/transformer")
+        steps = experiment.trainer.epochs * experiment.trainer.steps_per_epoch(experiment.data.train_size)
+        assert steps == 5148
 
 
 @pytest.mark.parametrize(("backbone", "setting", "layers"), WIDTHS, ids=[name for name, *_ in WIDTHS])

@@ -27,6 +27,8 @@ NETWORKS = [
     ("backbone=cnn", "backbone.filters=[4,4]"),
     ("backbone=fcn", "backbone.widths=[8,8]", "optimizer=sgd", "scheduler=step"),
     ("backbone=resnet18",),
+    ("backbone=gcnn", "backbone.width=4", "stn=none"),
+    ("backbone=tipooling", "backbone.width=4", "stn=similarity"),
     *((f"attention={gate}", "stn=none") for gate in ("se", "cbam", "mask")),
     ("experiment=ram_cluttered",),
     ("experiment=question_answering",),

@@ -1,0 +1,170 @@
+"""Backbones whose class scores do not change when the image is rotated: the rivals of a transformer.
+
+Between their stages there is a map for each of N rotations, (B, N, C, H, W). So no gate follows a stage, and
+no transformer precedes one: neither knows what a rotation does to these maps. The last stage takes the
+maximum over the rotations, which gives the same vector for the rotated image.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stn_experiments.common import geometry
+from stn_experiments.common.ranges import Range
+from stn_experiments.models.backbones import Backbone, Stage, Width, compact_stages
+from stn_experiments.models.deterministic import AveragePool
+from stn_experiments.models.sampler import Sampler
+
+QUARTERS = 4
+"""The rotations of the group p4: by multiples of 90°."""
+Side = Annotated[int, Range(1, 64)]
+
+
+class GCNN(Backbone):
+    """A group convolutional network over p4, in the stages of the compact one (Cohen and Welling 2016).
+
+    Its maps follow a rotation of a square image by 90° exactly, up to rounding. The last convolution covers
+    the whole map, so the maximum over the rotations loses no position in it.
+
+    Args:
+        width: channels of the first two convolutions for each rotation; the last two have twice as many.
+        pool: side to which the maps are averaged before the last convolution, for every canvas size.
+    """
+
+    width_setting = "width"
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: Width = 20, pool: Side = 3) -> None:
+        stem = P4Convolution(shape[0], width, 5, padding=2, rotations=1)
+        layer1 = P4Convolution(width, width, 3, padding=1)
+        layer2 = P4Convolution(width, 2 * width, 3, padding=1)
+        layer3 = P4Convolution(2 * width, 2 * width, pool, padding=0)
+        stages = {
+            "stem": [nn.Unflatten(1, (1, -1)), stem, EachRotation(HalvingMaxPool(), *_normalised(width))],
+            "layer1": [layer1, EachRotation(HalvingMaxPool(), *_normalised(width))],
+            "layer2": [layer2, EachRotation(*_normalised(2 * width))],
+            "layer3": [
+                EachRotation(AveragePool(pool)),
+                layer3,
+                EachRotation(*_normalised(2 * width)),
+                MaxOverRotations(),
+            ],
+        }
+        strides = {"stem": 2, "layer1": 2, "layer3": None}
+        super().__init__(
+            {name: Stage(nn.Sequential(*layers), strides.get(name, 1)) for name, layers in stages.items()},
+            shape,
+            classes,
+        )
+
+
+class TIPooling(Backbone):
+    """The compact network on rotated copies of the image, and the maximum over them (Laptev et al. 2016).
+
+    The copies are rotated about the image's centre by multiples of 360° / ``copies``. What a rotation moves
+    off the canvas is lost.
+
+    Class scores are invariant under rotations by 90° if ``copies`` is a multiple of 4, up to rounding, and
+    nearly so under others of the copies' rotations, for those interpolate.
+
+    Args:
+        copies: number of copies; the first is the image itself.
+        width: channels of the first two convolutions; the last two have twice as many.
+        pool: side to which the maps are averaged before the last convolution, for every canvas size.
+    """
+
+    width_setting = "width"
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        copies: Annotated[int, Range(1, 64)] = 8,
+        width: Width = 32,
+        pool: Side = 4,
+    ) -> None:
+        stages = {}
+        for name, (layers, stride) in compact_stages(shape[0], width, pool).items():
+            before = [RotatedCopies(copies, shape[1:])] if name == "stem" else []
+            after = [MaxOverRotations()] if name == "layer3" else []
+            stages[name] = Stage(nn.Sequential(*before, EachRotation(layers), *after), stride)
+        super().__init__(stages, shape, classes)
+
+
+class P4Convolution(nn.Conv2d):
+    """A convolution over p4, whose filters are used in four rotations (Cohen and Welling 2016).
+
+    A filter has weights for each rotation of its input. Rotating it by 90° rotates these in the plane, and
+    moves them on to the next rotation.
+
+    Args:
+        inputs: channels of each of the maps (B, ``rotations``, C, H, W) that it reads.
+        outputs: channels of each of the maps (B, 4, C', H, W) that it makes.
+        side: side of the filters.
+        padding: pixels of zeros around the maps.
+        rotations: 4, or 1 for an image.
+    """
+
+    def __init__(self, inputs: int, outputs: int, side: int, padding: int, rotations: int = QUARTERS) -> None:
+        super().__init__(rotations * inputs, outputs, side, padding=padding, bias=False)
+        self.rotations = rotations
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, 4, C', H, W) of maps (B, N, C, H, W)."""
+        weight = self.weight.unflatten(1, (self.rotations, -1))
+        filters = torch.cat([weight.rot90(quarter, (3, 4)).roll(quarter, 1) for quarter in range(QUARTERS)])
+        output = F.conv2d(maps.flatten(1, 2), filters.flatten(1, 2), padding=self.padding)
+        return output.unflatten(1, (QUARTERS, -1))
+
+
+class EachRotation(nn.Sequential):
+    """Layers for maps (B, C, H, W), applied to maps (B, N, C, H, W): the same for each of N rotations."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, N, C', H', W') of maps (B, N, C, H, W)."""
+        return super().forward(maps.flatten(0, 1)).unflatten(0, (-1, maps.shape[1]))
+
+
+class HalvingMaxPool(nn.Module):
+    """Maximum pooling by 2 that commutes with rotations by 90°: its windows are 3 wide along an odd side."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to (B, C, ⌈H / 2⌉, ⌈W / 2⌉)."""
+        odd = [side % 2 for side in maps.shape[2:]]
+        return F.max_pool2d(maps, [2 + one for one in odd], 2, odd)
+
+
+class RotatedCopies(nn.Module):
+    """Copies of images of ``size`` (height, width), rotated about the centre by multiples of 360° / N."""
+
+    grid: Tensor
+
+    def __init__(self, copies: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        angles = torch.arange(copies, dtype=torch.double) * (2 * math.pi / copies)
+        matrix = geometry.similarity(angles, torch.ones_like(angles), angles.new_zeros(copies, 2))
+        grid = geometry.affine(
+            geometry.normalised(matrix, size, size), geometry.pixel_centres(*size).double()
+        )
+        self.sampler = Sampler()
+        self.register_buffer("grid", grid.unflatten(1, size).float(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Copies (B, N, C, H, W) of images (B, C, H, W)."""
+        # All images of one rotation are channels, so that the sampler computes its weights once.
+        source = images.flatten(0, 1).expand(len(self.grid), -1, -1, -1)
+        return self.sampler(source, self.grid).unflatten(1, images.shape[:2]).transpose(0, 1)
+
+
+class MaxOverRotations(nn.Module):
+    """The maximum over N rotations, as a vector."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Features (B, C H W) of maps (B, N, C, H, W)."""
+        return maps.amax(1).flatten(1)
+
+
+def _normalised(channels: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
