@@ -184,6 +184,28 @@ def precision(kept: Mapping[str, Kept]) -> str:
     return Table(head, rows).markdown() + shell(commands)
 
 
+def turning(kept: Mapping[str, Kept]) -> str:
+    """What the consistency loss changes: the error, and how digits are turned in V."""
+    scores = {
+        "residual_rotation_deg": "{:.1f}°",
+        "residual_rotation_within_class_deg": "{:.1f}°",
+        "pair_rotation_deg": "{:.1f}°",
+        "residual_scale": "{:.3f}",
+        "residual_translation_px": "{:.2f}",
+        "frame_iou_mean": "{:.2f}",
+    }
+    rows, commands = [], []
+    for data in dict.fromkeys(name.split("-")[1] for name in kept if name.startswith("turning-")):
+        for loss in ("with", "without"):
+            one = kept[f"turning-{data}-{loss}"]
+            group = only(one.groups)
+            figures = (mean_text(group, name, form.format) for name, form in scores.items())
+            rows.append([f"`{data}`, {loss}", error_text(group), interval_text(group), *figures])
+            commands.append(one.command)
+    head = ["data, consistency", "test error %", "95 % interval", "rotation left", "… in a class", "… in a pair"]
+    return Table([*head, "scale", "translation px", "frame IoU"], rows).markdown() + shell(commands)
+
+
 def shell(commands: Iterable[str]) -> str:
     """Commands in a block of their own, each once."""
     return "\n```sh\n" + "\n".join(dict.fromkeys(commands)) + "\n```\n"
@@ -211,5 +233,6 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "search": search,
     "step times": step_times,
     "precision": precision,
+    "turning": turning,
 }
 """The blocks by their names."""

@@ -25,7 +25,7 @@ class PolarSampling(nn.Module):
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
-        self.register_buffer("points", polar_points(RINGS, SPOKES, size), persistent=False)
+        self.register_buffer("points", polar_points(RINGS, SPOKES, size))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ``RINGS``, ``SPOKES``)."""

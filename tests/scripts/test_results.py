@@ -117,7 +117,7 @@ def test_runs_that_cannot_be_kept_are_refused(tmp_path, trouble, message):
     if trouble == "another machine":
         trained(tmp_path / "runs", ["seed=1"], 10, cpu="B")
     elif trouble == "another model":
-        command = f"{records.COMMAND}-m stn=affine,none"
+        command = f"{records.COMMAND}-m stn=similarity,none"
         trained(tmp_path / "runs", ["stn=none"], 10)
     elif trouble != "missing":
         trained(tmp_path / "runs", ["seed=1"], 10, commit="abc-dirty" if trouble == "dirty" else "abc")
