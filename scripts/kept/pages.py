@@ -202,7 +202,14 @@ def turning(kept: Mapping[str, Kept]) -> str:
             figures = (mean_text(group, name, form.format) for name, form in scores.items())
             rows.append([f"`{data}`, {loss}", error_text(group), interval_text(group), *figures])
             commands.append(one.command)
-    head = ["data, consistency", "test error %", "95 % interval", "rotation left", "… in a class", "… in a pair"]
+    head = [
+        "data, consistency",
+        "test error %",
+        "95 % interval",
+        "rotation left",
+        "… in a class",
+        "… in a pair",
+    ]
     return Table([*head, "scale", "translation px", "frame IoU"], rows).markdown() + shell(commands)
 
 

@@ -53,7 +53,7 @@ def test_attention_is_scored_against_the_truth(build, batch):
         def forward(self, images):
             return truth
 
-    model = build()
+    model = build("stn=affine")
     identity = evaluate(model, batch)
     assert identity["residual_rotation_deg"] == pytest.approx(identity["input_rotation_deg"], rel=1e-4)
     assert identity["residual_translation_px"] == pytest.approx(identity["input_translation_px"], abs=1e-3)
@@ -96,7 +96,7 @@ def test_pairs_tell_what_is_left_apart_from_the_class_and_the_digit(build, digit
     pair = tuple(
         distortion.draw(digits, torch.arange(40), torch.Generator().manual_seed(seed)) for seed in (1, 2)
     )
-    model = build()
+    model = build("stn=affine")
     whole = evaluate_test(model, pair[0], lambda: pair)
     assert whole["pair_rotation_deg"] == pytest.approx(whole["input_pair_rotation_deg"], rel=1e-4)
     turns = [batch.pose.matrix[:, 0, 0, :2].double().numpy() for batch in pair]
