@@ -20,7 +20,7 @@ def main() -> None:
     arguments = parse()
     if arguments.name:
         file = RESULTS / f"{arguments.name}.json"
-        count = keep(arguments.command, arguments.root, ROOT / "configs", file)
+        count = keep(arguments.command, arguments.root, ROOT / "configs", file, arguments.evaluated)
         print(f"kept {count} runs in {file}")
         return
     kept = load_all(RESULTS)
@@ -51,6 +51,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--command", help="with --keep: what trained them, with all seeds")
     parser.add_argument(
         "--root", type=Path, default=Path("outputs"), help="with --keep: the folder of the runs"
+    )
+    parser.add_argument(
+        "--evaluated",
+        default="",
+        metavar="DATA",
+        help="with --keep: the data that scripts/evaluate.py evaluated them on, if not their own",
     )
     arguments = parser.parse_args()
     if bool(arguments.name) != bool(arguments.command):

@@ -23,6 +23,8 @@ from stn_experiments.report.tables import (
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "cluttered": "TC"}
 """The paper's names of its data."""
+TURNED = {"turning": "±90°", "turning120": "±120°", "turning180": "the full circle"}
+"""The rotations that networks trained on ±90° were tested on, by the beginnings of the files' names."""
 TWINS = {"epochs": "equal epochs", "time": "equal time"}
 """The networks without a transformer, and what they have in common with the one that has it."""
 
@@ -195,22 +197,16 @@ def turning(kept: Mapping[str, Kept]) -> str:
         "frame_iou_mean": "{:.2f}",
     }
     rows, commands = [], []
-    for data in dict.fromkeys(name.split("-")[1] for name in kept if name.startswith("turning-")):
-        for loss in ("with", "without"):
-            one = kept[f"turning-{data}-{loss}"]
-            group = only(one.groups)
-            figures = (mean_text(group, name, form.format) for name, form in scores.items())
-            rows.append([f"`{data}`, {loss}", error_text(group), interval_text(group), *figures])
-            commands.append(one.command)
-    head = [
-        "data, consistency",
-        "test error %",
-        "95 % interval",
-        "rotation left",
-        "… in a class",
-        "… in a pair",
-    ]
-    return Table([*head, "scale", "translation px", "frame IoU"], rows).markdown() + shell(commands)
+    for kind, rotations in TURNED.items():
+        for model in ("with", "without"):
+            if one := kept.get(f"{kind}-{model}"):
+                group = only(one.groups)
+                figures = (mean_text(group, score, form.format) for score, form in scores.items())
+                rows.append([rotations, model, error_text(group), interval_text(group), *figures])
+                commands.append(one.command)
+    head = ["tested on", "consistency", "test error %", "95 % interval"]
+    names = ["rotation left", "… in a class", "… in a pair", "scale", "translation px", "frame IoU"]
+    return Table([*head, *names], rows).markdown() + shell(commands)
 
 
 def shell(commands: Iterable[str]) -> str:

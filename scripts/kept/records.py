@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -15,11 +15,15 @@ from stn_experiments.config.compose import compose
 from stn_experiments.config.tree import decisive, flatten, with_values
 from stn_experiments.report.collect import Record, read_run
 from stn_experiments.report.groups import Group, group_runs
+from stn_experiments.runs.evaluate import evaluation_folder
+from stn_experiments.runs.other_data import other_data
 from stn_experiments.storage.run_folder import RunFolder, run_digest
 
 HISTORY = ("train_loss", "train_error", "val_loss", "val_error", "seconds")
 """The metrics of each epoch that are kept."""
 COMMAND = "python scripts/train.py "
+REDRAWN = (1, 2)
+"""Seeds of the data for test sets that are drawn anew."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Kept:
     """The content of a file.
 
     Args:
-        command: what trained the runs.
+        command: what trained the runs, and evaluated them if that was on other data.
         environment: the machine and the versions, which all runs share.
         groups: the runs, grouped by what they differ in besides the seed.
     """
@@ -37,15 +41,21 @@ class Kept:
     groups: list[Group]
 
 
-def keep(command: str, root: Path, configs: Path, file: Path) -> int:
+def keep(command: str, root: Path, configs: Path, file: Path, evaluated: str = "") -> int:
     """Write the runs of a command, which are in the folder ``root``, to a file; returns their number.
 
+    Where ``evaluated`` names other data, as for ``scripts/evaluate.py``, the scores are those on that data.
+
     Raises:
-        UserError: a run is missing or not finished, or they differ in the machine or have no clean commit.
+        UserError: a run is missing or not finished, or not evaluated on that data, or the runs differ in the
+            machine or have no clean commit.
     """
     if not command.startswith(COMMAND):
         raise UserError(f"--command must start with {COMMAND!r}, got {command!r}")
     records = [find(root, compose(configs, words)) for words in runs_of(command.removeprefix(COMMAND))]
+    if evaluated:
+        records = [evaluated_on(record, evaluated.split(), configs) for record in records]
+        command += f"\npython scripts/evaluate.py outputs/RUN {evaluated}  # for each run"
     environments = [read_environment(record.folder) for record in records]
     if any(environment != environments[0] for environment in environments):
         raise UserError(f"the runs of {command} have different environments")
@@ -93,6 +103,21 @@ def find(root: Path, config: Mapping[str, Any]) -> Record:
     return record
 
 
+def evaluated_on(record: Record, overrides: Sequence[str], configs: Path) -> Record:
+    """A run whose scores on the test set are those on other data.
+
+    Raises:
+        UserError: it was not evaluated on that data.
+    """
+    folder = evaluation_folder(
+        RunFolder(record.folder), other_data(record.config["data"], overrides, configs)
+    )
+    file = folder / "result.json"
+    if not file.exists():
+        raise UserError(f"{record.folder} was not evaluated on {' '.join(overrides)}: there is no {file}")
+    return replace(record, result={**record.result, **read_json(file)})
+
+
 def read_environment(folder: Path) -> dict[str, Any]:
     """The machine and the versions of a run."""
     environment = read_json(RunFolder(folder).environment_file)
@@ -114,18 +139,14 @@ def shortened(settings: Mapping[str, Any], record: Record) -> dict[str, Any]:
 
 
 def redrawn(record: Record) -> dict[str, float]:
-    """The mean error on test sets of the run's data that other seeds drew, and how many there are.
+    """The mean error on test sets of the run's data that the seeds ``REDRAWN`` drew, and how many there are.
 
     ``scripts/evaluate.py RUN data.seed=1`` evaluates a run on one of them.
     """
-    results = [read_json(file) for file in record.folder.glob("evaluations/*/result.json")]
-    own = record.result.get("test_digest")
-    errors = {
-        result["test_digest"]: result["test_error"]
-        for result in results
-        if result.get("data") == record.data and result.get("test_digest") != own
-    }
-    return {"redrawn_error": mean(errors.values()), "redrawn_sets": len(errors)} if errors else {}
+    run, data = RunFolder(record.folder), record.config["data"]
+    files = [evaluation_folder(run, {**data, "seed": seed}) / "result.json" for seed in REDRAWN]
+    errors = [read_json(file)["test_error"] for file in files if file.exists()]
+    return {"redrawn_error": mean(errors), "redrawn_sets": len(errors)} if errors else {}
 
 
 def six_digits(value: Any) -> Any:

@@ -12,7 +12,9 @@ from kept import pages, records
 from stn_experiments.common.bits import pack_bits
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.compose import compose as compose_config
-from stn_experiments.storage.run_folder import run_digest
+from stn_experiments.runs.evaluate import evaluation_folder
+from stn_experiments.runs.other_data import other_data
+from stn_experiments.storage.run_folder import RunFolder, run_digest
 from tests.conftest import ROOT
 
 SHIPPED = json.loads((ROOT / "tests/data/test_sets.json").read_text())
@@ -74,16 +76,41 @@ def test_runs_are_kept_and_read_again(tmp_path):
     assert len(file.read_text()) / 2 < 5000
 
 
+def evaluated(folder, words, **result):
+    """What ``scripts/evaluate.py`` leaves in a run's folder."""
+    run = RunFolder(folder)
+    path = evaluation_folder(run, other_data(run.config()["data"], words, ROOT / "configs"))
+    path.mkdir(parents=True)
+    (path / "result.json").write_text(json.dumps(result))
+
+
+def test_scores_on_other_data_are_kept(tmp_path):
+    words = "data.distortion.angle=180"
+    file = tmp_path / "circle-with.json"
+    for seed in range(2):
+        trained(tmp_path / "runs", ["data=rotated", f"seed={seed}"], 10)
+    with pytest.raises(UserError, match=r"was not evaluated on data\.distortion\.angle=180"):
+        records.keep(COMMAND, tmp_path / "runs", ROOT / "configs", file, words)
+    for folder in (tmp_path / "runs").iterdir():
+        wrong = pack_bits(np.arange(200) < 40)
+        evaluated(folder, [words], test_error=20.0, test_wrong=wrong, test_images=200, test_digest="d9")
+    assert records.keep(COMMAND, tmp_path / "runs", ROOT / "configs", file, words) == 2
+    kept = records.load(file)
+    assert kept.command.splitlines()[1] == f"python scripts/evaluate.py outputs/RUN {words}  # for each run"
+    assert kept.groups[0].values("test_error") == [20.0, 20.0]
+    assert kept.groups[0].wrong().sum(1).tolist() == [40, 40]
+
+
 def test_test_sets_that_other_seeds_drew_are_kept_as_a_mean(tmp_path):
     for seed in range(2):
         folder = trained(tmp_path / "runs", ["data=rotated", f"seed={seed}"], 10)
-        for number, (data, digest, error) in enumerate(
-            [("rotated", "d1", 5.0), ("rotated", "d2", 6.0), ("rotated", "d3", 7.0), ("rts", "d4", 9.0)]
+        for words, error in (
+            (["data.seed=1"], 6.0),
+            (["data.seed=2"], 7.0),
+            (["data.distortion.angle=180"], 9.0),
+            (["data=noisy"], 8.0),
         ):
-            path = folder / "evaluations" / f"{data}-{number}"
-            path.mkdir(parents=True)
-            content = {"data": data, "test_digest": digest, "test_error": error + seed}
-            (path / "result.json").write_text(json.dumps(content))
+            evaluated(folder, words, test_error=error + seed, test_digest="d2")
     file = tmp_path / "rotated-with.json"
     keep(tmp_path / "runs", file)
     (group,) = records.load(file).groups
