@@ -20,6 +20,10 @@ $(VENV)/dev: $(VENV)/run
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VENV)/play: $(VENV)/run
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[play]'
+	@touch $@
+
 setup: $(VENV)/run ## Make .venv with the pinned dependencies, and fetch MNIST
 	$(BIN)/python scripts/download_mnist.py
 
@@ -28,6 +32,9 @@ train: $(VENV)/run ## Train the default experiment: rotated digits, similarity t
 
 tensorboard: $(VENV)/run ## Serve all runs, with every step of every panel
 	$(BIN)/tensorboard --logdir outputs --samples_per_plugin images=1000 $(ARGS)
+
+play: $(VENV)/play ## Serve a page that rotates and spoils a digit for the newest finished run; ARGS="outputs/RUN" chooses
+	$(BIN)/python scripts/play.py $(ARGS)
 
 benchmark: $(VENV)/dev ## Measure speed beside other ways to do the same, and write the tables
 	$(BIN)/python scripts/benchmark.py $(ARGS)
@@ -63,4 +70,4 @@ clean: ## Remove .venv and all caches, but no run
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help results setup train tensorboard benchmark test test-all slurm format check constraints clean
+.PHONY: help results setup train tensorboard play benchmark test test-all slurm format check constraints clean

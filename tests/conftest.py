@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,23 @@ def command(monkeypatch, tmp_path, capfd):
         return code, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def chrome(tmp_path):
+    """Chromium without a window, which logs requests; without it the test is skipped."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                 "disable-background-networking", "disable-component-update",
+                 f"user-data-dir={tmp_path / 'chrome'}", "window-size=1400,1800"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    with webdriver.Chrome(options, Service(driver)) as chrome:
+        yield chrome

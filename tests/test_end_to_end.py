@@ -135,28 +135,15 @@ def test_tensorboard_shows_the_numbers_and_the_settings_in_the_same_run(real_run
 
 
 @pytest.mark.slow
-def test_a_browser_shows_the_panel(tensorboard, tmp_path):
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("no chromium and chromedriver on this machine")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                 "disable-background-networking", "disable-component-update", f"user-data-dir={tmp_path}",
-                 "window-size=1400,1800"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    with webdriver.Chrome(options, Service(driver)) as chrome:
-        chrome.get(f"{tensorboard}/#images")
-        deadline = time.monotonic() + 60
-        widths = []
-        while time.monotonic() < deadline and not widths:
-            time.sleep(0.5)
-            widths = chrome.execute_script(IMAGES_LOADED)
-        if folder := os.environ.get("STN_SCREENSHOTS"):
-            chrome.save_screenshot(f"{folder}/tensorboard.png")
+def test_a_browser_shows_the_panel(tensorboard, chrome):
+    chrome.get(f"{tensorboard}/#images")
+    deadline = time.monotonic() + 60
+    widths = []
+    while time.monotonic() < deadline and not widths:
+        time.sleep(0.5)
+        widths = chrome.execute_script(IMAGES_LOADED)
+    if folder := os.environ.get("STN_SCREENSHOTS"):
+        chrome.save_screenshot(f"{folder}/tensorboard.png")
     assert widths, "no panel appeared within a minute"
     assert min(widths) > 400
 

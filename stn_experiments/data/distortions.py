@@ -158,8 +158,7 @@ class Distortion(Task):
         scale = self._scales(scale)
         matrix = geometry.similarity(angle, scale, torch.zeros(count, 2, device=device))
         if self.shear:
-            shear = self.shear * (2 * torch.rand(count, generator=generator, device=device) - 1)
-            matrix[:, :2, 1] += shear[:, None] * matrix[:, :2, 0]
+            _add_shear(matrix, self.shear * (2 * torch.rand(count, generator=generator, device=device) - 1))
         matrix = self._draw_homographies(matrix, scale, generator)
         shifts = self._shifts(torch.stack(place, -1), matrix, scale, originals)
         matrix[:, :2] += shifts[:, :, None] * matrix[:, 2:]
@@ -231,6 +230,35 @@ class Distortion(Task):
             return None
         moves = torch.randn(count, CONTROL_POINTS**2, 2, generator=generator, device=generator.device)
         return moves * (self.bend * 2 / SIDE)
+
+
+def _add_shear(matrix: Tensor, shear: Tensor) -> None:
+    """Add a shear (B,) before the linear parts of matrices (B, 3, 3), in place."""
+    matrix[:, :2, 1] += shear[:, None] * matrix[:, :2, 0]
+
+
+@dataclass(frozen=True)
+class FixedDistortion(Distortion):
+    """A distortion with a given pose: only bend, clutter and noise are random.
+
+    All digits are rotated by ``angle``, sheared by ``shear``, which both may be negative, and scaled by the
+    mean of ``scale``. ``place`` and ``corners`` have no effect.
+
+    Args:
+        offset: (x, y) in pixels of the canvas by which digits are moved from its centre.
+    """
+
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    _moves_by_whole_pixels = False
+
+    def _draw_matrices(self, originals: Tensor, generator: Generator) -> Tensor:
+        ones = torch.ones(len(originals), device=originals.device)
+        shift = geometry.constant(self.offset, ones).expand(len(originals), -1)
+        matrix = geometry.similarity(ones * math.radians(self.angle), self._scales(ones / 2), shift)
+        if self.shear:
+            _add_shear(matrix, ones * self.shear)
+        return geometry.normalised(matrix, (SIDE, SIDE), self.size)
 
 
 def _view(frame: Tensor, moves: Tensor) -> Tensor:

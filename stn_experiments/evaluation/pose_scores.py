@@ -92,6 +92,13 @@ def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Resid
     return Residual(wrapped(rotation), scale, centre - middle, mirrored)
 
 
+def relative(residual: Residual, reference: Residual) -> Residual:
+    """The poses of distorted digits in V, relative to those of the same digits before they are distorted."""
+    rotation = wrapped(residual.rotation - reference.rotation)
+    translation = residual.translation - reference.translation
+    return Residual(rotation, residual.scale / reference.scale, translation, residual.mirrored)
+
+
 def spread(residual: Residual, members: Tensor) -> dict[str, Tensor]:
     """How much the poses of a set of N items vary; 0 if all are the same.
 

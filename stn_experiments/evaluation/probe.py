@@ -1,6 +1,5 @@
 """How a model responds to one distortion alone, as the same digits are rotated, scaled, moved or spoilt."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -9,13 +8,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from stn_experiments.common import geometry
-from stn_experiments.data.batch import Batch, Pose, to_device
-from stn_experiments.data.canvas import SIDE, Clutter, add_clutter, add_noise, average_ink, ink_boxes, render
+from stn_experiments.data.batch import Batch, to_device
+from stn_experiments.data.canvas import SIDE
+from stn_experiments.data.distortions import FixedDistortion
 from stn_experiments.data.mnist import Digits
-from stn_experiments.data.warp import Warp
 from stn_experiments.evaluation.evaluate import results_per_image
-from stn_experiments.evaluation.pose_scores import Residual, circular_mean, residual_pose, spread, wrapped
+from stn_experiments.evaluation.pose_scores import Residual, circular_mean, relative, residual_pose, spread
 from stn_experiments.models.classifier import Classifier
 
 ProbeName = Literal["rotation", "scale", "position", "noise", "clutter"]
@@ -96,20 +94,15 @@ def true_answers(name: ProbeName, steps: Sequence[Any]) -> np.ndarray:
 
 def draw_step(name: ProbeName, step: Any, digits: Digits, size: tuple[int, int]) -> Batch:
     """Digits on black canvases of (height, width) under one distortion; always the same images."""
-    count, generator = len(digits.labels), Generator().manual_seed(SEED)
-    angle = torch.full((count,), math.radians(step) if name == "rotation" else 0.0)
-    scale = torch.full((count,), step if name == "scale" else 1.0)
-    shift = torch.tensor(step if name == "position" else (0, 0), dtype=torch.float).expand(count, -1)
-    matrix = geometry.normalised(geometry.similarity(angle, scale, shift), (SIDE, SIDE), size)
-    warp, originals = Warp(matrix, None, is_affine=True), digits.images.float() / 255
-    images = render(originals, warp.to_digit(geometry.pixel_centres(*size)), size)
-    box = warp.to_canvas(ink_boxes(originals))
-    pose = Pose(matrix[:, None], box[:, None], average_ink(images))
-    if name == "noise":
-        add_noise(images, step, generator)
-    if name == "clutter":
-        add_clutter(images, digits.images, torch.arange(count), Clutter(step, CROP), generator)
-    return Batch(images, digits.labels, pose)
+    settings: dict[str, Any] = {
+        "rotation": {"angle": step},
+        "scale": {"scale": (step, step)},
+        "position": {"offset": step},
+        "noise": {"noise": step},
+        "clutter": {"clutter": step, "clutter_size": CROP},
+    }[name]
+    index, generator = torch.arange(len(digits.labels)), Generator().manual_seed(SEED)
+    return FixedDistortion(size, **settings).draw(digits, index, generator)
 
 
 def probe(model: Classifier, name: ProbeName, digits: Digits, size: tuple[int, int]) -> Probe:
@@ -120,7 +113,7 @@ def probe(model: Classifier, name: ProbeName, digits: Digits, size: tuple[int, i
     for step in steps:
         row, residual = _respond(model, name, step, digits, size)
         if residual is not None and reference is not None:
-            row |= _answer(name, step, _relative(residual, reference))
+            row |= _answer(name, step, relative(residual, reference))
         rows.append({key: value.tolist() for key, value in row.items()})
     columns: dict[str, Any] = {key: [row[key] for row in rows] for key in rows[0]}
     if "answer" not in columns:
@@ -145,13 +138,6 @@ def _respond(
     if "outline" not in results:
         return means, None
     return means, residual_pose(results["outline"], batch.pose.matrix[:, 0], size)
-
-
-def _relative(residual: Residual, reference: Residual) -> Residual:
-    """What a transformer leaves of a step: the poses in V relative to those of the untouched digits."""
-    rotation = wrapped(residual.rotation - reference.rotation)
-    translation = residual.translation - reference.translation
-    return Residual(rotation, residual.scale / reference.scale, translation, residual.mirrored)
 
 
 def _answer(name: ProbeName, step: Any, left: Residual) -> dict[str, Tensor]:

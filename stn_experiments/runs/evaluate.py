@@ -9,11 +9,11 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.config.build import build
 from stn_experiments.config.plugins import use_plugins
-from stn_experiments.data.datasets import DataSet, DistortedMnist, ImageFolder, NpzFile, one_of_each_class
+from stn_experiments.data.datasets import DataSet, ImageFolder, NpzFile, one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate_test, predict
 from stn_experiments.evaluation.probe import DIGITS, Probe, ProbeName, probe
 from stn_experiments.runs.experiment import find_device
-from stn_experiments.runs.load import load_config, load_model
+from stn_experiments.runs.load import load_config, load_digit_run, load_model
 from stn_experiments.storage.run_folder import RunFolder, data_digest
 from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_picture
@@ -73,14 +73,7 @@ def probe_run(run: RunFolder, name: ProbeName, device_name: Device = "auto") -> 
         UserError: the folder holds no trained run or cannot be written to, or its images do not show one
             MNIST digit.
     """
-    config = load_config(run)
-    data = build(config["data"], "data", DataSet)
-    if not isinstance(data, DistortedMnist) or data.vocab_size or (data.shape[0], data.classes) != (1, 10):
-        raise UserError(
-            f"--probe shows single MNIST digits, which {run.folder} cannot read: it was trained with "
-            f"data={config['data']['name']}"
-        )
-    model = load_model(run, config, data).to(find_device(device_name))
+    model, data = load_digit_run(run, device_name, "--probe")
     found = probe(model, name, data.test_digits(DIGITS), data.shape[1:])
     file = probe_file(run.folder, name)
     try:

@@ -7,7 +7,7 @@ from typing import Any
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.build import build
 from stn_experiments.config.plugins import use_plugins
-from stn_experiments.data.datasets import DataSet
+from stn_experiments.data.datasets import DataSet, DistortedMnist
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs.experiment import NAMED_GROUPS, build_model, find_device
 from stn_experiments.storage import checkpoints
@@ -28,6 +28,27 @@ def load_run(folder: str | Path, device_name: Device = "cpu") -> tuple[Classifie
     config = load_config(run)
     model = load_model(run, config, build(config["data"], "data", DataSet))
     return model.to(find_device(device_name)).eval(), config
+
+
+def load_digit_run(run: RunFolder, device_name: Device, shows: str) -> tuple[Classifier, DistortedMnist]:
+    """A trained run's network, in evaluation mode, and its data, which are images of one MNIST digit each.
+
+    Args:
+        run: the folder of the run.
+        device_name: where the network is.
+        shows: what shows the network single digits, for the message of an error.
+
+    Raises:
+        UserError: the folder holds no trained run, or its images do not show one MNIST digit.
+    """
+    config = load_config(run)
+    data = build(config["data"], "data", DataSet)
+    if not isinstance(data, DistortedMnist) or data.vocab_size or (data.shape[0], data.classes) != (1, 10):
+        raise UserError(
+            f"{shows} shows single MNIST digits, which {run.folder} cannot read: it was trained with "
+            f"data={config['data']['name']}"
+        )
+    return load_model(run, config, data).to(find_device(device_name)).eval(), data
 
 
 def load_config(run: RunFolder) -> dict[str, Any]:

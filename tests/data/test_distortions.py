@@ -16,7 +16,7 @@ from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.build import build
 from stn_experiments.data.canvas import Clutter, add_clutter, blur, ink_boxes, render
-from stn_experiments.data.distortions import Addition, Distortion, Mixed
+from stn_experiments.data.distortions import Addition, Distortion, FixedDistortion, Mixed
 from stn_experiments.data.mnist import Digits
 from stn_experiments.data.warp import Warp
 
@@ -424,3 +424,28 @@ CROPS_OF_29_PIXELS = {"_target_": "stn_experiments.data.distortions.Distortion",
 def test_invalid_settings_are_refused(mistake, words):
     with pytest.raises(UserError, match=words):
         mistake()
+
+
+def test_a_fixed_pose_is_that_of_its_settings(digits, generator):
+    """Shear first, then scale and rotation, then the offset."""
+    fixed = FixedDistortion((50, 70), angle=-30, scale=(1.2, 1.2), shear=-0.4, offset=(6.5, -3))
+    pose = fixed.draw(digits, ALL, generator).pose
+    cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
+    clockwise = torch.tensor([[cos, -sin], [sin, cos]])  # y is down
+    linear = 1.2 * clockwise @ torch.tensor([[1, -0.4], [0, 1.0]])
+    corners = geometry.transform(pose.matrix[:, 0], torch.tensor([[-1.0, -1], [1, -1], [1, 1]]))
+    expected = torch.tensor([[-14.0, -14], [14, -14], [14, 14]]) @ linear.T + torch.tensor([6.5, -3])
+    torch.testing.assert_close(corners * torch.tensor([35, 25]), expected.expand(40, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"angle": -40}, {"scale": (0.7, 0.7)}, {"offset": (2, -1)}, {"shear": -0.3}, {"noise": 0.1}]
+)
+def test_a_digit_is_drawn_at_its_fixed_pose(digits, setting):
+    fixed = FixedDistortion(40, **setting).draw(digits, ALL, seeded())
+    warp = Warp(fixed.pose.matrix[:, 0], None)
+    images = render(digits.images / 255, warp.to_digit(geometry.pixel_centres(40, 40)), (40, 40))
+    if "noise" in setting:
+        images = (images + 0.1 * torch.randn(images.shape, generator=seeded())).clamp(0, 1)
+    torch.testing.assert_close(fixed.images, images)
+    assert not torch.equal(fixed.images, Distortion(40).draw(digits, ALL, seeded()).images)

@@ -1,0 +1,126 @@
+"""What the page of scripts/play.py shows: pictures, probabilities and rotations."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.evaluation.pose_scores import residual_pose, whole_canvas
+from stn_experiments.runs import play as module
+from stn_experiments.runs.experiment import build_experiment
+from stn_experiments.runs.play import UNTOUCHED, Playground
+from stn_experiments.storage import checkpoints
+from stn_experiments.storage.run_folder import RunFolder
+
+STILL = {**UNTOUCHED, "shear": 0, "bend": 0, "seed": 0}
+
+
+@pytest.fixture
+def play(compose, few_digits, tmp_path):
+    """A playground of untrained runs, each of some settings."""
+
+    def make(*runs):
+        folders = []
+        for number, settings in enumerate(runs):
+            run = RunFolder(tmp_path / f"run{number}")
+            config = compose(*few_digits, *settings)
+            run.create(config)
+            checkpoints.save({"model": build_experiment(config).model.state_dict()}, run.model)
+            folders.append(run.folder)
+        return Playground(folders)
+
+    return make
+
+
+class Knows(torch.nn.Module):
+    """Stands for a localisation network of similarities, which knows the poses."""
+
+    def __init__(self, poses):
+        super().__init__()
+        self.poses = poses
+
+    def forward(self, images):
+        (a, b, x), (_, _, y), _ = self.poses.permute(1, 2, 0)
+        return torch.stack([a, b, x, y], 1)
+
+
+def test_the_angle_turns_the_digit_as_its_pose_says(play):
+    ground = play(["data=rotated"])
+    digit = ground.test_digit(3, 1)
+    still, turned = (ground.draw(digit, {**STILL, "angle": angle}) for angle in (0, 90))
+    torch.testing.assert_close(still.images[0, 0], digit.images[0] / 255)
+    torch.testing.assert_close(turned.images, still.images.rot90(1, (2, 3)), atol=1e-4, rtol=0)
+    for angle in (-170, -30, 45):
+        matrix = ground.draw(digit, {**STILL, "angle": angle}).pose.matrix[:, 0]
+        true = residual_pose(whole_canvas(torch.zeros(1, 4, 2)), matrix, (28, 28)).rotation
+        assert true.item() == pytest.approx(angle, abs=1e-3)
+
+
+def test_each_slider_changes_the_image_and_its_start_does_not(play):
+    ground = play(["data=cluttered", "stn=none"])
+    digit = ground.test_digit(0, 0)
+    assert set(STILL) == set(ground.sliders)
+    still = ground.draw(digit, STILL).images
+    torch.testing.assert_close(still[0, 0, 16:44, 16:44], digit.images[0] / 255)
+    for name, (_, low, high, step) in ground.sliders.items():
+        base = {**STILL, "bend": 1, "noise": 0.2, "clutter": 8} if name == "seed" else STILL
+        assert low <= base[name] <= high
+        for value in {low, low + step, high} - {base[name]}:
+            image = ground.draw(digit, {**base, name: value}).images
+            assert not torch.equal(image, ground.draw(digit, base).images), name
+            assert torch.equal(image, ground.draw(digit, {**base, name: value}).images)
+    moved = ground.draw(digit, {**STILL, "x": 5, "y": -2}).images
+    torch.testing.assert_close(moved, still.roll((-2, 5), (2, 3)))
+
+
+def test_the_transformers_rotation_is_beside_the_true_one(play):
+    """A transformer that finds each digit again undoes all, one that ignores the image nothing."""
+    ground = play(["data=rotated", "stn=similarity"], ["data=rotated", "stn=similarity"])
+    values = {**STILL, "angle": -110, "scale": 0.8, "shear": 0.2, "x": 2, "noise": 0.1}
+    poses = [
+        ground.draw(ground.test_digit(7, 0), {**STILL, "angle": angle}).pose.matrix for angle in (-90, 20, 20)
+    ]
+    finds, ignores = (torch.cat([poses[place][:, 0] for place in places]) for places in ((0, 1), (1, 2)))
+    for model, matrix in zip(ground.models, (finds, ignores), strict=True):
+        model.transformers["input"][0].localisation = Knows(matrix)
+    found, ignored = ground.answers(ground.test_digit(7, 0), values, "", 60)
+    assert found.rotation == pytest.approx(-110, abs=0.01)
+    assert ignored.rotation == pytest.approx(0, abs=0.01)
+
+
+def test_every_run_has_a_panel_and_probabilities(play):
+    ground = play(["data=rotated"], ["data=rotated", "stn=none"], ["data=rotated", "stn.at=[input,layer1]"])
+    digit = ground.test_digit(1, 0)
+    turned = list(ground.answers(digit, {**STILL, "angle": 90}, "", 60))
+    still = next(ground.answers(digit, STILL, "", 60))
+    assert [answer.run for answer in turned] == ["run0", "run1", "run2"]
+    assert [answer.rotation is None for answer in turned] == [False, True, True]
+    for answer in turned:
+        assert len(answer.probabilities) == 10
+        assert sum(answer.probabilities) == pytest.approx(1)
+    one, other, unturned = (np.asarray(answer.panel)[-74:-14, 14:74] for answer in (*turned[:2], still))
+    assert np.array_equal(one, other)  # column a
+    assert np.abs(one - np.rot90(unturned).astype(float)).mean() < 1 < np.abs(one - 1.0 * unturned).mean()
+
+
+def test_an_animation_sweeps_one_slider_and_is_kept_with_the_first_run(play, monkeypatch):
+    monkeypatch.setattr(module, "FRAMES", 3)
+    ground = play(["data=rotated"], ["data=rotated", "stn=none"])
+    file = ground.animate(ground.test_digit(1, 0), STILL, "x")
+    assert file == ground.folders[0] / "evaluations" / "play-x.gif"
+    with Image.open(file) as animation:
+        assert animation.n_frames == 3
+        assert animation.height > 2 * 110
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.write_text("")
+    with pytest.raises(UserError, match="evaluations cannot be written to"):
+        ground.animate(ground.test_digit(1, 0), STILL, "x")
+
+
+def test_runs_of_unlike_canvases_are_refused(play):
+    with pytest.raises(UserError, match=r"run0 reads 28×28 pixels, \S*run1 42×42 pixels$"):
+        play(["data=rotated"], ["data=rts"])
+    with pytest.raises(UserError, match=r"run0 cannot read: it was trained with data=addition$"):
+        play(["data=addition"])
