@@ -49,7 +49,7 @@ WRONG = [
     ),
     # more than one choice
     ("data=[rotated,rts]", "data must be one choice, got [rotated,rts]: -m data=rotated,rts"),
-    ("experiment=[upright,speedrun]", "experiment must be one choice"),
+    ("experiment=[best_rts,speedrun]", "experiment must be one choice"),
     ("data=rotated,rts", "data=rotated,rts has several values: add -m to sweep over them\n"),
     ("seed=0,1", "seed=0,1 has several values: add -m to sweep over them, or write a list in brackets\n"),
     ("trainer.lr=1", "trainer.lr is not a setting; did you mean optimizer.lr?"),

@@ -33,9 +33,9 @@ def test_an_invalid_override_is_a_line(override, message):
 
 
 def test_without_a_transformer_its_settings_in_a_recipe_are_dropped():
-    words = ["experiment=upright", "stn=none"]
+    words = ["experiment=best_rotated", "stn=none"]
     assert compose(ROOT / "configs", words)["stn"] == {"_target_": None, "name": "none"}
-    assert compose(ROOT / "configs", words[:1])["stn"]["output_size"] == 14
+    assert compose(ROOT / "configs", words[:1])["stn"]["localisation"] == "keypoints"
     assert compose(ROOT / "configs", [*words, "+stn.at=layer2"])["stn"]["at"] == "layer2"  # a mistake
 
 

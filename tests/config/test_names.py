@@ -14,7 +14,7 @@ from tests.conftest import ROOT
         ("", "default"),
         ("data=rts stn=tps trainer.epochs=3", "rts-tps-epochs3"),
         ("trainer.epochs=3 stn=tps data=rts", "epochs3-tps-rts"),
-        ("data=rotated seed=0 stn=affine trainer.epochs=12 seed=1", "seed1"),
+        ("data=rotated seed=0 stn=similarity trainer.epochs=12 seed=1", "seed1"),
         ("data=cluttered data.distortion.canvas=60 data.distortion.clutter=3", "cluttered-clutter3"),
         ("stn=none attention=cbam", "no_stn-cbam"),
         ("stn.at=[input,layer2]", "at_input_layer2"),

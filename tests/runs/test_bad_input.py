@@ -26,7 +26,6 @@ BASES = (
     "data=mixed backbone=fcn stn=none scheduler=constant",
     "data=addition stn=translation stn.at=[input,layer2]",
     "experiment=question_answering",
-    "experiment=upright",
     "data=cluttered stn=none attention=ram",
     "data=npz data.file=own.npz stn=projective trainer.batch_size=4",
 )
