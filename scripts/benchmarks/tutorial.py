@@ -14,6 +14,7 @@ from benchmarks.measure import Job
 from benchmarks.rivals import Loader, Samples
 from stn_experiments.data.mnist import Digits
 from stn_experiments.models.classifier import ClassifierOutput
+from stn_experiments.models.consistency import Consistency
 
 BATCH, LR = 64, 0.01
 MEAN, DEVIATION = 0.1307, 0.3081
@@ -52,6 +53,8 @@ class TutorialNet(nn.Module):
 
 class Wrapped(nn.Module):
     """The tutorial's network for our loop: from images in [0, 1] to a :class:`ClassifierOutput`."""
+
+    consistency = Consistency()
 
     def __init__(self) -> None:
         super().__init__()
