@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn_experiments.models.precision import autocast_disabled, to_float32
+from stn_experiments.models.sampler import Sampler
 
 RINGS, SPOKES = 8, 32
 
@@ -25,13 +26,15 @@ class PolarSampling(nn.Module):
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
+        # Persistent, so that the weights of a network without polar sampling do not fit.
         self.register_buffer("points", polar_points(RINGS, SPOKES, size))
+        self.sampler = Sampler()
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ``RINGS``, ``SPOKES``)."""
         with autocast_disabled(maps):
             points = self.points.unflatten(0, (RINGS, SPOKES)).expand(len(maps), -1, -1, -1)
-            return F.grid_sample(to_float32(maps), points, align_corners=False)
+            return self.sampler(to_float32(maps), points)
 
 
 class RingConv2d(nn.Conv2d):

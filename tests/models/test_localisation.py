@@ -52,3 +52,9 @@ def test_a_convolution_on_rings_wraps_around():
     shifted = convolution(maps.roll(7, 3))
     torch.testing.assert_close(shifted, convolution(maps).roll(7, 3))
     assert shifted.shape == (1, 3, 8, 32)
+
+
+def test_weights_of_keypoints_do_not_fit_a_polar_network():
+    keypoints, polar = (FEATURES[kind]((1, 28, 28), 16) for kind in ("keypoints", "polar"))
+    with pytest.raises(RuntimeError, match="points"):
+        polar.load_state_dict(keypoints.state_dict())
