@@ -2,7 +2,7 @@
 
 import logging
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,16 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range, Seed, Size, height_width
 from stn_experiments.data.amat import TRAIN_IMAGES, read_rotated12k
 from stn_experiments.data.augmentation import Augmentation
-from stn_experiments.data.batch import Batch, Task, collect, index_batch, to_device, unknown_pose
-from stn_experiments.data.distortions import CHUNK_PIXELS
+from stn_experiments.data.batch import (
+    Batch,
+    Task,
+    collect,
+    concat_batches,
+    index_batch,
+    to_device,
+    unknown_pose,
+)
+from stn_experiments.data.distortions import CHUNK_PIXELS, Distortion, Mixed
 from stn_experiments.data.folder import Fit, check_memory, find_images, read_images
 from stn_experiments.data.mnist import Digits, load_mnist
 from stn_experiments.data.npz import LabelledImages, read_npz
@@ -26,6 +34,8 @@ logger = logging.getLogger(__name__)
 CHUNK = 1000
 PAIRS = 1000
 """About how many test digits are drawn twice."""
+FIRST_KIND = 6
+"""The number of the first fixed set of a single kind; those before it are of the whole mixture."""
 TRAIN_DIGITS = 60_000
 Fraction = Annotated[float, Range(0.001, 0.5)]
 
@@ -52,17 +62,29 @@ Pairs = tuple[Batch, Batch]
 """Two images of each of the same digits, under two distortions."""
 
 
+class KindSet(NamedTuple):
+    """All test digits under one of the distortions of ``Mixed``.
+
+    ``disturbance`` (B, h, w) is the energy of clutter and noise, see ``Distortion.draw_disturbed``.
+    """
+
+    batch: Batch
+    disturbance: Tensor
+
+
 class Splits(NamedTuple):
     """The three splits, on one device; validation and test are whole sets that never change.
 
     ``draw_pairs`` draws digits of the test set, spread over it, twice; always the same images. It is None if
-    the digits' poses are unknown.
+    the digits' poses are unknown. ``kinds`` draws the test digits under each distortion of a mixture alone;
+    always the same images. It is None for other data.
     """
 
     train: TrainingSet
     valid: Batch
     test: Batch
     draw_pairs: Callable[[], Pairs] | None = None
+    kinds: Mapping[str, Callable[[], KindSet]] | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +187,7 @@ class DistortedMnist:
             to_device(self._draw_fixed(valid, 1, self.distortion, _every(valid)), device),
             to_device(test, device),
             partial(self._draw_pairs, mnist.test, device),
+            self._kinds(mnist.test, device),
         )
 
     def test_digits(self, count: int) -> Digits:
@@ -181,9 +204,26 @@ class DistortedMnist:
         first, second = (self._draw_fixed(digits, number, self.distortion, index) for number in (4, 5))
         return to_device(first, device), to_device(second, device)
 
+    def _kinds(self, digits: Digits, device: torch.device) -> dict[str, Callable[[], KindSet]] | None:
+        if not isinstance(self.distortion, Mixed):
+            return None
+        kinds = enumerate(self.distortion.kinds.items(), FIRST_KIND)
+        return {
+            name: partial(self._draw_kind, digits, device, number, kind) for number, (name, kind) in kinds
+        }
+
+    def _draw_kind(self, digits: Digits, device: torch.device, number: int, kind: Distortion) -> KindSet:
+        generator = self._generator(number)
+        chunks = [kind.draw_disturbed(digits, chunk, generator) for chunk in _every(digits).split(CHUNK)]
+        batches, disturbances = zip(*chunks, strict=True)
+        return KindSet(to_device(concat_batches([*batches]), device), torch.cat(disturbances).to(device))
+
+    def _generator(self, number: int) -> Generator:
+        """Of the fixed set of this number, always on the CPU: the images are the same on every device."""
+        return Generator().manual_seed(self.seed * 1_000_003 + number)
+
     def _draw_fixed(self, digits: Digits, number: int, task: Task, index: Tensor) -> Batch:
-        # Always on the CPU, so that the images are the same wherever the model is trained.
-        generator = Generator().manual_seed(self.seed * 1_000_003 + number)
+        generator = self._generator(number)
         chunks = index.split(CHUNK)
         return collect((task.draw(digits, chunk, generator) for chunk in chunks), len(index))
 

@@ -6,7 +6,7 @@ Their settings cover the data sets of Jaderberg et al. 2015 (appendix A), n-MNIS
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -105,6 +105,17 @@ class Distortion(Task):
             box = warp.to_canvas(ink_boxes(originals))
             pose = Pose(matrix[:, None], box[:, None], average_ink(images))
         return Batch(self._degrade(images, digits, index, generator), digits.labels[index], pose)
+
+    def draw_disturbed(self, digits: Digits, index: Tensor, generator: Generator) -> tuple[Batch, Tensor]:
+        """What :meth:`draw` gives, and the energy (B, h, w) of clutter and noise, averaged over cells.
+
+        The energy is the squared difference from the same image without clutter and noise.
+        """
+        state = generator.get_state()
+        undisturbed = replace(self, clutter=0, noise=0).draw(digits, index, generator, posed=False)
+        generator.set_state(state)  # poses are drawn before clutter and noise, so they are the same
+        batch = self.draw(digits, index, generator)
+        return batch, average_ink((batch.images - undisturbed.images).square())[:, 0]
 
     @property
     def turns_about_centre(self) -> bool:

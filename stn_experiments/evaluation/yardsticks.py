@@ -14,8 +14,8 @@ from stn_experiments.evaluation.localisation_scores import digit_frames, overlap
 
 SCORES = ("iou_mean", "iou_above_half", "found", "ink_inside", "off_target", "hit_rate")
 """The scores that have yardsticks."""
-CENTRE_BOX = "centre_box"
-YARDSTICKS = ("canvas", CENTRE_BOX, "random_views", "exact_frame")
+CENTRE_BOX, EXACT_FRAME = "centre_box", "exact_frame"
+YARDSTICKS = ("canvas", CENTRE_BOX, "random_views", EXACT_FRAME)
 """Their names, see :func:`yardsticks`."""
 SIDES = 20
 """How many sides of the centre box are tried."""
@@ -42,7 +42,7 @@ def yardsticks(pose: Pose, size: tuple[int, int], areas: Tensor) -> dict[str, fl
         "canvas": [canvas],
         CENTRE_BOX: [centre_box(pose, size)],
         "random_views": random_views(areas, size),
-        "exact_frame": list(digit_frames(pose).unbind(1)),
+        EXACT_FRAME: list(digit_frames(pose).unbind(1)),
     }
     return {
         named(score_name, yardstick): value

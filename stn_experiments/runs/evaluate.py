@@ -13,6 +13,7 @@ from stn_experiments.data.datasets import DataSet, ImageFolder, NpzFile, one_of_
 from stn_experiments.evaluation.evaluate import evaluate_test, predict
 from stn_experiments.evaluation.probe import DIGITS, Probe, ProbeName, probe
 from stn_experiments.runs.experiment import find_device
+from stn_experiments.runs.figure import draw_figure
 from stn_experiments.runs.load import load_config, load_digit_run, load_model
 from stn_experiments.storage.run_folder import RunFolder, data_digest
 from stn_experiments.tracking.panels import draw_panel
@@ -60,6 +61,9 @@ def evaluate_run(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_picture(panel, folder / "panel.png")
+        if splits.kinds is not None:
+            result["kinds"], figure = draw_figure(model, splits.kinds, data_config["name"])
+            save_picture(figure, folder / "figure.png")
         write_atomically(folder / "result.json", to_json(result))
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error}") from error

@@ -17,6 +17,7 @@ from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.data.datasets import Splits, TrainingSet, one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate, evaluate_test, predict
 from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
+from stn_experiments.runs.figure import draw_figure
 from stn_experiments.runs.progress import ProgressLines
 from stn_experiments.runs.translate_errors import translate_errors
 from stn_experiments.storage import checkpoints
@@ -157,13 +158,23 @@ class TrainingRun:
         save_animation(self.folder.panels(), self.folder.animation)
         assert self.board is not None
         self.board.final(test["test_error"], last["val_error"], panel, epochs)
-        result = self._result(test) | {
+        result = self._result(test | self._kinds(epochs)) | {
             "best_epoch": best["epoch"],
             "best_epoch_val_error": best["val_error"],
             "best_epoch_test_error": best_error,
         }
         write_atomically(self.folder.result_file, to_json(result))
         return result
+
+    def _kinds(self, epochs: int) -> dict[str, Any]:
+        """Draw the figure of a mixture of distortions; returns the scores of each, for the result."""
+        if self.splits.kinds is None:
+            return {}
+        kinds, figure = draw_figure(self.model, self.splits.kinds, f"after {epochs} epochs")
+        save_picture(figure, self.folder.figure)
+        assert self.board is not None
+        self.board.panel(figure, epochs, "panel/figure")
+        return {"kinds": kinds}
 
     def close(self) -> None:
         """Write what is pending for TensorBoard."""

@@ -27,6 +27,7 @@ class RunFolder:
         self.failure_file = folder / "failure.json"
         self.animation = folder / "panels" / "training.gif"
         self.test_panel = folder / "panels" / "panel-test.png"
+        self.figure = folder / "panels" / "figure.png"
         self.last = folder / "checkpoints" / "last.pt"
         self.previous = folder / "checkpoints" / "previous.pt"
         self.model = folder / "checkpoints" / "model.pt"

@@ -44,7 +44,7 @@ from stn_experiments.tracking.drawing import (
 
 HEADS = ("a  input", "b  attends to", "c  sees", "d  prediction")
 BORDER, GAP = 14, 8
-HEAD_SIZE, CAPTION_SIZE = 20, 22  # legible in TensorBoard, which shows panels 330 pixels wide
+HEAD_SIZE, CAPTION_SIZE, NOTE_SIZE = 20, 22, 18  # legible in TensorBoard, which shows panels 330 pixels wide
 SMALL_TEXT = 0.17  # of a cell
 NAME_SIZE, LONGEST_NAME = 0.18, 18  # of a class in words, as a fraction of a cell and in characters
 IMAGE_SHARE = 14 / 15
@@ -91,6 +91,21 @@ def draw_panel(
         for column, picture in enumerate(_row(batch, prediction, index, cell, class_names)):
             panel.paste(picture, (BORDER + column * pitch, top + index * pitch))
     return panel
+
+
+def write_notes(panel: Image.Image, notes: Sequence[str]) -> Image.Image:
+    """A panel with one line under each of its rows; a line's font shrinks until it fits."""
+    width, cell = panel.width - 2 * BORDER, (panel.width - 2 * BORDER - 3 * GAP) // 4
+    top, pitch = panel.height - BORDER - len(notes) * (cell + GAP) + GAP, cell + GAP + NOTE_SIZE + GAP
+    noted = Image.new("RGB", (panel.width, panel.height + len(notes) * (NOTE_SIZE + GAP)), PAPER)
+    noted.paste(panel.crop((0, 0, panel.width, top)))
+    draw = ImageDraw.Draw(noted)
+    for index, line in enumerate(notes):
+        row = top + index * (cell + GAP)
+        noted.paste(panel.crop((0, row, panel.width, row + cell)), (0, top + index * pitch))
+        middle = top + index * pitch + cell + GAP / 2 + NOTE_SIZE / 2
+        draw.text((BORDER, middle), line, INK, fitting_font(line, NOTE_SIZE, width), anchor="lm")
+    return noted
 
 
 def _row(

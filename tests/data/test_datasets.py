@@ -10,7 +10,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.data import datasets
 from stn_experiments.data.batch import Batch, unknown_pose
 from stn_experiments.data.datasets import DistortedMnist, NpzFile, one_of_each_class
-from stn_experiments.data.distortions import Distortion
+from stn_experiments.data.distortions import Distortion, Mixed
 from stn_experiments.data.mnist import Digits, Mnist
 from stn_experiments.data.questions import Questions
 
@@ -42,7 +42,7 @@ def numbers(images):
 @pytest.mark.parametrize("valid_size", [5_000, 10_000])
 def test_the_splits_hold_each_digit_once(mnist, generator, valid_size):
     data = DistortedMnist(Distortion(), valid_size=valid_size)
-    train, valid, test, _ = data.load(CPU)
+    train, valid, test, *_ = data.load(CPU)
     assert train.size == data.train_size == 60_000 - valid_size
     assert len(valid.labels) == valid_size
     everything = train.draw(train.order(generator), generator)
@@ -101,6 +101,42 @@ def test_pairs_are_the_same_test_digits_under_two_distortions(mnist):
     assert not other[0].pose.matrix.equal(first.pose.matrix)
 
 
+def test_each_kind_of_a_mixture_is_drawn_alone_and_always_the_same(few_digits, digits, monkeypatch):
+    monkeypatch.setattr(datasets, "CHUNK", 15)
+    noisy = Distortion(canvas=40, place="anywhere", clutter=4, noise=0.3)
+    mixed = Mixed(40, {"turned": Distortion(canvas=40, angle=90), "noisy": noisy})
+    data = DistortedMnist(mixed, valid_size=40)
+    splits, again = data.load(CPU), data.load(CPU)
+    assert [*splits.kinds] == ["turned", "noisy"]
+    for number, (name, kind) in enumerate(mixed.kinds.items(), 6):
+        drawn, same = splits.kinds[name](), again.kinds[name]()
+        generator = torch.Generator().manual_seed(number)
+        parts = [kind.draw(digits, index, generator) for index in torch.arange(40).split(15)]
+        assert drawn.batch.images.equal(torch.cat([part.images for part in parts]))
+        assert drawn.batch.pose.matrix.equal(torch.cat([part.pose.matrix for part in parts]))
+        assert drawn.batch.labels.equal(digits.labels)
+        assert all(
+            map(torch.equal, (*drawn.batch[:2], drawn.disturbance), (*same.batch[:2], same.disturbance))
+        )
+    other = DistortedMnist(mixed, valid_size=40, seed=1).load(CPU).kinds["noisy"]()
+    assert not other.batch.images.equal(drawn.batch.images)
+    assert DistortedMnist(TURNED, valid_size=40).load(CPU).kinds is None
+
+
+def test_the_disturbance_of_a_kind_is_what_is_not_the_digit(few_digits, digits):
+    noisy = Distortion(canvas=40, place="anywhere", clutter=4, noise=0.3)
+    mixed = Mixed(40, {"turned": Distortion(canvas=40, angle=90), "noisy": noisy})
+    kinds = DistortedMnist(mixed, valid_size=40).load(CPU).kinds
+    assert not kinds["turned"]().disturbance.any()
+    (images, _, pose, _), disturbance = kinds["noisy"]()
+    digit_alone = torch.zeros(40, 40, 40)
+    for canvas, digit, matrix in zip(digit_alone, digits.images, pose.matrix[:, 0], strict=True):
+        left, top = (matrix[:2, 2] * 20 + 6).round().int().tolist()
+        canvas[top : top + 28, left : left + 28] = digit / 255
+    energy = (images[:, 0] - digit_alone).square()
+    torch.testing.assert_close(disturbance, energy.view(40, 20, 2, 20, 2).mean((2, 4)), atol=1e-5, rtol=0)
+
+
 def test_test_digits_are_spread_over_the_test_set(mnist):
     for count, expected in ((1000, range(60_000, 70_000, 10)), (20_000, range(60_000, 70_000))):
         digits = DistortedMnist(TURNED).test_digits(count)
@@ -156,8 +192,9 @@ def test_own_images(tmp_path, generator):
     np.savez(tmp_path / "own.npz", **arrays)
     data = NpzFile(str(tmp_path / "own.npz"))
     assert (data.shape, data.classes, data.train_size, data.vocab_size) == ((3, 5, 7), 4, 12, 0)
-    train, valid, test, draw_pairs = data.load(CPU)
+    train, valid, test, draw_pairs, kinds = data.load(CPU)
     assert draw_pairs is None
+    assert kinds is None
     assert sorted(train.order(generator).tolist()) == list(range(12))
     some = train.draw(torch.tensor([3, 2]), generator, posed=True)
     for batch, labels, grey in (

@@ -230,7 +230,7 @@ def test_a_data_set_of_a_folder(tmp_path, generator):
     data = ImageFolder(str(root), size=(20, 24), training=Augmentation(angle=20))
     assert (data.shape, data.classes, data.train_size, data.vocab_size) == ((3, 20, 24), 3, 12, 0)
     assert data.class_names == sorted(NAMES[:3])
-    train, valid, test, draw_pairs = data.load(CPU)
+    train, valid, test, draw_pairs, _ = data.load(CPU)
     assert draw_pairs is None
     assert (valid.labels.tolist(), test.labels.tolist()) == ([0, 1, 2], [0, 0, 1, 1, 2, 2])
     assert test.images.shape == (6, 3, 20, 24)

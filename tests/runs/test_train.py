@@ -63,6 +63,7 @@ def test_the_folder_of_a_finished_run(config):
     assert facts["commit"] == result["commit"]
     files = [*map(run.panel, range(3)), run.test_panel]
     assert run.test_panel.name == "panel-test.png"
+    assert not run.figure.exists()  # for this data is no mixture
     pictures = [Image.open(file) for file in files]
     assert len({picture.size for picture in pictures}) == 1
     assert Image.open(run.animation).is_animated

@@ -24,7 +24,7 @@ from stn_experiments.tracking.drawing import (
     RIGHT,
     WRONG,
 )
-from stn_experiments.tracking.panels import BORDER, CAPTION_SIZE, GAP, draw_panel
+from stn_experiments.tracking.panels import BORDER, CAPTION_SIZE, GAP, NOTE_SIZE, draw_panel, write_notes
 from stn_experiments.tracking.pictures import save_animation, save_picture
 
 CELL = 120
@@ -304,6 +304,24 @@ def test_a_caption_adds_a_line_however_long_it_is():
     assert short.size == long.size
     right_border = long.crop((long.width - BORDER, 0, long.width, long.height))
     assert right_border.getextrema() == ((255, 255),) * 3
+
+
+def test_notes_are_lines_under_the_rows_which_stay_as_they_are():
+    batch = make_batch(count=2)
+    panel = draw_panel(batch, make_prediction(batch), "caption")
+    noted = write_notes(panel, ["short", "long " * 40])
+    pitch, top = CELL + GAP + NOTE_SIZE + GAP, panel.height - BORDER - 2 * CELL - GAP
+    assert noted.size == (panel.width, panel.height + 2 * (NOTE_SIZE + GAP))
+    assert noted.crop((0, 0, panel.width, top)).tobytes() == panel.crop((0, 0, panel.width, top)).tobytes()
+    for row in range(2):
+        start = top + row * pitch
+        old = panel.crop((0, top + row * (CELL + GAP), panel.width, top + row * (CELL + GAP) + CELL))
+        assert noted.crop((0, start, panel.width, start + CELL)).tobytes() == old.tobytes()
+        line = noted.crop((0, start + CELL, panel.width, start + pitch))
+        dark = np.nonzero((np.asarray(line.convert("L")) < 160).any(0))[0]
+        assert BORDER <= dark.min() < BORDER + 10
+        assert dark.max() < panel.width - BORDER
+        assert (dark.max() > panel.width / 2) == (row == 1)
 
 
 def test_tensors_in_training_and_in_half_precision_can_be_drawn():
