@@ -209,6 +209,18 @@ def turning(kept: Mapping[str, Kept]) -> str:
     return Table([*head, *names], rows).markdown() + shell(commands)
 
 
+def circle(kept: Mapping[str, Kept]) -> str:
+    """A sentence: the errors on rotations that training never showed."""
+    groups = {model: only(kept[f"turning180-{model}"].groups) for model in ("with", "without")}
+    errors = [f"{error_text(group)} % ({interval_text(group)}) {model}" for model, group in groups.items()]
+    left = [mean_text(group, "pair_rotation_deg", "{:.0f}°".format) for group in groups.values()]
+    return (
+        f"Trained on rotations in ±90° and tested on the full circle, the default network errs on "
+        f"{errors[0]} the consistency\nloss and on {errors[1]} it; of the difference of two rotations of one "
+        f"digit, {left[0]} and {left[1]} are left in V.\n"
+    )
+
+
 def shell(commands: Iterable[str]) -> str:
     """Commands in a block of their own, each once."""
     return "\n```sh\n" + "\n".join(dict.fromkeys(commands)) + "\n```\n"
@@ -237,5 +249,6 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "step times": step_times,
     "precision": precision,
     "turning": turning,
+    "circle": circle,
 }
 """The blocks by their names."""
