@@ -203,7 +203,7 @@ def turning(kept: Mapping[str, Kept]) -> str:
                 group = only(one.groups)
                 figures = (mean_text(group, score, form.format) for score, form in scores.items())
                 rows.append([rotations, model, error_text(group), interval_text(group), *figures])
-                commands.append(one.command)
+                commands += one.command.splitlines()
     head = ["tested on", "consistency", "test error %", "95 % interval"]
     names = ["rotation left", "… in a class", "… in a pair", "scale", "translation px", "frame IoU"]
     return Table([*head, *names], rows).markdown() + shell(commands)
@@ -216,8 +216,8 @@ def circle(kept: Mapping[str, Kept]) -> str:
     left = [mean_text(group, "pair_rotation_deg", "{:.0f}°".format) for group in groups.values()]
     return (
         f"Trained on rotations in ±90° and tested on the full circle, the default network errs on "
-        f"{errors[0]} the consistency\nloss and on {errors[1]} it; of the difference of two rotations of one "
-        f"digit, {left[0]} and {left[1]} are left in V.\n"
+        f"{errors[0]}\nthe consistency loss, and on {errors[1]} it. Of the difference of two rotations of one "
+        f"digit\n{left[0]} and {left[1]} are left in its output.\n"
     )
 
 
