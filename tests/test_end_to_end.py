@@ -126,7 +126,7 @@ def test_tensorboard_shows_the_numbers_and_the_settings_in_the_same_run(real_run
         },
     )["sessionGroups"]
     (group,) = groups
-    assert group["hparams"]["stn"] == "affine"
+    assert group["hparams"]["stn"] == "similarity"
     assert group["hparams"]["trainer.batch_size"] == 128
     assert group["hparams"]["seed"] == 0
     result = json.loads((real_run[1] / "result.json").read_text())

@@ -25,6 +25,8 @@ LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "clu
 """The paper's names of its data."""
 TURNED = {"turning": "±90°", "turning120": "±120°", "turning180": "the full circle"}
 """The rotations that networks trained on ±90° were tested on, by the beginnings of the files' names."""
+MODELS = {"with": "with", "without": "without", "none": "no transformer"}
+"""The networks that were tested on them."""
 TWINS = {"epochs": "equal epochs", "time": "equal time"}
 """The networks without a transformer, and what they have in common with the one that has it."""
 
@@ -198,11 +200,11 @@ def turning(kept: Mapping[str, Kept]) -> str:
     }
     rows, commands = [], []
     for kind, rotations in TURNED.items():
-        for model in ("with", "without"):
+        for model in ("with", "without", "none"):
             if one := kept.get(f"{kind}-{model}"):
                 group = only(one.groups)
                 figures = (mean_text(group, score, form.format) for score, form in scores.items())
-                rows.append([rotations, model, error_text(group), interval_text(group), *figures])
+                rows.append([rotations, MODELS[model], error_text(group), interval_text(group), *figures])
                 commands += one.command.splitlines()
     head = ["tested on", "consistency", "test error %", "95 % interval"]
     names = ["rotation left", "… in a class", "… in a pair", "scale", "translation px", "frame IoU"]

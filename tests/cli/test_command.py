@@ -324,7 +324,7 @@ def test_training_prints_a_line_per_epoch_and_the_paths(command, few_digits, tmp
     assert code == 0
     lines = out.splitlines()
     shown = dict(line.split(maxsplit=1) for line in lines[4:] if line.startswith(("run", "panel", "look")))
-    settings = "data=rotated backbone=compact stn=affine attention=none seed=0 trainer.epochs=2"
+    settings = "data=rotated backbone=compact stn=similarity attention=none seed=0 trainer.epochs=2"
     assert lines[0] == f"run {shown['run']}: {settings}"
     assert lines[1].startswith("on cpu in float32: ")
     assert lines[1].endswith(" parameters, 2 epochs of 120 images")

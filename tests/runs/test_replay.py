@@ -82,7 +82,8 @@ def test_a_replay_shows_each_step_as_it_was_in_the_run(train, steps, show):
     history = [json.loads(line) for line in run.history_file.open()]
     for epoch, line in enumerate(history):
         mean = torch.stack(steps[epoch * STEPS :][:STEPS]).mean(0).tolist()
-        wanted = [line[name] for name in ("train_loss", "train_error", "localisation_gradient", "gradient")]
+        names = ("train_loss", "train_error", "localisation_gradient", "gradient", "train_consistency")
+        wanted = [line[name] for name in names]
         assert [mean[0], 100 * mean[1], *mean[2:]] == pytest.approx(wanted)
     of_the_run = steps[: 2 * STEPS]
     for step in (1, 3, 4, 5, 8):
