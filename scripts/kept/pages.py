@@ -218,8 +218,8 @@ def circle(kept: Mapping[str, Kept]) -> str:
     left = [mean_text(group, "pair_rotation_deg", "{:.0f}°".format) for group in groups.values()]
     return (
         f"Trained on rotations in ±90° and tested on the full circle, the default network errs on "
-        f"{errors[0]}\nthe consistency loss, and on {errors[1]} it. Of the difference of two rotations of one "
-        f"digit\n{left[0]} and {left[1]} are left in its output.\n"
+        f"{errors[0]}\nthe consistency loss, and on {errors[1]} it. Of the difference of two rotations of "
+        f"one digit\n{left[0]} and {left[1]} are left in its output.\n"
     )
 
 
