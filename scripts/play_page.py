@@ -109,7 +109,7 @@ def build(playground: Playground) -> gr.Blocks:
                     swept = gr.Dropdown(list(playground.sliders), label="slider to animate")
                     start = gr.Button("animate", elem_id="animate")
                     animation = gr.HTML(elem_id="animation")
-        inputs = [pad, label, number, *sliders]
+        inputs: list[Any] = [pad, label, number, *sliders]  # gradio adds their events at run time
         gr.on([blocks.load, *(one.change for one in inputs)], show, inputs, shown, **LIVE)
         start.click(animate, [swept, *inputs], animation)
         reset.click(lambda: [UNTOUCHED.get(name, 0) for name in playground.sliders], None, sliders)
