@@ -200,13 +200,14 @@ def turning(kept: Mapping[str, Kept]) -> str:
     }
     rows, commands = [], []
     for kind, rotations in TURNED.items():
-        for model in ("with", "without", "none"):
+        for model, label in MODELS.items():
             if one := kept.get(f"{kind}-{model}"):
                 group = only(one.groups)
                 figures = (mean_text(group, score, form.format) for score, form in scores.items())
-                rows.append([rotations, MODELS[model], error_text(group), interval_text(group), *figures])
+                more = difference_text(group, kept[f"{kind}-with"].groups) if model != "with" else MISSING
+                rows.append([rotations, label, error_text(group), interval_text(group), more, *figures])
                 commands += one.command.splitlines()
-    head = ["tested on", "consistency", "test error %", "95 % interval"]
+    head = ["tested on", "consistency", "test error %", "95 % interval", "more than with it"]
     names = ["rotation left", "… in a class", "… in a pair", "scale", "translation px", "frame IoU"]
     return Table([*head, *names], rows).markdown() + shell(commands)
 

@@ -44,7 +44,7 @@ class StepMetrics(NamedTuple):
 
     ``loss`` is the cross-entropy, ``error`` the fraction of wrong predictions. The gradients are the norms
     before clipping, of the localisation networks' parameters and of all others. ``consistency`` is that loss
-    without its weight; where it is off, there is none.
+    with its tilt loss, without the weight; where it is off, there is none.
     """
 
     loss: Tensor
