@@ -35,14 +35,17 @@ def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
     """A page with all of its blocks written anew.
 
     Raises:
-        UserError: a block has no such table.
+        UserError: a block has no such table, or a file of results that it needs is missing.
     """
 
     def block(match: re.Match[str]) -> str:
         start, name, end = match.groups()
         if name not in TABLES:
             raise UserError(f"a block of results must be one of {', '.join(TABLES)}, got {name}")
-        return f"{start}{TABLES[name](kept)}{end}"
+        try:
+            return f"{start}{TABLES[name](kept)}{end}"
+        except KeyError as error:
+            raise UserError(f"the block {name} needs docs/results/{error.args[0]}.json") from error
 
     return BLOCK.sub(block, text)
 

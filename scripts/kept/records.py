@@ -76,9 +76,17 @@ def keep(command: str, root: Path, configs: Path, file: Path, evaluated: str = "
 
 
 def runs_of(words: str) -> list[list[str]]:
-    """The overrides of each run of a command line; ``a=1,2`` is a choice with ``-m`` alone."""
+    """The overrides of each run of a command line; ``a=1,2`` is a choice with ``-m`` alone.
+
+    Raises:
+        UserError: a quotation mark is not closed.
+    """
     choices = []
-    for word in shlex.split(words):
+    try:
+        parts = shlex.split(words)
+    except ValueError as error:
+        raise UserError(f"--command cannot be read ({error}): {words}") from error
+    for word in parts:
         key, _, values = word.partition("=")
         if values:
             alone = [values] if "[" in values else values.split(",")

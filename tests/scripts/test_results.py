@@ -163,6 +163,16 @@ def test_commas_are_choices_except_in_a_list():
     ]
 
 
+def test_a_command_with_an_open_quotation_mark_is_refused():
+    with pytest.raises(UserError, match="--command cannot be read"):
+        records.runs_of("-m 'seed=0,1")
+
+
+def test_a_block_whose_results_are_missing_names_the_file():
+    with pytest.raises(UserError, match=r"needs docs/results/turning180-with\.json"):
+        pages.rewrite("<!-- results: circle -->\n<!-- end of results -->", {})
+
+
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
     file = tmp_path / "other.json"
     file.write_text('{"runs": [{}]}')
