@@ -11,8 +11,9 @@ from torch import Generator
 from benchmarks.measure import Job, Values, interleaved
 from stn_experiments.config.build import build
 from stn_experiments.data.batch import Batch, Task, to_device
-from stn_experiments.data.datasets import DistortedMnist, TrainingSet
+from stn_experiments.data.datasets import DistortedMnist
 from stn_experiments.data.mnist import Digits, Mnist, load_mnist
+from stn_experiments.data.splits import TrainingSet
 from stn_experiments.runs.experiment import find_device
 
 

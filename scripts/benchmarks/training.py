@@ -17,7 +17,7 @@ from benchmarks.data import NAMES
 from benchmarks.measure import Job, Values, rate, ratio, repeat, speeds
 from benchmarks.table import Table
 from stn_experiments.data.batch import Batch
-from stn_experiments.data.datasets import TrainingSet
+from stn_experiments.data.splits import TrainingSet
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.consistency import Consistency
 from stn_experiments.runs.experiment import Experiment, build_experiment

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stn_experiments.common.bits import pack_bits
 from stn_experiments.data.batch import Batch, Pose, index_batch
-from stn_experiments.data.datasets import Pairs
 from stn_experiments.data.fingerprint import fingerprint
+from stn_experiments.data.splits import Pairs
 from stn_experiments.evaluation.coordinates import to_input_frame
 from stn_experiments.evaluation.localisation_scores import area, bounded, score
 from stn_experiments.evaluation.metrics import outside_share, theta_spread

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stn_experiments.data.datasets import KindSet
+from stn_experiments.data.splits import KindSet
 from stn_experiments.evaluation.evaluate import CHUNK, canvas_size, results_per_image, summarise
 from stn_experiments.evaluation.localisation_scores import bounded, digit_frames, ink_inside
 from stn_experiments.evaluation.yardsticks import CENTRE_BOX, EXACT_FRAME, centre_box, named

@@ -9,7 +9,9 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.config.build import build
 from stn_experiments.config.plugins import use_plugins
-from stn_experiments.data.datasets import DataSet, ImageFolder, NpzFile, one_of_each_class
+from stn_experiments.data.datasets import DataSet
+from stn_experiments.data.own_images import ImageFolder, NpzFile
+from stn_experiments.data.splits import one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate_test, predict
 from stn_experiments.evaluation.probe import DIGITS, Probe, ProbeName, probe
 from stn_experiments.runs.experiment import find_device

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from stn_experiments.cli.signals import Stopped, StopSignals
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import to_json, write_atomically
-from stn_experiments.data.datasets import Splits, TrainingSet, one_of_each_class
+from stn_experiments.data.splits import Splits, TrainingSet, one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate, evaluate_test, predict
 from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
 from stn_experiments.runs.figure import draw_figure

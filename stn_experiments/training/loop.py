@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from stn_experiments.common.errors import NotFinite
 from stn_experiments.data.batch import Batch, index_batch
-from stn_experiments.data.datasets import TrainingSet
+from stn_experiments.data.splits import TrainingSet
 from stn_experiments.models.classifier import INPUT, LOCALISATION, NETWORK, Classifier, ClassifierOutput
 from stn_experiments.models.consistency import consistency_loss, tilt_loss
 from stn_experiments.models.spatial_transformer import SpatialTransformer

@@ -9,10 +9,12 @@ import torch
 from stn_experiments.common.errors import UserError
 from stn_experiments.data import datasets
 from stn_experiments.data.batch import Batch, unknown_pose
-from stn_experiments.data.datasets import DistortedMnist, NpzFile, one_of_each_class
+from stn_experiments.data.datasets import DistortedMnist
 from stn_experiments.data.distortions import Distortion, Mixed
 from stn_experiments.data.mnist import Digits, Mnist
+from stn_experiments.data.own_images import NpzFile
 from stn_experiments.data.questions import Questions
+from stn_experiments.data.splits import one_of_each_class
 
 CPU = torch.device("cpu")
 TURNED = Distortion(angle=90)

@@ -10,8 +10,8 @@ from PIL import Image
 from stn_experiments.common.errors import UserError
 from stn_experiments.data import folder as module
 from stn_experiments.data.augmentation import Augmentation
-from stn_experiments.data.datasets import ImageFolder
 from stn_experiments.data.folder import find_images, read_images
+from stn_experiments.data.own_images import ImageFolder
 from tests.data.signs import NAMES, write_signs
 
 CPU = torch.device("cpu")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stn_experiments.data.datasets import KindSet
 from stn_experiments.data.distortions import Distortion
+from stn_experiments.data.splits import KindSet
 from stn_experiments.evaluation import kinds as module
 from stn_experiments.evaluation.evaluate import evaluate
 from stn_experiments.evaluation.kinds import energy_inside, evaluate_kind

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.data.datasets import ImageFolder
+from stn_experiments.data.own_images import ImageFolder
 from stn_experiments.runs.evaluate import check_compatible
 from stn_experiments.storage.run_folder import RunFolder
 

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from stn_experiments.data.datasets import Splits, TrainingSet
 from stn_experiments.data.distortions import Distortion
+from stn_experiments.data.splits import Splits, TrainingSet
 from stn_experiments.evaluation.evaluate import evaluate
 from stn_experiments.models.backbones import Compact
 from stn_experiments.models.classifier import Classifier

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stn_experiments.data.augmentation import Augmentation
-from stn_experiments.data.datasets import ImageFolder
+from stn_experiments.data.own_images import ImageFolder
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.train import make_trainer, set_up_torch
 from stn_experiments.training.cuda_graphs import WARM_UP_CALLS, CudaGraphs

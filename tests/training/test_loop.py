@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stn_experiments.common.errors import TrainingFailed
-from stn_experiments.data.datasets import TrainingSet
+from stn_experiments.data.splits import TrainingSet
 from stn_experiments.evaluation.evaluate import evaluate, predict
 from stn_experiments.models.consistency import Consistency
 from stn_experiments.runs.experiment import build_experiment
