@@ -49,6 +49,7 @@ def owners(name: str) -> list[str]:
     return [choice for choice, settings in choices(group).items() if name in flatten({group: settings})]
 
 
+@cache
 def _read(file: Path) -> dict[str, Any]:
     """The settings in a YAML file, and in those that it includes by ``- /file@package``."""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
