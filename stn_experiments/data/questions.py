@@ -37,8 +37,17 @@ TEMPLATES = (
     "which digit is the least",
 )
 """One question of each kind; "zero" stands for any number."""
+TWO_STEP_TEMPLATES = tuple(
+    f"which is just {where} the {extreme}"
+    for extreme in ("greatest", "least")
+    for where in ("left of", "right of", "above", "below")
+)
+"""One question of each kind that needs two steps: find the greatest digit, and then its neighbour."""
 NEIGHBOUR_STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))
-"""The first four kinds ask for a neighbour: it is so many rows down and columns to the right."""
+"""The first four kinds ask for a neighbour: it is so many rows down and columns to the right.
+
+So do the kinds in two steps, four times two.
+"""
 NEIGHBOURS = len(NEIGHBOUR_STEPS)
 GREATER, LESS, GREATEST, LEAST = range(NEIGHBOURS, len(TEMPLATES))
 PADDING = ""
@@ -69,6 +78,9 @@ class Questions(Task):
     - *how many digits are greater than five*: their number, 0 to all of them. Likewise *less than*.
     - *which digit is the greatest*: its value, which several digits may have. Likewise *the least*.
 
+    With ``two_steps`` there are other kinds: *which is just left of the greatest*, the digit beside the one
+    that is greater than all others. Likewise *right of*, *above* and *below*, and *the least*.
+
     Answers are drawn first and the digits to fit, so a question says little about its answer: each count,
     each greatest and least digit and each neighbour that a digit can have is equally likely.
 
@@ -78,6 +90,7 @@ class Questions(Task):
         side: side of a digit's own 28×28 frame on the canvas, in pixels.
         clutter: number of square crops of other digits added at random places.
         clutter_size: side of each crop in pixels.
+        two_steps: ask for neighbours of the greatest and the least digit, instead of the other kinds.
     """
 
     canvas: Size = 60
@@ -85,6 +98,7 @@ class Questions(Task):
     side: Annotated[int, Range(7, SIDE)] = 20
     clutter: Annotated[int, Range(0, 1000)] = 0
     clutter_size: CropSide = 6
+    two_steps: bool = False
 
     vocab_size = len(WORDS)
 
@@ -135,6 +149,15 @@ class Questions(Task):
             """Uniform in 0, 1, ... bound - 1."""
             return (uniform(*shape) * bound).long()
 
+        if self.two_steps:
+            kind, answer = below(len(TWO_STEP_TEMPLATES)), below(CLASSES - 1)
+            extreme = answer + 1 + below(CLASSES - 1 - answer)
+            values = torch.cat(
+                [extreme[:, None], answer[:, None], below(extreme[:, None], self.digits - 2)], 1
+            )
+            values = torch.where((kind < NEIGHBOURS)[:, None], values, CLASSES - 1 - values)
+            cells = self._draw_cells(kind % NEIGHBOURS, uniform)
+            return Scene(encode_question(len(TEMPLATES) + kind, kind), values[:, 1], values, cells)
         kind = below(len(TEMPLATES))
         is_neighbour = kind < NEIGHBOURS
         # Digits are compared with the limit; the extreme is the greatest or least digit.
@@ -230,7 +253,7 @@ def _value_ranges(kind: Tensor, limit: Tensor, extreme: Tensor, is_counted: Tens
 @cache
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """The words of each kind of question, and the step to each kind of neighbour."""
-    lines = [template.split() for template in TEMPLATES]
+    lines = [template.split() for template in TEMPLATES + TWO_STEP_TEMPLATES]
     words = [[WORDS.index(word) for word in line + [PADDING] * (LENGTH - len(line))] for line in lines]
     return torch.tensor(words, device=device), torch.tensor(NEIGHBOUR_STEPS, device=device)
 

@@ -41,6 +41,7 @@ class CoAttentionConfig(AttentionHeadConfig):
         mode: ``parallel``: image and question attend to each other at once; ``alternating``: first the
             question by itself, then the image given the question, then the question given the image.
         width: d, the size of all vectors.
+        layers: co-attentions one after another, each of which reads what the one before attended to.
         blind: the input that is hidden, to measure what the other one achieves alone: either all maps become
             0, or all questions become the same single word.
     """
@@ -48,6 +49,7 @@ class CoAttentionConfig(AttentionHeadConfig):
     mode: Literal["parallel", "alternating"] = "parallel"
     width: Annotated[int, Range(1, 4096)] = 128
     blind: Literal["image", "question"] | None = None
+    layers: Annotated[int, Range(1, 16)] = 1
 
     def build(self, shape: tuple[int, ...], classes: int, vocab_size: int) -> AttentionHead:
         if not vocab_size:
@@ -61,12 +63,12 @@ class CoAttentionHead(AttentionHead):
     """Answers questions (B, T) about maps (B, C, h, w).
 
     As in the paper, a question is read on three levels (section 3.2): words, phrases, and the question up to
-    each word. Each level has its own attention, and the answer is encoded from the words upwards (equation
+    each word. Each level has its own attentions, and the answer is encoded from the words upwards (equation
     7). Unlike in the paper, each place of the map has a learned position vector added; without it, a set of
     places could not express "left of". Padding words get no weight.
 
-    The view shows the mean weights of the three levels. Training makes no views. ``vocab_size`` counts the
-    padding word.
+    The view of each layer shows the mean weights of the three levels. Training makes no views. ``vocab_size``
+    counts the padding word.
     """
 
     places: Tensor
@@ -82,7 +84,8 @@ class CoAttentionHead(AttentionHead):
         self.position = nn.Parameter(torch.randn(height * wide, width) / width**0.5)
         self.levels = QuestionLevels(vocab_size, width)
         attention = {"parallel": Parallel, "alternating": Alternating}[settings.mode]
-        self.attentions = nn.ModuleList(attention(width) for _ in range(3))
+        self.attentions = nn.ModuleList(attention(width) for _ in range(3 * settings.layers))
+        self.fusions = nn.ModuleList(Fusion(width) for _ in range(3 * (settings.layers - 1)))
         self.encoders = nn.ModuleList(nn.Linear(n * width, width) for n in (1, 2, 2))
         self.answer = nn.Linear(width, classes)
         places = geometry.pixel_centres(height, wide).view(height, wide, 2)
@@ -99,13 +102,22 @@ class CoAttentionHead(AttentionHead):
         image = self.project(features.flatten(2).mT) + self.position
         is_word = question != PADDING
         levels = [
-            attend(image, level, is_word)
-            for level, attend in zip(self.levels(question), self.attentions, strict=True)
+            self._attend(image, words, is_word, level) for level, words in enumerate(self.levels(question))
         ]
         encoded = image[:, 0, :0]
-        for attended, encode in zip(levels, self.encoders, strict=True):
-            encoded = encode(torch.cat([attended.question + attended.image, encoded], 1)).tanh()
-        return Prediction(self.answer(encoded), [] if self.training else [self._view(features, levels)])
+        for layers, encode in zip(levels, self.encoders, strict=True):
+            encoded = encode(torch.cat([layers[-1].question + layers[-1].image, encoded], 1)).tanh()
+        views = [] if self.training else [self._view(features, layer) for layer in zip(*levels, strict=True)]
+        return Prediction(self.answer(encoded), views)
+
+    def _attend(self, image: Tensor, question: Tensor, is_word: Tensor, level: int) -> list[Attended]:
+        """What each layer of one level attends to."""
+        first, *deeper = self.attentions[level::3]
+        layers = [first(image, question, is_word)]
+        for fuse, attend in zip(self.fusions[level::3], deeper, strict=True):
+            image, question = fuse(image, question, layers[-1])
+            layers.append(attend(image, question * is_word[..., None], is_word))
+        return layers
 
     def _view(self, features: Tensor, levels: Sequence[Attended]) -> View:
         weights = torch.stack([to_float32(level.place_weights) for level in levels]).mean(0)
@@ -180,6 +192,27 @@ class Alternating(nn.Module):
         attended_image = weighted_sum(image, place_weights)
         word_weights = softmax_weights(self.reread(question, attended_image), is_word)
         return Attended(attended_image, weighted_sum(question, word_weights), place_weights, word_weights)
+
+
+class Fusion(nn.Module):
+    """What a layer passes on: each place x becomes x + ReLU(W [x; s] + b), s the question it attended to.
+
+    Likewise each word, with the attended image as s. So stack Nguyen and Okatani (2018, "Improved fusion of
+    visual and language representations by dense symmetric co-attention") stack layers. Their s differs from
+    place to place; here it is the one vector of Lu et al.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.image, self.question = nn.Linear(2 * width, width), nn.Linear(2 * width, width)
+
+    def forward(self, image: Tensor, question: Tensor, attended: Attended) -> tuple[Tensor, Tensor]:
+        """The image (B, N, d) and question (B, T, d) that the next layer reads."""
+
+        def fused(vectors: Tensor, other: Tensor, linear: nn.Module) -> Tensor:
+            return vectors + linear(torch.cat([vectors, other[:, None].expand_as(vectors)], 2)).relu()
+
+        return fused(image, attended.question, self.image), fused(question, attended.image, self.question)
 
 
 class Scores(nn.Module):

@@ -51,10 +51,10 @@ class Place(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word of a question and its background colour."""
+    """A word of a question and the colours of its background, as bands from the top."""
 
     text: str
-    shade: Colour
+    shades: Sequence[Colour]
 
 
 def between(one: Colour, other: Colour, share: float) -> Colour:
@@ -186,7 +186,10 @@ def write_shaded(picture: Image.Image, words: Sequence[Word]) -> None:
         length = font.getlength(word.text)
         if x > gap and x + length > picture.width:
             x, y = gap / 2, y + pitch
-        draw.rectangle([x - gap / 2, y - pitch / 2, x + length + gap / 2, y + pitch / 2 - 1], word.shade)
+        top, bottom = y - pitch / 2, y + pitch / 2 - 1
+        for band, shade in enumerate(word.shades):
+            edge = min(top + pitch * band / len(word.shades), bottom)
+            draw.rectangle([x - gap / 2, edge, x + length + gap / 2, bottom], shade)
         draw.text((x, y), word.text, INK, font, anchor="lm")
         x += length + gap
 

@@ -65,7 +65,8 @@ def draw_panel(
 
     The dot of an outline is the top left of V. An attention map is a tint. Dashed boxes are the true boxes of
     the digits. Attention over channels alone shows their weights. Views are numbered if there are more than
-    colours. A question is above the class; the background of each word shows its weight.
+    colours. A question is above the class; the background of each word shows its weight, of several layers in
+    bands from the top.
 
     Args:
         batch: images (B, C, H, W) in [0, 1] with labels and poses; three channels are RGB.
@@ -241,15 +242,15 @@ def _prediction_cell(
 
 
 def _asked(question: Tensor, views: ColouredViews) -> list[Word]:
-    """The words of a question (T,), each shaded by its weight in the last view that weighs them."""
+    """The words of a question (T,), each shaded by its weight in each view that weighs them."""
     words = decode_question(question)
-    shades = [PAPER] * len(words)
+    shades = []
     for view, colour in views:
         if view.words is not None:
             weights = view.words[question != 0].nan_to_num(0)
             shares = weights / weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
-            shades = [between(PAPER, colour, share) for share in shares.tolist()]
-    return list(map(Word, words, shades))
+            shades.append([between(PAPER, colour, share) for share in shares.tolist()])
+    return list(map(Word, words, zip(*shades, strict=True) if shades else [[PAPER]] * len(words)))
 
 
 def _empty_cell(cell: int) -> Image.Image:

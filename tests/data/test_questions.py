@@ -5,13 +5,15 @@ import torch
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.data.mnist import Digits
-from stn_experiments.data.questions import NUMBERS, TEMPLATES, Questions, decode_question
+from stn_experiments.data.questions import NUMBERS, TEMPLATES, TWO_STEP_TEMPLATES, Questions, decode_question
 
 TASKS = [
     Questions(),
     Questions(canvas=(45, 90), digits=6),
     Questions(canvas=28, digits=2, side=14),
     Questions(canvas=84, digits=5, side=28, clutter=1, clutter_size=1),
+    Questions(canvas=(45, 90), digits=6, two_steps=True),
+    Questions(canvas=28, digits=2, side=14, two_steps=True),
 ]
 
 
@@ -43,14 +45,16 @@ def answer(words, digits, side):
             return sum(value > NUMBERS.index(number) for value in values)
         case ["how", "many", "digits", "are", "less", "than", number]:
             return sum(value < NUMBERS.index(number) for value in values)
-        case ["which", "digit", "is", "just", *where, number]:
-            ((_, x, y),) = [digit for digit in digits if digit[0] == NUMBERS.index(number)]
+        case ["which", *rest, number]:
+            limits = {"greatest": max(values), "least": min(values)}
+            named = limits[number] if number in limits else NUMBERS.index(number)
+            ((_, x, y),) = [digit for digit in digits if digit[0] == named]
             turned = {
                 "left": lambda x, y: (-x, y),
                 "right": lambda x, y: (x, y),
                 "above": lambda x, y: (-y, x),
                 "below": lambda x, y: (y, x),
-            }[where[0]]
+            }[rest[rest.index("just") + 1]]
             ahead = [(*turned(to_x - x, to_y - y), value) for value, to_x, to_y in digits]
             return min((far, value) for far, aside, value in ahead if far > 0 and abs(aside) < side / 2)[1]
     raise AssertionError(words)
@@ -66,7 +70,7 @@ def test_a_person_gives_the_same_answers(squares, generator, task):
         words = decode_question(question)
         asked.add(" ".join("zero" if word in NUMBERS else word for word in words))
         assert answer(words, seen(image, boxes), task.side) == label
-    assert asked == set(TEMPLATES)
+    assert asked == set(TWO_STEP_TEMPLATES if task.two_steps else TEMPLATES)
 
 
 def test_poses_boxes_and_ink_say_where_the_digits_are(digits, generator):
@@ -84,16 +88,17 @@ def test_poses_boxes_and_ink_say_where_the_digits_are(digits, generator):
         assert box.mean(0).tolist() == pytest.approx([float(x), float(y)], abs=0.1)
 
 
-def test_no_answer_of_a_kind_is_likelier_than_another(squares, generator):
-    task = Questions()
+@pytest.mark.parametrize("templates", [TEMPLATES, TWO_STEP_TEMPLATES])
+def test_no_answer_of_a_kind_is_likelier_than_another(squares, generator, templates):
+    task = Questions(canvas=40, two_steps=templates == TWO_STEP_TEMPLATES)
     batch = task.draw(squares, torch.zeros(20_000, dtype=torch.long), generator, posed=False)
     lines = [" ".join(decode_question(question)) for question in batch.question]
-    for kind in TEMPLATES:
+    for kind in templates:
         start = kind.removesuffix(" zero")
         answers = batch.labels[torch.tensor([line.startswith(start) for line in lines])]
-        assert len(answers) == pytest.approx(20_000 / len(TEMPLATES), rel=0.06)
-        shares = answers.bincount() / len(answers)
-        assert len(shares) == (5 if "many" in kind else 10)
+        assert len(answers) == pytest.approx(20_000 / len(templates), rel=0.06)
+        shares = answers.bincount()[kind.startswith("which is") and kind.endswith("least") :] / len(answers)
+        assert len(shares) == (5 if "many" in kind else 9 if kind.startswith("which is") else 10)
         assert shares.tolist() == pytest.approx([1 / len(shares)] * len(shares), abs=0.03)
 
 

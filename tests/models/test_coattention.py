@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.models.coattention import Alternating, CoAttentionConfig, Parallel
+from stn_experiments.models.coattention import Alternating, CoAttentionConfig, Fusion, Parallel
 from stn_experiments.runs.experiment import build_experiment
 
 MODES = ["parallel", "alternating"]
@@ -56,25 +56,56 @@ def test_each_mode_agrees_with_the_paper(kind):
             assert not ours[len(theirs) :].any(), "padding has no weight"
 
 
-def build(mode="parallel", blind=None, shape=(6, 3, 4), words=9):
+def build(mode="parallel", blind=None, shape=(6, 3, 4), words=9, layers=1):
     torch.manual_seed(0)
-    return CoAttentionConfig(mode, 16, blind).build(shape, 4, words)
+    return CoAttentionConfig(mode, 16, blind, layers).build(shape, 4, words)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("mode", MODES)
-def test_more_padding_changes_nothing(mode):
-    model = build(mode).eval()
+def test_more_padding_changes_nothing(mode, layers):
+    model = build(mode, layers=layers).eval()
     features, question = torch.randn(2, 6, 3, 4), torch.tensor([[3, 1, 4, 1], [5, 2, 0, 0]])
     short, long = (model(features, F.pad(question, (0, more)), None) for more in (0, 3))
     torch.testing.assert_close(short.logits, long.logits)
-    (view,) = long.views
-    assert view.words.shape == (2, 7)
-    assert not view.words[:, 4:].any()
-    assert not view.words[1, 2:].any()
-    torch.testing.assert_close(view.words.sum(1), torch.ones(2))
-    torch.testing.assert_close(view.heat.weights.sum((1, 2)), torch.ones(2))
-    assert view.output.shape == features.shape
+    assert len(long.views) == layers
+    for view in long.views:
+        assert view.words.shape == (2, 7)
+        assert not view.words[:, 4:].any()
+        assert not view.words[1, 2:].any()
+        torch.testing.assert_close(view.words.sum(1), torch.ones(2))
+        torch.testing.assert_close(view.heat.weights.sum((1, 2)), torch.ones(2))
+        assert view.output.shape == features.shape
     assert build(mode).train()(features, question).views == [], "training makes no views"
+
+
+def test_a_layer_passes_on_each_vector_with_what_it_attended_to_on_the_other_side():
+    torch.manual_seed(0)
+    image, question = torch.randn(3, PLACES, WIDTH), torch.randn(3, LENGTH, WIDTH) * IS_WORD[..., None]
+    attended, fusion = Parallel(WIDTH)(image, question, IS_WORD), Fusion(WIDTH)
+    sides = ((image, attended.question, fusion.image), (question, attended.image, fusion.question))
+    for (vectors, other, linear), fused in zip(sides, fusion(image, question, attended), strict=True):
+        weight, bias, s = linear.weight.detach().numpy(), linear.bias.detach().numpy(), other.detach().numpy()
+        for index, place in np.ndindex(*vectors.shape[:2]):
+            x = vectors[index, place].numpy()
+            expected = x + np.maximum(weight @ np.concatenate([x, s[index]]) + bias, 0)
+            np.testing.assert_allclose(fused[index, place].detach().numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_layer_reads_what_the_one_before_attended_to(mode):
+    model = build(mode, layers=3).eval()
+    features, question = torch.randn(2, 6, 3, 4), torch.tensor([[3, 1, 4, 1], [5, 2, 0, 0]])
+
+    def weights():
+        return [(view.heat.weights, view.words) for view in model(features, question, None).views]
+
+    before = weights()
+    for parameter in model.attentions[3:6].parameters():
+        torch.nn.init.normal_(parameter)
+    after = weights()
+    changed = [not (a.equal(c) or b.equal(d)) for (a, b), (c, d) in zip(before, after, strict=True)]
+    assert changed == [False, True, True]
 
 
 @pytest.mark.parametrize("blind", [None, "image", "question"])

@@ -524,11 +524,11 @@ def test_a_feature_map_is_shown_however_faint_it_is():
     assert [cell.getpixel((x, 60))[0] for x in (30, 90)] == [0, 255]
 
 
-def asked(words):
-    """The prediction's cell of a panel where "which digit is the greatest" has these weights, or none."""
+def asked(*words):
+    """The prediction's cell of a panel where "which digit is the greatest" has these weights in each view."""
     batch = make_batch()._replace(question=torch.tensor([[WORDS.index(w) for w in QUESTION] + [0]]))
-    view = make_view(batch.images, IDENTITY)._replace(words=words)
-    return cell_of(draw_panel(batch, Prediction(torch.eye(10)[7:8], [view])), 3)
+    views = [make_view(batch.images, IDENTITY)._replace(words=weights) for weights in words]
+    return cell_of(draw_panel(batch, Prediction(torch.eye(10)[7:8], views)), 3)
 
 
 def test_each_word_of_a_question_is_shaded_by_its_weight():
@@ -548,8 +548,18 @@ def test_each_word_of_a_question_is_shaded_by_its_weight():
     assert len(pixels_of(half, between)) == pytest.approx(len(shades[0]), rel=0.1)
 
 
+def test_the_weights_of_several_layers_are_bands_of_each_word():
+    cell = asked(torch.tensor([[1.0, 0, 0, 0, 0, 0]]), torch.tensor([[1.0, 0, 0, 0, 1.0, 0]]))
+    first, second = (pixels_of(cell, colour)[:, 1] for colour in COLOURS[:2])
+    assert first.max() < second.min(), "of the first word"
+    assert np.ptp(second) > 2 * np.ptp(first), (
+        "and the last word, in a lower line, has the second colour alone"
+    )
+
+
 def test_a_panel_of_questions_never_fails():
     assert has(asked(torch.full((1, 6), torch.nan)), INK)
+    assert has(asked(*[torch.ones(1, 6)] * 16), INK)
     batch = make_batch()._replace(question=torch.zeros(1, 5, dtype=torch.long))
     draw_panel(batch, Prediction(torch.zeros(1, 10), []), cell=24)
 
