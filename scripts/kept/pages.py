@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from statistics import median
 
 from kept.records import Kept, only
@@ -25,8 +26,24 @@ LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "clu
 """The paper's names of its data."""
 TURNED = {"turning": "±90°", "turning120": "±120°", "turning180": "the full circle"}
 """The rotations that networks trained on ±90° were tested on, by the beginnings of the files' names."""
+LESS = {
+    "turning45": "±45°, tested on ±45°",
+    "turning45at90": "±45°, tested on ±90°",
+    "turning45at180": "±45°, tested on the full circle",
+    "turning1000": "±90°, 1,000 digits",
+    "turning5000": "±90°, 5,000 digits",
+}
+"""Networks that were trained on less: smaller rotations, or fewer digits."""
+OTHERS = {"turning-rts": "RTS", "turning-affnist": "affNIST", "turning-projective": "projective"}
+"""Networks for other distortions."""
 MODELS = {"with": "with", "without": "without", "none": "no transformer"}
 """The networks that were tested on them."""
+YARDSTICKS = {
+    "canvas": "whole canvas",
+    "centre_box": "best centre box",
+    "random_views": "random views",
+    "exact_frame": "exact frame",
+}
 TWINS = {"epochs": "equal epochs", "time": "equal time"}
 """The networks without a transformer, and what they have in common with the one that has it."""
 
@@ -191,8 +208,14 @@ def precision(kept: Mapping[str, Kept]) -> str:
     return Table(head, rows).markdown() + shell(commands)
 
 
-def turning(kept: Mapping[str, Kept]) -> str:
-    """What the consistency loss changes: the error, and how digits are turned in V."""
+def turning(kept: Mapping[str, Kept], kinds: Mapping[str, str], head: str) -> str:
+    """What the consistency loss changes: the error, and how digits are turned in V.
+
+    Args:
+        kept: all kept results.
+        kinds: the first column, by the beginnings of the files' names.
+        head: that of the first column.
+    """
     scores = {
         "residual_rotation_deg": "{:.1f}°",
         "residual_rotation_within_class_deg": "{:.1f}°",
@@ -202,17 +225,33 @@ def turning(kept: Mapping[str, Kept]) -> str:
         "frame_iou_mean": "{:.2f}",
     }
     rows, commands = [], []
-    for kind, rotations in TURNED.items():
+    for kind, first in kinds.items():
         for model, label in MODELS.items():
             if one := kept.get(f"{kind}-{model}"):
                 group = only(one.groups)
                 figures = (mean_text(group, score, form.format) for score, form in scores.items())
                 more = difference_text(group, kept[f"{kind}-with"].groups) if model != "with" else MISSING
-                rows.append([rotations, label, error_text(group), interval_text(group), more, *figures])
+                rows.append([first, label, error_text(group), interval_text(group), more, *figures])
                 commands += one.command.splitlines()
-    head = ["tested on", "consistency", "test error %", "95 % interval", "more than with it"]
+    columns = [head, "consistency", "test error %", "95 % interval", "more than with it"]
     names = ["rotation left", "… in a class", "… in a pair", "scale", "translation px", "frame IoU"]
-    return Table([*head, *names], rows).markdown() + shell(commands)
+    return Table([*columns, *names], rows).markdown() + shell(commands)
+
+
+def yardsticks(kept: Mapping[str, Kept]) -> str:
+    """What the yardsticks score on the test sets."""
+    scores = ("iou_mean", "found", "ink_inside")
+    rows, commands = [], []
+    for name, one in kept.items():
+        if name.startswith("yardsticks-"):
+            group = only(one.groups)
+            cells = [
+                ", ".join(mean_text(group, f"{score}_of_{yardstick}", "{:.2f}".format) for score in scores)
+                for yardstick in YARDSTICKS
+            ]
+            rows.append([f"`{group.data}`", *cells])
+            commands.append(one.command)
+    return Table(["data", *YARDSTICKS.values()], rows).markdown() + shell(commands)
 
 
 def circle(kept: Mapping[str, Kept]) -> str:
@@ -254,7 +293,10 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "search": search,
     "step times": step_times,
     "precision": precision,
-    "turning": turning,
+    "turning": partial(turning, kinds=TURNED, head="tested on"),
+    "turning, trained on less": partial(turning, kinds=LESS, head="trained on"),
+    "turning, other distortions": partial(turning, kinds=OTHERS, head="data"),
     "circle": circle,
+    "yardsticks": yardsticks,
 }
 """The blocks by their names."""

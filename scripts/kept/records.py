@@ -135,13 +135,13 @@ def read_environment(folder: Path) -> dict[str, Any]:
 def shortened(settings: Mapping[str, Any], record: Record) -> dict[str, Any]:
     """A run in a file: its own settings, its result and its history, with six digits of each number.
 
-    Other scores of the validation set, and yardsticks, which belong to the test set, are omitted.
+    Other scores of the validation set are omitted.
     """
     history = {name: [six_digits(line.get(name)) for line in record.history] for name in HISTORY}
     result = {
         name: six_digits(value)
         for name, value in {**record.result, **redrawn(record)}.items()
-        if name in ("val_error", "val_loss") or not (name.startswith("val_") or "_of_" in name)
+        if name in ("val_error", "val_loss") or not name.startswith("val_")
     }
     return {"folder": record.folder.name, "settings": settings, "result": result, "history": history}
 
