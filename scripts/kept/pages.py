@@ -44,6 +44,7 @@ YARDSTICKS = {
     "random_views": "random views",
     "exact_frame": "exact frame",
 }
+"""The heads of their columns."""
 TWINS = {"epochs": "equal epochs", "time": "equal time"}
 """The networks without a transformer, and what they have in common with the one that has it."""
 
