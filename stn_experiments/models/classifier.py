@@ -13,7 +13,7 @@ from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.consistency import Consistency
 from stn_experiments.models.gates import Gated
 from stn_experiments.models.grids import Family
-from stn_experiments.models.localisation import LocalisationKind
+from stn_experiments.models.localisation import Localisation, LocalisationKind, Shape, shared
 from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
 from stn_experiments.models.sampler import Interpolation, Padding
 from stn_experiments.models.spatial_transformer import SpatialTransformer
@@ -32,6 +32,8 @@ class TransformerConfig:
         output_size: size of V at the input; null: that of U. Inside the network V is as large as U.
         at: the place of a transformer, or a list of places: ``input`` or a stage of the backbone, whose input
             it transforms.
+        share: warp the network's input instead, by a theta that is regressed from the map at the stage
+            ``at``. The stages before it, without gates, are those that read V, with the same parameters.
         count: transformers side by side at the input; their outputs are stacked as channels.
         localisation: the kind of localisation network; ``auto``: the one that fits the backbone and the data.
         consistency: a loss that asks those at the input to follow it.
@@ -40,6 +42,7 @@ class TransformerConfig:
     family: Family
     output_size: Size | None = None
     at: str | Sequence[str] = INPUT
+    share: bool = False
     count: Annotated[int, Range(1, 16)] = 1
     steps: Annotated[int, Range(1, 16)] = 1
     interpolation: Interpolation = "bilinear"
@@ -64,7 +67,7 @@ class TransformerConfig:
         self, shape: tuple[int, int, int], default: LocalisationKind
     ) -> list[SpatialTransformer]:
         """The transformers at an input of ``shape`` (C, H, W); ``default`` replaces ``auto``."""
-        count = self.count if INPUT in self.places else 0
+        count = self.count if INPUT in self.places or self.share else 0
         return [self._build(shape, default, self.output_size) for _ in range(count)]
 
     def build_inside(self, backbone: Backbone) -> dict[str, list[SpatialTransformer]]:
@@ -75,12 +78,31 @@ class TransformerConfig:
         """
         maps = {name: shape for name, shape in backbone.input_shapes.items() if len(shape) == 3}
         inside = {}
-        for place in (place for place in self.places if place != INPUT):
+        for place in (place for place in self.places if place != INPUT and not self.share):
             if place not in maps:
                 raise UserError(f"at must name places among {', '.join([INPUT, *maps])}, got {place}")
             channels, height, width = maps[place]
             inside[place] = [self._build((channels, height, width), backbone.localisation, None)]
         return inside
+
+    def share_layers(
+        self, transformer: SpatialTransformer, backbone: Backbone, shape: Shape, default: LocalisationKind
+    ) -> None:
+        """Give a transformer at an input of ``shape`` the layers of ``backbone`` before the stage ``at``.
+
+        Raises:
+            UserError: there is no such stage, none before it, or its input is not a map.
+        """
+        stages = [name for name, shape in backbone.input_shapes.items() if len(shape) == 3]
+        if self.at not in stages[1:]:
+            known = ", ".join(stages[1:]) or "this backbone has none"
+            raise UserError(
+                f"at must be a stage that reads a map of another stage ({known}) to share, got {self.at}"
+            )
+        layers = backbone.stages[: list(backbone.input_shapes).index(self.at)]
+        kind = default if self.localisation == "auto" else self.localisation
+        features = shared(layers, kind, shape, self.width)
+        transformer.localisation = Localisation(features, transformer.family.identity)
 
     def _build(
         self, shape: tuple[int, int, int], default: LocalisationKind, output_size: Size | None
@@ -181,8 +203,13 @@ class Classifier(nn.Module):
         return torch.cat([view.output for view in views], 1), views
 
     def localisation_parameters(self) -> list[nn.Parameter]:
-        """The parameters of all localisation networks."""
-        return [weights for name, weights in self.named_parameters() if ".localisation." in name]
+        """The parameters of all localisation networks, without those that they share with the backbone."""
+        others = {id(weights) for weights in self.backbone.parameters()}
+        return [
+            weights
+            for name, weights in self.named_parameters()
+            if ".localisation." in name and id(weights) not in others
+        ]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """An optimiser's parameter groups. ``part`` is ``"network"`` or ``"localisation"``.

@@ -1,6 +1,7 @@
 """Localisation networks: regress theta from U (Jaderberg et al. 2015, section 3.1)."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Literal
 
 import torch
@@ -110,6 +111,20 @@ def polar(shape: Shape, width: int) -> Features:
         PositionsAndMeans(second, count, polar_points(RINGS // 2, SPOKES // 2, shape[1:])),
         ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
     )
+
+
+def shared(layers: nn.Sequential, kind: LocalisationKind, shape: Shape, width: int) -> Features:
+    """Layers of another network, then those of a kind on their maps (Finnveden et al. 2020: STN-SL).
+
+    The parameters are the other network's own. The running statistics of batch normalisation are not: the
+    two networks read different images.
+    """
+    own = {id(weights): weights for weights in layers.parameters()}
+    tied = deepcopy(layers, own)
+    with torch.no_grad():
+        _, channels, height, wide = tied.eval()(torch.zeros(1, *shape)).shape
+    features = FEATURES[kind]((channels, height, wide), width)
+    return Features(features.width, tied.train(), *features)
 
 
 class PositionsAndMeans(nn.Module):

@@ -179,6 +179,8 @@ def assemble(
     if plan is not None:
         with settings_of("stn"):
             transformers |= plan.build_inside(backbone)
+            if plan.share:
+                plan.share_layers(transformers[INPUT][0], backbone, data.shape, fitting)
     with settings_of("attention"):
         gates = attention.build(backbone) if isinstance(attention, GateConfig) else {}
         attention_head = None

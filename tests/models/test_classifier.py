@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.models import SpatialTransformer
 from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18
 from stn_experiments.models.classifier import Classifier, TransformerConfig
+from stn_experiments.models.consistency import Consistency, consistency_loss
 from stn_experiments.models.grids import Affine
 
 
@@ -37,6 +40,85 @@ def test_transformers_precede_any_stage_and_start_as_the_identity(backbone, at, 
     assert view.output.shape[1:] == model.backbone.input_shapes[places[-1]]
     assert view.output.shape[1] > 1
     assert {group["part"] for group in model.parameter_groups()} == {"network", "localisation"}
+
+
+def sharing(kind=Compact, at="layer2", shape=(1, 42, 50), **settings):
+    """A classifier of V 28×28 whose transformer shares the backbone's layers before a stage."""
+    torch.manual_seed(0)
+    config, backbone = TransformerConfig(Affine(), 28, at=at, share=True, **settings), kind((1, 28, 28), 10)
+    (transformer,) = config.build_at_input(shape, "keypoints")
+    config.share_layers(transformer, backbone, shape, "keypoints")
+    nn.init.normal_(transformer.localisation.theta.weight, std=0.01)
+    return Classifier(backbone, {"input": [transformer], **config.build_inside(backbone)})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "at", "shared"),
+    [(Compact, "layer2", ["stem", "layer1"]), (ResNet18, "layer1", ["stem"]), (CNN, "conv2", ["conv1"])],
+)
+def test_a_transformer_may_warp_the_input_by_theta_from_layers_that_it_shares(
+    backbone, at, shared, generator
+):
+    model, images = sharing(backbone, at), torch.rand(2, 1, 42, 50, generator=generator)
+    (transformer,) = model.transformers["input"]
+    tied = transformer.localisation.features[0]
+    assert [name for name, _ in tied.named_children()] == shared
+    for name, weights in tied.named_parameters():
+        assert weights is model.backbone.stages.get_parameter(name)
+    model.eval()
+    output = model(images)
+    assert [place for place, stage in output.stages.items() if stage.views] == ["input"]
+    (view,) = output.stages["input"].views
+    source = model.backbone.stages[: len(shared)](images)
+    features = nn.Sequential(*list(transformer.localisation.features)[1:])(source)
+    torch.testing.assert_close(view.transform.theta, transformer.localisation.theta(features))
+    torch.testing.assert_close(view.output, transformer.sampler(images, view.transform.grid))
+    torch.testing.assert_close(output.logits, model.backbone(view.output))
+
+
+def test_shared_layers_learn_from_both_images_at_the_rate_of_the_network(generator):
+    model, images = sharing(), torch.rand(4, 1, 42, 50, generator=generator)
+    (transformer,) = model.transformers["input"]
+    first = model.backbone.stages.stem[0].weight
+    theta = transformer.regress(images)
+    behind = model.backbone(transformer.warp(images, theta.detach()).output)
+    matrix = Consistency(weight=1, angle=90).draw(images, generator)
+    consistency = consistency_loss([transformer], [transformer.warp(images, theta.detach())], images, matrix)
+    for loss in (theta.sum(), behind.square().sum(), consistency):
+        (gradient,) = torch.autograd.grad(loss, first)
+        assert gradient.abs().max() > 0
+    network, localisation = (
+        {id(p) for group in model.parameter_groups() if group["part"] == part for p in group["params"]}
+        for part in ("network", "localisation")
+    )
+    assert network == {id(p) for p in model.backbone.parameters()}
+    assert localisation == {id(p) for p in model.localisation_parameters()}
+    assert len(network) + len(localisation) == len(list(model.parameters()))
+
+
+def test_batch_statistics_of_the_two_images_are_apart(generator):
+    model = sharing(at="layer1")
+    model(torch.rand(4, 1, 42, 50, generator=generator))
+    normalisation = model.backbone.stages.stem[1]
+    tied = model.transformers["input"][0].localisation.features[0].stem[1]
+    assert tied.weight is normalisation.weight
+    assert not tied.running_mean.equal(normalisation.running_mean)
+    assert tied.num_batches_tracked == normalisation.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize(
+    ("backbone", "at", "known"),
+    [
+        (Compact, "input", "layer1, layer2, layer3"),
+        (Compact, "stem", "layer1, layer2, layer3"),
+        (CNN, ["conv2", "input"], "conv2"),
+        (FCN, "hidden1", "this backbone has none"),
+    ],
+)
+def test_sharing_needs_layers_to_share(backbone, at, known):
+    line = f"at must be a stage that reads a map of another stage ({known}) to share, got {at}"
+    with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
+        sharing(backbone, at, (1, 28, 28))
 
 
 def test_parallel_transformers_stack_their_outputs():

@@ -108,6 +108,22 @@ def test_the_transformer_and_its_rivals_have_one_size_and_equally_many_steps(com
         assert steps == 5148
 
 
+@pytest.mark.slow
+def test_the_networks_of_a_sweep_over_places_differ_in_these_alone(compose):
+    sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "places.yaml").read_text())
+    lists = {name: words.split(",") for name, words in sweep["hydra"]["sweeper"]["params"].items()}
+    places = {"none": [], "input": ["input"], "feature_map": ["layer2"], "shared": ["input"]}
+    assert lists["experiment"] == [f"places/{name}" for name in places]
+    for data, recipe in itertools.product(lists["data"], lists["experiment"]):
+        model = build_experiment(compose("sweep=places", f"data={data}", f"experiment={recipe}")).model
+        assert abs(size(model) - 100_000) <= 0.03 * 100_000
+        assert list(model.transformers) == places[recipe.rpartition("/")[2]]
+        shared = {id(weights) for weights in model.transformers.parameters()} & {
+            id(weights) for weights in model.backbone.parameters()
+        }
+        assert bool(shared) == (recipe == "places/shared")
+
+
 @pytest.mark.parametrize(("backbone", "setting", "layers"), WIDTHS, ids=[name for name, *_ in WIDTHS])
 @pytest.mark.parametrize("target", [30_000, 120_000])
 def test_a_scaled_network_is_the_one_with_its_widths_written_out(compose, backbone, setting, layers, target):
