@@ -13,8 +13,11 @@ WITHOUT_EFFECT = ("run", "search", "data.root", "trainer.device")
 OPTIONAL_LOSS = "stn.consistency"
 """A group that cannot change a run's result if its weights are 0, or if it transforms nothing."""
 
-OPTIONAL = ("backbone.standardise", "data.training")
+OPTIONAL = ("backbone.standardise", "data.training", "stn.share")
 """Settings that change nothing while they, or all settings in them, are 0, false or a range from 1 to 1."""
+
+NEUTRAL = {"stn.start": None} | {f"stn.family.{part}": True for part in ("rotation", "scale", "translation")}
+"""Settings of later versions that change nothing at these values."""
 
 OWN_DATA = ("file", "folder")
 """Settings of data that are the path of the user's own images."""
@@ -78,6 +81,7 @@ def decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if prefix + key not in WITHOUT_EFFECT
         and not (prefix + key == OPTIONAL_LOSS and isinstance(value, Mapping) and _is_off(value))
         and not (prefix + key in OPTIONAL and _is_neutral(value))
+        and not (prefix + key in NEUTRAL and value is NEUTRAL[prefix + key])
     }
 
 

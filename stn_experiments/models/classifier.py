@@ -16,7 +16,7 @@ from stn_experiments.models.grids import Family
 from stn_experiments.models.localisation import Localisation, LocalisationKind, Shape, shared
 from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
 from stn_experiments.models.sampler import Interpolation, Padding
-from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.models.spatial_transformer import SpatialTransformer, Start
 from stn_experiments.models.view import View
 
 INPUT, HEAD = "input", "head"
@@ -50,6 +50,7 @@ class TransformerConfig:
     antialias: bool = True
     localisation: Literal["auto"] | LocalisationKind = "auto"
     width: Annotated[int, Range(1, 4096)] = 32
+    start: Start = None
     consistency: Consistency = field(default_factory=Consistency)
 
     def __post_init__(self) -> None:
@@ -102,14 +103,14 @@ class TransformerConfig:
         layers = backbone.stages[: list(backbone.input_shapes).index(self.at)]
         kind = default if self.localisation == "auto" else self.localisation
         features = shared(layers, kind, shape, self.width)
-        transformer.localisation = Localisation(features, transformer.family.identity)
+        transformer.localisation = Localisation(features, transformer.localisation.theta.bias)
 
     def _build(
         self, shape: tuple[int, int, int], default: LocalisationKind, output_size: Size | None
     ) -> SpatialTransformer:
         kind = default if self.localisation == "auto" else self.localisation
-        sampling = (self.interpolation, self.padding, self.antialias)
-        return SpatialTransformer(shape, output_size, self.family, kind, self.width, *sampling, self.steps)
+        rest = (self.interpolation, self.padding, self.antialias, self.steps, self.start)
+        return SpatialTransformer(shape, output_size, self.family, kind, self.width, *rest)
 
 
 class StageOutput(NamedTuple):

@@ -1,13 +1,16 @@
 """Grid generators: map theta to the points of U that the pixels of V read (Jaderberg et al. 2015, 3.2)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range
 
 HORIZON = 0.1
@@ -82,27 +85,45 @@ class Translation(MatrixFamily):
         return _affine(side, zero, theta[:, 0], zero, side, theta[:, 1])
 
 
-class ScaleTranslation(MatrixFamily):
+class Similarity(MatrixFamily):
+    """theta = (s cos a, s sin a, tx, ty): rotation by a and scale on a square U, then translation.
+
+    Without rotation, theta has no s sin a; without scale too, no s cos a; without translation, no tx and ty.
+    With rotation but no scale, the first two are divided by their length. The angle itself would jump at 180°
+    (Zhou et al. 2019, "On the continuity of rotation representations in neural networks").
+
+    Args:
+        rotation: whether it rotates.
+        scale: whether it scales.
+        translation: whether it translates.
+
+    Raises:
+        UserError: nothing is left.
+    """
+
+    def __init__(self, rotation: bool = True, scale: bool = True, translation: bool = True) -> None:
+        super().__init__()
+        if not (rotation or scale or translation):
+            raise UserError("rotation, scale and translation must not all be false")
+        self.is_rigid = rotation and not scale
+        has = {(0, 0): rotation or scale, (0, 1): rotation, (0, 2): translation, (1, 2): translation}
+        self.entries = [entry for entry, is_there in has.items() if is_there]
+        self.identity = [1.0 if entry == (0, 0) else 0.0 for entry in self.entries]
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        zero = torch.zeros_like(theta[:, 0])
+        parts = dict(zip(self.entries, theta.unbind(1), strict=True))
+        cos, sin = parts.get((0, 0), zero + 1), parts.get((0, 1), zero)
+        if self.is_rigid:
+            cos, sin = F.normalize(theta[:, :2], dim=1).unbind(1)
+        return _affine(cos, sin, parts.get((0, 2), zero), -sin, cos, parts.get((1, 2), zero))
+
+
+class ScaleTranslation(Similarity):
     """theta = (s, tx, ty): isotropic scale and translation, the paper's attention (equation 2)."""
 
-    identity = (1.0, 0.0, 0.0)
-    entries = ((0, 0), (0, 2), (1, 2))
-
-    def matrix(self, theta: Tensor) -> Tensor:
-        scale, x, y = theta.unbind(1)
-        zero = torch.zeros_like(scale)
-        return _affine(scale, zero, x, zero, scale, y)
-
-
-class Similarity(MatrixFamily):
-    """theta = (s cos a, s sin a, tx, ty): rotation by a and scale on a square U, then translation."""
-
-    identity = (1.0, 0.0, 0.0, 0.0)
-    entries = ((0, 0), (0, 1), (0, 2), (1, 2))
-
-    def matrix(self, theta: Tensor) -> Tensor:
-        cos, sin, x, y = theta.unbind(1)
-        return _affine(cos, sin, x, -sin, cos, y)
+    def __init__(self) -> None:
+        super().__init__(rotation=False)
 
 
 class Affine(MatrixFamily):
@@ -167,9 +188,12 @@ class ThinPlateSpline(Family):
         return theta.unflatten(1, (-1, 2))
 
 
-FamilyName = Literal["translation", "scale_translation", "similarity", "affine", "projective", "tps"]
-FAMILIES: dict[FamilyName, type[Family]] = {
+FamilyName = Literal[
+    "translation", "rotation", "scale_translation", "similarity", "affine", "projective", "tps"
+]
+FAMILIES: dict[FamilyName, Callable[[], Family]] = {
     "translation": Translation,
+    "rotation": partial(Similarity, scale=False, translation=False),
     "scale_translation": ScaleTranslation,
     "similarity": Similarity,
     "affine": Affine,

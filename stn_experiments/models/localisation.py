@@ -1,6 +1,6 @@
 """Localisation networks: regress theta from U (Jaderberg et al. 2015, section 3.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Literal
 
@@ -17,23 +17,23 @@ Shape = tuple[int, int, int]
 
 
 class Localisation(nn.Module):
-    """A network with a final linear layer that regresses theta and starts at the exact identity.
+    """A network with a final linear layer that regresses theta and starts at an exact transform.
 
-    That layer has zero weights, the identity as its bias, and no activation. So theta starts as the identity
+    That layer has zero weights, the start as its bias, and no activation. So theta starts as the same
     for every input, and the gradient is not zero.
 
     Args:
         features: the layers before it.
-        identity: theta (P,) of the identity transform.
+        start: theta (P,) at the start, such as that of the identity.
     """
 
-    def __init__(self, features: "Features", identity: Sequence[float]) -> None:
+    def __init__(self, features: "Features", start: Tensor) -> None:
         super().__init__()
         self.features = features
-        self.theta = nn.Linear(features.width, len(identity))
+        self.theta = nn.Linear(features.width, len(start))
         nn.init.zeros_(self.theta.weight)
         with torch.no_grad():
-            self.theta.bias.copy_(torch.tensor(identity, dtype=torch.float))
+            self.theta.bias.copy_(start)
 
     def forward(self, source: Tensor) -> Tensor:
         """Theta (B, P) for U (B, C, H, W)."""

@@ -1,9 +1,13 @@
 """The spatial transformer: localisation network, grid generator and sampler (Jaderberg et al. 2015, 3)."""
 
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
 from torch import Tensor, nn
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Count, height_width
+from stn_experiments.common.ranges import Count, Range, height_width
 from stn_experiments.config.build import check_arguments
 from stn_experiments.models.grids import FAMILIES, Family, FamilyName, GridGenerator, MatrixFamily
 from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind
@@ -12,6 +16,8 @@ from stn_experiments.models.sampler import Interpolation, Padding, Sampler
 from stn_experiments.models.view import Transform, View
 
 MAX_ENLARGEMENT = 4
+Start = Annotated[float, Range(0, 10)] | Sequence[Annotated[float, Range(-100, 100)]] | None
+"""Theta before training, the standard deviation of its noise, or the identity."""
 
 
 class SpatialTransformer(nn.Module):
@@ -30,10 +36,13 @@ class SpatialTransformer(nn.Module):
         steps: refinement steps. Each step after the first regresses a further transform from U as warped so
             far; U itself is resampled each time (Lin and Lucey 2017, "Inverse compositional spatial
             transformer networks").
+        start: theta of each step before training; default: that of the identity. A number is the standard
+            deviation of normal noise on it, drawn from torch's generator as all initial weights are.
 
     Raises:
         UserError: an argument has a wrong type or is out of range, V is more than four times as large as U,
-            or there are several steps for a family whose transforms do not compose.
+            ``start`` is no theta of the family, or there are several steps for a family whose transforms do
+            not compose.
     """
 
     def __init__(  # noqa: PLR0913 -- settings of a public module
@@ -47,6 +56,7 @@ class SpatialTransformer(nn.Module):
         padding: Padding = "zeros",
         antialias: bool = True,
         steps: Count = 1,
+        start: Start = None,
     ) -> None:
         check_arguments(SpatialTransformer, locals())
         super().__init__()
@@ -65,7 +75,7 @@ class SpatialTransformer(nn.Module):
         oversample = max(1, round(shrinkage)) if antialias else 1
         self.family = family
         self.output_size = size
-        self.localisation = Localisation(FEATURES[localisation](shape, width), family.identity)
+        self.localisation = Localisation(FEATURES[localisation](shape, width), theta_at(start, family))
         self.grid_generator = GridGenerator(family, (size[0] * oversample, size[1] * oversample))
         self.sampler = Sampler(interpolation, padding, oversample)
         self.refinement_grids = nn.ModuleList(GridGenerator(family, input_size) for _ in range(steps - 1))
@@ -106,3 +116,22 @@ class SpatialTransformer(nn.Module):
             marks=self.family.marks(theta),
             transform=Transform(theta, grid, matrix),
         )
+
+
+def theta_at(start: Start, family: Family) -> Tensor:
+    """Theta (P,) of a family before training.
+
+    Raises:
+        UserError: ``start`` has another number of parameters.
+    """
+    identity = torch.tensor(family.identity, dtype=torch.float)
+    if start is None:
+        return identity
+    if isinstance(start, float | int):
+        return identity + start * torch.randn_like(identity)
+    if len(start) != len(identity):
+        raise UserError(
+            f"start must be null, a standard deviation or the {len(identity)} numbers of theta of "
+            f"{type(family).__name__}, got {list(start)}"
+        )
+    return torch.tensor(start, dtype=torch.float)

@@ -66,6 +66,10 @@ def test_a_loss_is_part_of_an_identity_if_it_has_a_weight_and_a_transform(weight
         ({"data": {"training": None}}, True),  # of digits; runs of earlier versions have it
         ({"backbone": {"standardise": False}}, False),
         ({"backbone": {"standardise": True}}, True),
+        ({"stn": {"start": None, "share": False}}, False),
+        ({"stn": {"start": 0}}, True),
+        ({"stn": {"family.rotation": True, "family.scale": True}}, False),
+        ({"stn": {"family.rotation": False, "family.scale": True}}, True),
     ],
 )
 def test_settings_of_later_versions_are_part_of_an_identity_if_they_change_anything(settings, kept):

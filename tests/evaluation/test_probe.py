@@ -39,19 +39,20 @@ def build(compose, few_digits):
 class Knows(torch.nn.Module):
     """Stands for a localisation network: theta is a function of the pose at each step, one call a step."""
 
-    def __init__(self, name, digits, answer):
+    def __init__(self, name, digits, answer, family):
         super().__init__()
+        self.family = family
         steps = [UNTOUCHED[name], *FEW[name]]
         poses = [draw_step(name, step, digits, SIZE).pose.matrix[:, 0] for step in steps]
         self.matrices = [answer(pose) for pose in poses]
 
     def forward(self, images):
-        matrix = self.matrices.pop(0)
-        return torch.stack([matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 0, 2], matrix[:, 1, 2]], 1)
+        return self.family.theta(self.matrices.pop(0))
 
 
 def answering(model, name, digits, answer):
-    model.transformers["input"][0].localisation = Knows(name, digits, answer)
+    transformer = model.transformers["input"][0]
+    transformer.localisation = Knows(name, digits, answer, transformer.family)
     return probe(model, name, digits, SIZE)
 
 
@@ -74,8 +75,9 @@ def test_a_transformer_that_ignores_the_image_has_a_slope_of_zero(build, digits,
     assert found.slope == pytest.approx(0, abs=1e-3)
 
 
-def test_a_transformer_that_turns_the_wrong_way_has_a_slope_of_minus_one(build, digits, few_steps):
-    found = answering(build("stn=similarity"), "rotation", digits, torch.linalg.inv)
+@pytest.mark.parametrize("family", ["similarity", "rotation"])
+def test_a_transformer_that_turns_the_wrong_way_has_a_slope_of_minus_one(build, digits, few_steps, family):
+    found = answering(build(f"stn={family}"), "rotation", digits, torch.linalg.inv)
     assert np.allclose(found.answer, [-step for step in FEW["rotation"]], atol=2e-3)
     assert found.slope == pytest.approx(-1, abs=1e-3)
 

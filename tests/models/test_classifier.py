@@ -76,6 +76,12 @@ def test_a_transformer_may_warp_the_input_by_theta_from_layers_that_it_shares(
     torch.testing.assert_close(output.logits, model.backbone(view.output))
 
 
+def test_a_transformer_with_shared_layers_starts_as_it_is_told():
+    start = [0.5, 0.0, 0.25, 0.0, 0.5, 0.0]
+    (transformer,) = sharing(start=start).transformers["input"]
+    assert transformer.localisation.theta.bias.tolist() == start
+
+
 def test_shared_layers_learn_from_both_images_at_the_rate_of_the_network(generator):
     model, images = sharing(), torch.rand(4, 1, 42, 50, generator=generator)
     (transformer,) = model.transformers["input"]

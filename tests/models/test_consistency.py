@@ -35,6 +35,7 @@ CASES = [
     (ScaleTranslation(), NO_ROTATION, WIDE),
     (Similarity(), NO_ROTATION, WIDE),  # rotations of an image that is not square are not in the family
     (Similarity(), EVERYTHING, (28, 28)),
+    (Similarity(scale=False, translation=False), Consistency(weight=1, angle=180), (28, 28)),
     (Affine(), EVERYTHING, WIDE),
     (Projective(), EVERYTHING, WIDE),
     (ThinPlateSpline(), EVERYTHING, WIDE),
@@ -69,7 +70,7 @@ def loss_of(model, images, matrix):
 def random_theta(family, count, generator):
     identity = torch.tensor(family.identity).expand(count, -1)
     theta = identity + 0.05 * torch.randn(identity.shape, generator=generator)
-    if isinstance(family, Similarity):
+    if isinstance(family, Similarity) and not isinstance(family, ScaleTranslation):
         theta[:, 1] += 0.3
     return theta
 

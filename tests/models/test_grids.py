@@ -1,6 +1,7 @@
 """Grid generators against kornia, scipy and arithmetic, on images that are not square."""
 
 import contextlib
+from functools import partial
 
 import kornia
 import numpy as np
@@ -21,9 +22,13 @@ from stn_experiments.models.grids import (
     Translation,
 )
 from stn_experiments.models.sampler import Sampler
+from stn_experiments.models.spatial_transformer import SpatialTransformer
 
+PARTS = [  # of a similarity, each but all and none of them
+    {"rotation": bool(n & 1), "scale": bool(n & 2), "translation": bool(n & 4)} for n in range(1, 7)
+]
 MATRICES = [Translation, ScaleTranslation, Similarity, Affine, Projective]
-FAMILIES = [*MATRICES, ThinPlateSpline]
+FAMILIES = [*MATRICES, ThinPlateSpline, partial(Similarity, scale=False, translation=False)]
 PRECISIONS = [(torch.float, 1e-4), (torch.double, 1e-10)]
 
 
@@ -59,7 +64,7 @@ def by_hand(family, theta):
 def test_matrix_grids_agree_with_kornia(generator, family):
     for dtype, tolerance in PRECISIONS:
         with default_dtype(dtype):
-            theta = thetas(family, 5, generator, 0.1)
+            theta = thetas(family(), 5, generator, 0.1)
             grid = GridGenerator(family(), (20, 34))(theta)
             matrices = torch.stack([by_hand(family, one) for one in theta])
             points = geometry.pixel_centres(20, 34).expand(5, -1, -1)
@@ -93,6 +98,46 @@ def test_a_translation_window_crops_exact_pixels(generator):
     for theta, (x, y) in [(first, (5, 0)), (family.compose(first, second), (5, 7))]:
         output = Sampler()(images, grids(theta))
         torch.testing.assert_close(output, images[:, :, 16 + y : 44 + y, 16 + x : 44 + x], atol=1e-4, rtol=0)
+
+
+def test_a_similarity_without_some_parts_agrees_with_arithmetic(generator):
+    points = geometry.pixel_centres(20, 34)
+    for parts in PARTS:
+        family = Similarity(**parts)
+        theta = thetas(family, 5, generator)
+        for one, found in zip(theta.numpy(), family.transform(theta, points).numpy(), strict=True):
+            values = list(one)
+            a, s = (values.pop(0) if parts["rotation"] or parts["scale"] else 1), 1
+            b = values.pop(0) if parts["rotation"] else 0
+            if parts["rotation"]:
+                a, b, s = np.cos(np.arctan2(b, a)), np.sin(np.arctan2(b, a)), np.hypot(a, b)
+            s = s if parts["scale"] else 1
+            shift = values if parts["translation"] else [0, 0]
+            x, y = points.numpy().T
+            expected = np.stack([s * (a * x + b * y) + shift[0], s * (a * y - b * x) + shift[1]], 1)
+            assert np.abs(found - expected).max() < 1e-6
+            assert len(values) == (2 if parts["translation"] else 0)
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+def test_a_part_that_is_off_stays_off_in_training(parts, generator):
+    model = SpatialTransformer((1, 20, 30), (10, 15), Similarity(**parts), steps=2)
+    optimizer = torch.optim.SGD(model.parameters(), 3.0)
+    source = torch.rand(8, 1, 20, 30, generator=generator)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(source).output * source[..., ::2, 1::2].flip(0)).mean().backward()
+        optimizer.step()
+    matrix = model(source).transform.matrix
+    assert (matrix - torch.eye(2, 3)).abs().max() > 1e-3
+    if not parts["rotation"]:
+        assert matrix[:, 0, 1].eq(0).all()
+        assert matrix[:, 1, 0].eq(0).all()
+    if not parts["translation"]:
+        assert matrix[:, :, 2].eq(0).all()
+    if not parts["scale"]:  # exactly 1, unless a rotation is rounded
+        tolerance = 1e-6 if parts["rotation"] else 0
+        torch.testing.assert_close(matrix[:, 0, :2].norm(dim=1), torch.ones(8), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("family", MATRICES)

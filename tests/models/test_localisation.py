@@ -8,7 +8,7 @@ from stn_experiments.models.polar import RingConv2d, polar_points
 @pytest.mark.parametrize("kind", FEATURES)
 def test_localisation_networks_read_any_size(kind):
     for size in ((8, 8), (29, 43), (100, 60)):
-        network = Localisation(FEATURES[kind]((3, *size), 16), [1.0, 0, 0, 0, 1, 0])
+        network = Localisation(FEATURES[kind]((3, *size), 16), torch.zeros(6))
         assert network(torch.rand(2, 3, *size)).shape == (2, 6)
 
 

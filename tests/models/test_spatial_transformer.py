@@ -6,14 +6,15 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 
 from stn_experiments.common.errors import UserError
+from stn_experiments.config.build import build
+from stn_experiments.config.choices import choices
 from stn_experiments.models import SpatialTransformer
 from stn_experiments.models.grids import FAMILIES, Affine, GridGenerator, Projective, ThinPlateSpline
 from stn_experiments.models.localisation import FEATURES
 from stn_experiments.models.sampler import Sampler
-from tests.conftest import ROOT
+from stn_experiments.models.spatial_transformer import theta_at
 from tests.models import test_grids
 
 KINDS = list(FEATURES)
@@ -47,6 +48,25 @@ def test_it_starts_as_the_exact_identity(family, kind, generator):
     view = model(source)
     assert view.transform.theta.equal(torch.tensor(model.family.identity).expand(4, -1))
     torch.testing.assert_close(view.output, source, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES])
+def test_it_starts_as_it_is_told(family, generator):
+    identity = torch.tensor(FAMILIES[family]().identity)
+    source = torch.rand(2, 1, 28, 45, generator=generator)
+    start = (identity + 0.25).tolist()
+    assert transformer(family=family, start=start)(source).transform.theta.tolist() == [start] * 2
+    first, again = (transformer(family=family, start=0.5).regress(source) for _ in range(2))
+    assert first.equal(again)  # the seed decides
+    assert first[0].equal(first[1])
+    assert 0 < (first - identity).abs().mean() < 1.5
+
+
+def test_the_noise_of_a_start_is_normal():
+    family = ThinPlateSpline(32)
+    noise = theta_at(0.3, family) - torch.tensor(family.identity)
+    assert noise.std() == pytest.approx(0.3, rel=0.1)
+    assert noise.mean() == pytest.approx(0, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,8 +179,8 @@ def test_it_compiles_into_one_graph_with_the_same_output_and_gradient(generator,
         ({"output_size": (28, 181)}, "output_size must be at most 4 times the input's 28×45, got 28×181"),
         (
             {"family": "similar"},
-            r"family must be a Family or one of translation, scale_translation, similarity, affine, "
-            "projective, tps, got 'similar'",
+            r"family must be a Family or one of translation, rotation, scale_translation, similarity, "
+            "affine, projective, tps, got 'similar'",
         ),
         ({"family": None}, r"family must be .*, got None"),
         ({"output_size": (0, 32)}, r"output_size must be an integer at least 1 or .*, got \(0, 32\)"),
@@ -172,6 +192,11 @@ def test_it_compiles_into_one_graph_with_the_same_output_and_gradient(generator,
         ({"width": 0}, "width must be an integer at least 1, got 0"),
         ({"antialias": 1}, "antialias must be true or false, got 1"),
         ({"steps": 0}, "steps must be an integer at least 1, got 0"),
+        (
+            {"start": [1.0, 0.0]},
+            r"start must be null, a standard deviation or the 6 numbers of theta of Affine, got \[1.0, 0.0\]",
+        ),
+        ({"start": -1}, "start must be a number from 0 to 10 or a list, each a number .* or null, got -1"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
@@ -181,7 +206,7 @@ def test_impossible_settings_are_refused(settings, message):
 
 
 def test_a_family_may_be_given_by_its_name_in_the_configs():
-    for name, kind in FAMILIES.items():
-        node = yaml.safe_load((ROOT / "configs" / "stn" / f"{name}.yaml").read_text())["family"]
-        assert node["_target_"].rpartition(".")[2] == kind.__name__
-        assert type(transformer(family=name).family) is kind
+    for name in FAMILIES:
+        family, configured = transformer(family=name).family, build(choices("stn")[name]["family"], "family")
+        assert type(family) is type(configured)
+        assert family.identity == configured.identity

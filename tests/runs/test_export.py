@@ -88,7 +88,7 @@ def assert_same(found, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["torch", "onnx"])
 @pytest.mark.parametrize(
-    "settings", ["stn=affine", "stn=projective", "stn=tps", "stn.at=layer2 stn.share=true"]
+    "settings", ["stn=affine", "stn=projective", "stn=rotation", "stn=tps", "stn.at=layer2 stn.share=true"]
 )
 def test_the_printed_code_gives_what_the_run_gives(export, form, settings):
     found, output = export(form, "both", *RTS, *settings.split())
