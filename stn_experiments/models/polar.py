@@ -40,11 +40,11 @@ class PolarSampling(nn.Module):
 class RingConv2d(nn.Conv2d):
     """A convolution of maps (B, C, rings, spokes) that wraps around along rings; beyond them are zeros."""
 
-    def __init__(self, inputs: int, outputs: int, side: int) -> None:
-        super().__init__(inputs, outputs, side, padding=(side // 2, 0), bias=False)
+    def __init__(self, inputs: int, outputs: int, side: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, side, stride, padding=(side // 2, 0), bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """A map as large as the input."""
+        """A map as large as the input, divided by the stride."""
         around = self.kernel_size[1] // 2
         return super().forward(F.pad(input, (around, around, 0, 0), mode="circular"))
 
@@ -59,3 +59,13 @@ def polar_points(rings: int, spokes: int, size: tuple[int, int]) -> Tensor:
     radius = (torch.arange(rings) + 0.5) * (min(size) / rings)
     x, y = radius[:, None] * angle.cos() / width, radius[:, None] * angle.sin() / height
     return torch.stack([x, y], 2).flatten(0, 1)
+
+
+def log_polar_points(rings: int, spokes: int, size: tuple[int, int]) -> Tensor:
+    """The same with circles whose radii grow by a constant factor: (rings, spokes, 2).
+
+    They lie between 1 pixel and half the shorter side.
+    """
+    half = min(size) / 2
+    radius = half ** ((torch.arange(rings) + 0.5) / rings)
+    return polar_points(1, spokes, size) * (radius / (half / 2))[:, None, None]

@@ -11,4 +11,5 @@ def to_float32(tensor: Tensor) -> Tensor:
 
 def autocast_disabled(tensor: Tensor) -> torch.autocast:
     """A context without autocast on the device of ``tensor``."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    device = "cpu" if tensor.is_meta else tensor.device.type  # there is no autocast on meta
+    return torch.autocast(device, enabled=False)

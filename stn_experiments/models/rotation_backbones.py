@@ -1,8 +1,9 @@
 """Backbones whose class scores do not change when the image is rotated: the rivals of a transformer.
 
-Between their stages there is a map for each of N rotations, (B, N, C, H, W). So no gate follows a stage, and
-no transformer precedes one: neither knows what a rotation does to these maps. The last stage takes the
-maximum over the rotations, which gives the same vector for the rotated image.
+Between the stages of two of them there is a map for each of N rotations, (B, N, C, H, W); the third has a
+single stage, on a polar grid. So no gate follows a stage, and no transformer precedes an inner one: neither
+knows what a rotation does to these maps. The last stage takes the maximum over the rotations, or the mean
+over the polar grid, which gives the same vector for the rotated image.
 """
 
 import math
@@ -16,6 +17,9 @@ from stn_experiments.common import geometry
 from stn_experiments.common.ranges import Range
 from stn_experiments.models.backbones import Backbone, Stage, Width, compact_stages
 from stn_experiments.models.deterministic import AveragePool
+from stn_experiments.models.localisation import expected_positions
+from stn_experiments.models.polar import RingConv2d, log_polar_points
+from stn_experiments.models.precision import autocast_disabled, to_float32
 from stn_experiments.models.sampler import Sampler
 
 QUARTERS = 4
@@ -91,6 +95,63 @@ class TIPooling(Backbone):
             after = [MaxOverRotations()] if name == "layer3" else []
             stages[name] = Stage(nn.Sequential(*before, EachRotation(layers), *after), stride)
         super().__init__(stages, shape, classes)
+
+
+class Polar(Backbone):
+    """A small polar transformer network: log-polar samples about a learned centre (Esteves et al. 2018).
+
+    A rotation of the image about that centre shifts the samples along the angle, on which the convolutions
+    wrap around, and a scale shifts them along the radius. The mean over both hardly changes then.
+
+    Args:
+        width: channels of the first two convolutions; the last two have twice as many.
+    """
+
+    width_setting = "width"
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: Width = 32) -> None:
+        layers = [
+            LogPolarSampling(shape),
+            *(RingConv2d(shape[0], width, 5, stride=2), *_normalised(width)),
+            *(RingConv2d(width, width, 3), nn.MaxPool2d(2), *_normalised(width)),
+            *(RingConv2d(width, 2 * width, 3), *_normalised(2 * width)),
+            *(RingConv2d(2 * width, 2 * width, 3), *_normalised(2 * width)),
+            *(AveragePool(1), nn.Flatten()),
+        ]
+        super().__init__({"polar": Stage(nn.Sequential(*layers), None)}, shape, classes)
+
+
+class LogPolarSampling(nn.Module):
+    """Samples images of ``shape`` (C, H, W) at the crossings of circles and rays about a learned centre.
+
+    The centre is the expected position under a softmax over a heat map, at the start the image's middle.
+    There are as many circles as pixels along the shorter side, and at least twice as many rays.
+    """
+
+    points: Tensor
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = shape
+        side = min(height, width)
+        self.heat = nn.Sequential(
+            nn.AvgPool2d(2, ceil_mode=True),
+            *(nn.Conv2d(channels, 16, 5, padding=2, bias=False), *_normalised(16)),
+            nn.MaxPool2d(2, ceil_mode=True),
+            *(nn.Conv2d(16, 16, 5, padding=2, bias=False), *_normalised(16)),
+            last := nn.Conv2d(16, 1, 1, bias=False),
+        )
+        nn.init.zeros_(last.weight)
+        rays = 16 * -(-side // 8)  # a rotation by 90° is a whole number of cells even after two halvings
+        self.register_buffer("points", log_polar_points(side, rays, (height, width)), persistent=False)
+        self.sampler = Sampler()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Samples (B, C, circles, rays) of images (B, C, H, W), from the inside out and clockwise."""
+        heat = self.heat(images)
+        with autocast_disabled(images):
+            centre = expected_positions(to_float32(heat))
+            return self.sampler(to_float32(images), centre[:, :, None] + self.points)
 
 
 class P4Convolution(nn.Conv2d):

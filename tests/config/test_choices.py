@@ -61,7 +61,7 @@ def test_a_default_that_is_given_makes_the_same_run(compose):
 
 
 def test_a_setting_of_other_choices_names_them(compose):
-    assert owners("backbone.width") == ["compact", "gcnn", "tipooling"]
+    assert owners("backbone.width") == ["compact", "gcnn", "polar", "tipooling"]
     with pytest.raises(
         UserError, match=r"stn\.width is not a setting; only stn=affine,.*,translation has it"
     ):

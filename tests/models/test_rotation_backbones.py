@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,12 +15,14 @@ from stn_experiments.models.grids import Similarity
 from stn_experiments.models.rotation_backbones import (
     GCNN,
     HalvingMaxPool,
+    LogPolarSampling,
     P4Convolution,
+    Polar,
     RotatedCopies,
     TIPooling,
 )
 
-INVARIANT = [(GCNN, {}), (TIPooling, {"copies": 4}), (TIPooling, {"copies": 8})]
+INVARIANT = [(GCNN, {}), (TIPooling, {"copies": 4}), (TIPooling, {"copies": 8}), (Polar, {})]
 
 
 def blobs(count, shape, generator):
@@ -129,7 +133,7 @@ def test_with_one_copy_the_network_is_the_compact_one(generator):
     torch.testing.assert_close(features, compact.stages(images).flatten(1), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [GCNN, TIPooling])
+@pytest.mark.parametrize("kind", [GCNN, TIPooling, Polar])
 def test_they_read_any_canvas(kind):
     for size in ((28, 28), (31, 77), (60, 42)):
         assert small(kind, (3, *size))(torch.rand(2, 3, *size)).shape == (2, 10)
@@ -155,14 +159,81 @@ def test_every_parameter_learns_behind_a_transformer(kind, generator):
     assert still == []
 
 
-@pytest.mark.parametrize("kind", [GCNN, TIPooling])
-def test_attention_inside_and_behind_them_is_refused(kind):
+@pytest.mark.parametrize(("kind", "first"), [(GCNN, "stem"), (TIPooling, "stem"), (Polar, "polar")])
+def test_attention_inside_and_behind_them_is_refused(kind, first):
     backbone = small(kind)
     with pytest.raises(
         UserError, match=r"^name must not be cbam for a backbone without a stage whose output"
     ):
         CBAMConfig().build(backbone)
-    with pytest.raises(UserError, match=r"^at must name places among input, stem, got layer2"):
+    with pytest.raises(UserError, match=f"^at must name places among input, {first}, got layer2"):
         TransformerConfig(Similarity(), at="layer2").build_inside(backbone)
     with pytest.raises(UserError, match=r"^name must not be ram after a backbone whose output is not a map"):
         GlimpseConfig().build(backbone.output_shape, 10, 0)
+
+
+def drawn(places, scale=1.0, side=40):
+    """Smooth blobs (B, 1, side, side) at places (B, K, 2) in pixels from the middle, all scaled about it."""
+    pixels = torch.arange(side) + 0.5 - side / 2
+    x, y = (scale * places).unbind(2)
+    squared = (pixels - x[..., None, None]) ** 2 + (pixels[:, None] - y[..., None, None]) ** 2
+    return (-squared / (2 * (4 * scale) ** 2)).exp().sum(1, keepdim=True)
+
+
+def rotated(places, degrees):
+    """Places (B, K, 2), rotated clockwise on the screen about the middle."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return places @ torch.tensor([[cosine, sine], [-sine, cosine]])
+
+
+def test_a_rotation_about_the_centre_shifts_log_polar_samples_along_the_angle(generator):
+    sampling = LogPolarSampling((1, 40, 40)).eval()  # 80 rays, so 4.5° between two of them
+    places = 16 * torch.rand(4, 5, 2, generator=generator) - 8
+    samples = sampling(drawn(places))
+    assert samples.shape == (4, 1, 40, 80)
+    for rays in (1, 7, 20, -30):
+        turned_samples = sampling(drawn(rotated(places, 4.5 * rays)))
+        error = (turned_samples - samples.roll(rays, 3)).abs().max()
+        assert error < 0.05
+        assert (turned_samples - samples).abs().max() > 2 * error
+
+
+def test_a_scale_about_the_centre_shifts_log_polar_samples_along_the_radius(generator):
+    sampling = LogPolarSampling((1, 40, 40)).eval()
+    places = 10 * torch.rand(4, 5, 2, generator=generator) - 5
+    samples = sampling(drawn(places))
+    for circles in (2, 6):
+        scaled = sampling(drawn(places, 20 ** (circles / 40)))
+        error = (scaled[:, :, circles:] - samples[:, :, :-circles]).abs().max()
+        assert error < 0.05
+        assert (scaled - samples).abs().max() > 2 * error
+
+
+def test_the_centre_of_log_polar_samples_follows_the_heat(generator):
+    sampling = LogPolarSampling((1, 40, 60))
+    images = drawn(torch.zeros(3, 1, 2), scale=0.6, side=60)[:, :, 10:50]
+    middle = sampling(images)
+    sampling.heat = Heat()
+    moved = torch.cat([image.roll(shift, (1, 2)) for image, shift in zip(images, MOVES, strict=True)])[
+        :, None
+    ]
+    torch.testing.assert_close(sampling(moved), middle, atol=1e-3, rtol=0)
+
+
+MOVES = [(5, -9), (-8, 3), (0, 12)]
+
+
+class Heat(nn.Module):
+    """Is hottest where the image is bright."""
+
+    def forward(self, images):
+        return 100 * images
+
+
+def test_every_parameter_of_a_polar_network_learns(generator):
+    model = small(Polar).train()
+    nn.init.normal_(model.stages.polar[0].heat[-1].weight)  # zero at first, so the layers before learn later
+    images = blobs(8, (1, 28, 28), generator)
+    F.cross_entropy(model(images), torch.arange(8)).backward()
+    still = [name for name, weights in model.named_parameters() if not weights.grad.abs().sum() > 0]
+    assert still == []

@@ -36,6 +36,7 @@ WIDTHS = [  # what each backbone's widths are called, and the layers that have t
     ("fcn", "widths", ["hidden1.1", "hidden2.0"]),
     ("gcnn", "width", ["layer1.0"]),
     ("tipooling", "width", ["layer1.0.0.0"]),
+    ("polar", "width", ["polar.1"]),
 ]
 RIVALS = yaml.safe_load((ROOT / "configs" / "sweep" / "rivals.yaml").read_text())["hydra"]["sweeper"][
     "params"

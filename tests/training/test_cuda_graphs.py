@@ -28,6 +28,7 @@ NETWORKS = [
     ("backbone=fcn", "backbone.widths=[8,8]", "optimizer=sgd", "scheduler=step"),
     ("backbone=resnet18",),
     ("backbone=gcnn", "backbone.width=4", "stn=none"),
+    ("backbone=polar", "backbone.width=4", "stn=none"),
     ("backbone=tipooling", "backbone.width=4", "stn=similarity"),
     *((f"attention={gate}", "stn=none") for gate in ("se", "cbam", "mask")),
     ("experiment=ram_cluttered",),
