@@ -13,15 +13,15 @@ help: ## Show the targets
 $(VENV)/run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	sh scripts/install.sh .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	sh scripts/install.sh '.[dev]'
 	@touch $@
 
 $(VENV)/play: $(VENV)/run
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[play]'
+	sh scripts/install.sh '.[play]'
 	@touch $@
 
 setup: $(VENV)/run ## Make .venv with the pinned dependencies, and fetch MNIST

@@ -1,12 +1,20 @@
-"""The progress of one run, for logs: a line every few seconds where there is no terminal."""
+"""The progress of one run: what to expect, and lines in logs, which have no progress bar."""
 
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
 
 from stn_experiments.common.durations import time_text
+from stn_experiments.common.files import read_json
+from stn_experiments.config.tree import decisive
+from stn_experiments.storage.run_folder import RunFolder
 
 EVERY = 10.0
 """Seconds between two lines."""
+KEPT_RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 class ProgressLines:
@@ -43,3 +51,23 @@ class ProgressLines:
             left = (now - since) / (step - first_step) * (total - step)
             line += f"  about {time_text(left)} left"
         print(line, flush=True)
+
+
+def outlook(config: Mapping[str, Any], folder: RunFolder, epoch_seconds: float) -> str:
+    """How long the rest takes after the first epoch, the usual error then, and where to look meanwhile."""
+    left = time_text((config["trainer"]["epochs"] - 1) * epoch_seconds)
+    usual = usual_error(config)
+    until = "" if usual is None else f" until a validation error of about {usual:.1f} %"
+    look = f"{folder.panel(1)} and tensorboard --logdir {folder.folder.parent}"
+    return f"about {left} left{until}; look meanwhile at {look}"
+
+
+def usual_error(config: Mapping[str, Any]) -> float | None:
+    """The mean validation error at the end, percent, of kept runs of this config but for the seed."""
+    wanted = decisive({**config, "seed": None})
+    for file in sorted(KEPT_RESULTS.glob("*.json")):
+        kept = read_json(file)
+        is_one_config = all(run["settings"].keys() == {"seed"} for run in kept["runs"])
+        if is_one_config and decisive({**kept["config"], "seed": None}) == wanted:
+            return mean(run["history"]["val_error"][-1] for run in kept["runs"])
+    return None

@@ -18,7 +18,7 @@ from stn_experiments.data.splits import Splits, TrainingSet, one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate, evaluate_test, predict
 from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
 from stn_experiments.runs.figure import draw_figure
-from stn_experiments.runs.progress import ProgressLines
+from stn_experiments.runs.progress import ProgressLines, outlook
 from stn_experiments.runs.translate_errors import translate_errors
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import commit
@@ -64,8 +64,9 @@ def train(
         run.progress.enabled &= show_progress
         if not experiment.run.force and (result := folder.result()) is not None:
             return result  # the process that held the folder until now has finished the run
-        for _ in run.epochs():
-            pass
+        for metrics in run.epochs():
+            if show_progress and metrics["epoch"] == 1 < experiment.trainer.epochs:
+                print(outlook(config, folder, metrics["seconds"]))
         return run.finish()
 
 
