@@ -21,6 +21,9 @@ def main() -> None:
         metavar="SECONDS",
         help=f"write nothing, but print the progress of the runs every {INTERVAL} seconds until all end",
     )
+    parser.add_argument(
+        "--animation", type=Path, metavar="GIF", help="write only this: how the runs learned, side by side"
+    )
     arguments = parser.parse_args()
     folders, seconds = arguments.folders, arguments.watch
     if seconds is not None and not is_number(seconds):  # it is the first folder
@@ -34,6 +37,12 @@ def main() -> None:
         from stn_experiments.report.watch import watch  # imported here, because --help needs no torch
 
         watch(paths, float(seconds))
+        return
+    if arguments.animation:
+        from stn_experiments.report.animation import animate
+
+        animate(paths, arguments.animation)
+        print(f"animation   {arguments.animation}")
         return
 
     from stn_experiments.report.report import Report

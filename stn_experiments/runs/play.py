@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,18 +110,14 @@ class Playground:
         _, low, high, step = self.sliders[name]
         file = self.folders[0] / "evaluations" / f"play-{name}.gif"
         try:
-            with TemporaryDirectory() as folder:
-                frames: list[Path] = []
-                for value in np.linspace(low, high, FRAMES):
-                    at = {**values, name: round(value / step) * step}
-                    panels = [
-                        np.asarray(answer.panel)
-                        for answer in self.answers(digit, at, f"{name} {at[name]:.3g}", 110)
-                    ]
-                    frames.append(Path(folder) / f"{len(frames)}.png")
-                    Image.fromarray(np.concatenate(panels)).save(frames[-1])
-                file.parent.mkdir(exist_ok=True)
-                save_animation(frames, file, 0.2)
+            frames = []
+            for value in np.linspace(low, high, FRAMES):
+                at = {**values, name: round(value / step) * step}
+                answers = self.answers(digit, at, f"{name} {at[name]:.3g}", 110)
+                panels = [np.asarray(answer.panel) for answer in answers]
+                frames.append(Image.fromarray(np.concatenate(panels)))
+            file.parent.mkdir(exist_ok=True)
+            save_animation(frames, file, 0.2)
         except OSError as error:
             raise UserError(f"{file.parent} cannot be written to: {error}") from error
         return file

@@ -24,6 +24,7 @@ from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import commit
 from stn_experiments.storage.lock import run_lock
 from stn_experiments.storage.run_folder import RunFolder
+from stn_experiments.tracking.learning import Learning, learning_frames
 from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_animation, save_picture
 from stn_experiments.tracking.tensorboard import TensorBoard
@@ -156,7 +157,9 @@ class TrainingRun:
         images, names = one_of_each_class(self.splits.test), self.experiment.data.class_names
         panel = draw_panel(images, predict(self.model, images), caption, class_names=names)
         save_picture(panel, self.folder.test_panel)
-        save_animation(self.folder.panels(), self.folder.animation)
+        errors = {line["epoch"]: line["val_error"] for line in self.history}
+        learning = Learning(self.folder.folder.name, self.folder.panels(), errors)
+        save_animation(learning_frames([learning]), self.folder.animation)
         assert self.board is not None
         self.board.final(test["test_error"], last["val_error"], panel, epochs)
         result = self._result(test | self._kinds(epochs)) | {

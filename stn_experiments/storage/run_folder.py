@@ -81,9 +81,10 @@ class RunFolder:
         """The panel after epoch ``step``; 0 is before training."""
         return self.animation.with_name(f"panel-{step:04d}.png")
 
-    def panels(self) -> list[Path]:
-        """The panels that were drawn before and during training, in the order of their epochs."""
-        return sorted(self.animation.parent.glob("panel-[0-9]*.png"))
+    def panels(self) -> dict[int, Path]:
+        """The panels that were drawn before and during training, by epoch."""
+        files = sorted(self.animation.parent.glob("panel-[0-9]*.png"))
+        return {int(file.stem.removeprefix("panel-")): file for file in files}
 
     def clear(self) -> None:
         """Delete everything in the folder."""

@@ -17,8 +17,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(temporary, "PNG")
 
 
-def save_animation(frames: Sequence[Path], path: Path, seconds_per_frame: float = 0.5) -> None:
-    """Write pictures of one size as an endless GIF. Equal neighbours are stored once.
+def save_animation(frames: Sequence[Image.Image], path: Path, seconds_per_frame: float = 0.5) -> None:
+    """Write RGB pictures of one size as an endless GIF. Equal neighbours are stored once.
 
     Args:
         frames: the pictures in their order.
@@ -37,18 +37,13 @@ def save_animation(frames: Sequence[Path], path: Path, seconds_per_frame: float 
         first.save(temporary, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
 
 
-def _in_one_palette(frames: Sequence[Path]) -> list[Image.Image]:
+def _in_one_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
     """The pictures in the same 256 colours, so that unchanged parts neither flicker nor cost bytes."""
-    samples = [_open(frames[place]) for place in (0, len(frames) // 2, -1)]
+    samples = [frames[place] for place in (0, len(frames) // 2, -1)]
     width, height = samples[0].size
     sample = Image.new("RGB", (width, height * len(samples)))
     for place, frame in enumerate(samples):
         sample.paste(frame, (0, place * height))
     # The default method turns rare colours and the white background grey.
     palette = sample.quantize(256, Image.Quantize.MAXCOVERAGE)
-    return [_open(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops
+from PIL import ImageChops
 
 from stn_experiments.common import geometry
 from stn_experiments.data.batch import Batch
@@ -25,7 +25,6 @@ from stn_experiments.tracking.drawing import (
     WRONG,
 )
 from stn_experiments.tracking.panels import BORDER, CAPTION_SIZE, GAP, NOTE_SIZE, draw_panel, write_notes
-from stn_experiments.tracking.pictures import save_animation, save_picture
 
 CELL = 120
 IDENTITY = [1, 0, 0, 0, 1, 0]
@@ -331,75 +330,6 @@ def test_tensors_in_training_and_in_half_precision_can_be_drawn():
     prediction = prediction._replace(logits=prediction.logits.bfloat16().requires_grad_())
 
     assert draw_panel(batch._replace(images=images), prediction).mode == "RGB"
-
-
-def make_frames(folder, captions):
-    batch = make_batch()
-    paths = [folder / f"{number}.png" for number in range(len(captions))]
-    for path, caption in zip(paths, captions, strict=True):
-        save_picture(draw_panel(batch, make_prediction(batch, predicted=len(caption)), caption), path)
-    return paths
-
-
-def durations_of(path):
-    with Image.open(path) as animation:
-        durations = []
-        for frame in range(animation.n_frames):
-            animation.seek(frame)
-            durations.append(animation.info["duration"])
-        return durations
-
-
-@pytest.mark.parametrize(
-    ("captions", "seconds", "durations"),
-    [(["a", "bb", "ccc"], 0.3, [300, 300, 2000]), (["a", "bb", "bb"], 0.5, [500, 2500])],
-    ids=["the last is held", "equal neighbours are one frame"],
-)
-def test_an_animation_plays_every_frame_for_ever(tmp_path, captions, seconds, durations):
-    save_animation(make_frames(tmp_path, captions), tmp_path / "panel.gif", seconds)
-
-    assert durations_of(tmp_path / "panel.gif") == durations
-    with Image.open(tmp_path / "panel.gif") as animation:
-        assert animation.info["loop"] == 0
-
-
-def test_an_animation_keeps_the_colours(tmp_path):
-    frames = make_frames(tmp_path, ["a", "bb", "ccc", "dddd", "eeeeeee"])
-    save_animation(frames, tmp_path / "panel.gif")
-
-    with Image.open(tmp_path / "panel.gif") as animation:
-        for number, path in enumerate(frames):
-            animation.seek(number)
-            with Image.open(path) as frame:
-                difference = ImageChops.difference(animation.convert("RGB"), frame)
-            assert max(high for _, high in difference.getextrema()) <= 24
-
-
-def test_an_animation_needs_a_frame(tmp_path):
-    with pytest.raises(ValueError, match="at least one frame"):
-        save_animation([], tmp_path / "panel.gif")
-
-
-def test_what_is_drawn_depends_on_nothing_else(tmp_path):
-    contents = set()
-    for name in ("one", "two"):
-        folder = tmp_path / name
-        folder.mkdir()
-        frames = make_frames(folder, ["a", "bb"])
-        save_animation(frames, folder / "panel.gif")
-        contents.add(tuple(path.read_bytes() for path in [*frames, folder / "panel.gif"]))
-
-    assert len(contents) == 1
-
-
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    path = tmp_path / "panel.png"
-    path.write_bytes(b"old")
-    with pytest.raises(OSError, match="mode F"):
-        save_picture(Image.new("F", (2, 2)), path)
-
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_control_points_of_a_spline_are_marked():

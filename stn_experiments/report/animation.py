@@ -1,0 +1,40 @@
+"""How several runs learned, side by side, as an animation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.report.collect import read_run
+from stn_experiments.storage.run_folder import RunFolder
+from stn_experiments.tracking.learning import Learning, learning_frames
+from stn_experiments.tracking.pictures import save_animation
+
+MOST = 4
+"""Runs in an animation."""
+
+
+def animate(folders: Sequence[Path], file: Path) -> None:
+    """Write the panels of runs as a GIF, epoch by epoch, with their validation errors beside them.
+
+    Raises:
+        UserError: there are too many runs, one cannot be read or has no panel, or the file cannot be written.
+    """
+    if len(folders) > MOST:
+        raise UserError(f"--animation takes at most {MOST} runs, got {len(folders)}")
+    try:
+        save_animation(learning_frames([read_learning(folder) for folder in folders]), file)
+    except OSError as error:
+        raise UserError(f"--animation: {error}") from error
+
+
+def read_learning(folder: Path) -> Learning:
+    """The panels and the validation errors of a run.
+
+    Raises:
+        UserError: the folder is no run, or it has no panel.
+    """
+    errors = {line["epoch"]: line["val_error"] for line in read_run(folder, []).history}
+    panels = RunFolder(folder).panels()
+    if not panels:
+        raise UserError(f"{folder} has no panel: --animation takes runs, whose panels folder has some")
+    return Learning(folder.name, panels, errors)

@@ -1,0 +1,32 @@
+"""How runs learned, side by side, by one command."""
+
+import pytest
+from PIL import Image
+
+from stn_experiments.common.errors import UserError
+from stn_experiments.report.animation import animate
+from stn_experiments.tracking.learning import CHART_WIDTH
+
+
+def test_the_command(run_script, write_run, tmp_path):
+    runs = [write_run("one", 1.0), write_run("two")]  # the second is not finished
+    result = run_script("report.py", *runs, "--animation", tmp_path / "two.gif")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.split() == ["animation", str(tmp_path / "two.gif")]
+    with Image.open(tmp_path / "two.gif") as animation:
+        assert animation.size == (532 + CHART_WIDTH, 672)
+    assert not (runs[0] / "report").exists()
+
+
+def test_mistakes_are_one_line(write_run, tmp_path):
+    run, file = write_run("one", 1.0), tmp_path / "some.gif"
+    with pytest.raises(UserError, match="at most 4 runs, got 5"):
+        animate([run] * 5, file)
+    with pytest.raises(UserError, match=r"--animation: .*No such file or directory: .*missing"):
+        animate([run], tmp_path / "missing" / "some.gif")
+    for panel in (run / "panels").iterdir():
+        panel.unlink()
+    with pytest.raises(UserError, match="one has no panel"):
+        animate([run], file)
+    assert not file.exists()
