@@ -29,6 +29,7 @@ class Pose(NamedTuple):
 class Batch(NamedTuple):
     """``images`` (B, C, H, W) in [0, 1], ``labels`` (B,) int64 and the ``pose`` of the digits.
 
+    Labels of sequences are (B, T), T of each image.
     ``question`` (B, T) int64 holds the indices of a question's words, or is None if nothing is asked.
     """
 
@@ -41,13 +42,19 @@ class Batch(NamedTuple):
 class Task(ABC):
     """Draws labelled images of digits on a canvas; see ``distortions`` and ``questions``.
 
-    ``vocab_size`` is the number of words in the questions' vocabulary, 0 if nothing is asked.
+    ``vocab_size`` is the number of words in the questions' vocabulary, 0 if nothing is asked. ``length`` is
+    the number of labels of each image.
     """
 
     canvas: Size
     channels = 1
     classes = 10
     vocab_size = 0
+
+    @property
+    def length(self) -> int:
+        """Number of labels of an image."""
+        return 1
 
     @property
     def turns_about_centre(self) -> bool:

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from stn_experiments.common import geometry
 from stn_experiments.common.ranges import Range
+from stn_experiments.data.batch import Pose
 
 SIDE = 28
 """The side in pixels of an MNIST digit's own frame."""
@@ -100,6 +102,27 @@ def add_crops(images: Tensor, crops: Tensor, corner: Tensor) -> None:
     for crop, place in zip(crops.flatten(2), places, strict=True):
         flat.scatter_(1, place, flat.gather(1, place) + crop)
     flat.clamp_(max=1)
+
+
+def pose_of_crops(originals: Tensor, crops: Tensor, corner: Tensor, size: tuple[int, int]) -> Pose:
+    """The pose of D digits on canvases of (height, width).
+
+    Args:
+        originals: the digits (B, D, 28, 28).
+        crops: the same as they are on the canvas (B, D, s, s).
+        corner: the top left pixel of each (B, D, 2), whole (y, x).
+        size: (height, width) of the canvas.
+    """
+    (batch, digits), (height, width), side = corner.shape[:2], size, crops.shape[-1]
+    shift = corner.flatten(0, 1).flip(1) + side / 2 - geometry.constant((width, height), corner) / 2
+    scale = torch.full_like(shift[:, 0], side / SIDE)
+    matrix = geometry.similarity(torch.zeros_like(scale), scale, shift)
+    matrix = geometry.normalised(matrix, (SIDE, SIDE), size)
+    box = geometry.transform(matrix, ink_boxes(originals.flatten(0, 1)))
+    alone = torch.zeros(batch * digits, 1, height, width, device=crops.device)
+    add_crops(alone, crops.flatten(0, 1)[None], corner.flatten(0, 1)[None])
+    ink = average_ink(alone)[:, 0]
+    return Pose(*(part.unflatten(0, (batch, digits)) for part in (matrix, box, ink)))
 
 
 def add_noise(images: Tensor, deviation: float, generator: Generator) -> None:

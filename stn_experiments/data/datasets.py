@@ -66,12 +66,13 @@ class DistortedMnist:
                 f"out, got {self.train_digits}"
             )
         made, wanted = (
-            (task.shape, task.classes, task.vocab_size) for task in (self.training_task, self.distortion)
+            (task.shape, task.classes, task.vocab_size, task.length)
+            for task in (self.training_task, self.distortion)
         )
         if made != wanted:
             raise UserError(
-                "training must make {} images of {} classes and {} words, as distortion does, "
-                "got {} of {} and {}".format(*wanted, *made)
+                "training must make {} images of {} classes, {} words and {} labels, as distortion does, "
+                "got {} of {}, {} and {}".format(*wanted, *made)
             )
 
     @property
@@ -93,6 +94,11 @@ class DistortedMnist:
     def vocab_size(self) -> int:
         """Number of words in the questions' vocabulary, 0 if nothing is asked."""
         return self.distortion.vocab_size
+
+    @property
+    def length(self) -> int:
+        """Number of labels of an image."""
+        return self.distortion.length
 
     @property
     def turns_about_centre(self) -> bool:
@@ -207,6 +213,7 @@ class Rotated12kFiles:
     classes = 10
     class_names = None
     vocab_size = 0
+    length = 1
     turns_about_centre = True
 
     @property

@@ -36,6 +36,7 @@ class NpzFile:
     """
 
     vocab_size = 0
+    length = 1
     turns_about_centre = False
     class_names: Sequence[str] | None = None
 
@@ -87,6 +88,7 @@ class ImageFolder:
     """
 
     vocab_size = 0
+    length = 1
     turns_about_centre = False
 
     def __init__(  # noqa: PLR0913 -- settings

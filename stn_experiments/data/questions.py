@@ -12,15 +12,14 @@ from torch import Generator, Tensor
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range, Size
-from stn_experiments.data.batch import Batch, Pose, Task, unknown_pose
+from stn_experiments.data.batch import Batch, Task, unknown_pose
 from stn_experiments.data.canvas import (
     SIDE,
     Clutter,
     CropSide,
     add_clutter,
     add_crops,
-    average_ink,
-    ink_boxes,
+    pose_of_crops,
 )
 from stn_experiments.data.mnist import Digits
 
@@ -133,7 +132,9 @@ class Questions(Task):
         small = F.interpolate(originals, size=size, mode="bilinear", antialias=True, align_corners=False)
         images = torch.zeros(len(index), 1, *self.size, device=originals.device)
         add_crops(images, small.transpose(0, 1), corner.transpose(0, 1))
-        pose = self._pose(originals, small, corner) if posed else unknown_pose(len(index), images.device)
+        pose = unknown_pose(len(index), images.device)
+        if posed:
+            pose = pose_of_crops(originals, small, corner, self.size)
         if self.clutter:
             clutter = Clutter(self.clutter, self.clutter_size)
             add_clutter(images, digits.images, chosen[:, 0], clutter, generator)
@@ -194,19 +195,6 @@ class Questions(Task):
         shift = (torch.rand(cell.shape, generator=generator, device=cells.device) - 0.5) / 4
         corner = ((cell + 0.5 + shift) * cell_size - self.side / 2).round().long()
         return corner.clamp(min=torch.zeros_like(size), max=size - self.side)
-
-    def _pose(self, originals: Tensor, small: Tensor, corner: Tensor) -> Pose:
-        """The pose of digits (B, D, 28, 28) that lie as ``small`` (B, D, s, s) at ``corner`` (B, D, 2)."""
-        (batch, digits), (height, width) = corner.shape[:2], self.size
-        shift = corner.flatten(0, 1).flip(1) + self.side / 2 - geometry.constant((width, height), corner) / 2
-        scale = torch.full_like(shift[:, 0], self.side / SIDE)
-        matrix = geometry.similarity(torch.zeros_like(scale), scale, shift)
-        matrix = geometry.normalised(matrix, (SIDE, SIDE), self.size)
-        box = geometry.transform(matrix, ink_boxes(originals.flatten(0, 1)))
-        alone = torch.zeros(batch * digits, 1, height, width, device=small.device)
-        add_crops(alone, small.flatten(0, 1)[None], corner.flatten(0, 1)[None])
-        ink = average_ink(alone)[:, 0]
-        return Pose(*(part.unflatten(0, (batch, digits)) for part in (matrix, box, ink)))
 
 
 def encode_question(kind: Tensor, number: Tensor) -> Tensor:

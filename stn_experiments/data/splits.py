@@ -58,9 +58,13 @@ class Splits(NamedTuple):
 
 
 def one_of_each_class(batch: Batch) -> Batch:
-    """The first image of each class in a batch; of every n-th class if there are more than ten."""
-    labels = batch.labels.unique()
-    firsts = [int((batch.labels == label).nonzero()[0]) for label in labels[:: -(-len(labels) // 10)]]
+    """The first image of each class in a batch; of every n-th class if there are more than ten.
+
+    The class of a sequence is its first label.
+    """
+    first_labels = batch.labels.view(len(batch.labels), -1)[:, 0]
+    labels = first_labels.unique()
+    firsts = [int((first_labels == label).nonzero()[0]) for label in labels[:: -(-len(labels) // 10)]]
     return index_batch(batch, torch.tensor(firsts, device=batch.labels.device))
 
 

@@ -43,6 +43,7 @@ def predict(model: Classifier, batch: Batch) -> Prediction:
 def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     """Cross-entropy ``loss`` and ``error`` in percent over a set, which is on the model's device.
 
+    Of sequences, these are of their single labels, and ``sequence_error`` is the percentage with a wrong one.
     Models with transformers also get ``theta_spread`` and ``outside_share`` (see ``metrics``). If the digits'
     places are known, attention with a location gets those of :func:`score`, beside some of the centre box as
     a yardstick. A model with one transformer, on images of one digit, gets those of :func:`pose_scores`.
@@ -68,9 +69,9 @@ def evaluate_test(
 
     Attention with a location has all :func:`yardsticks`. A model with one transformer, on images of one
     digit, has the :func:`pair_scores` of the images that ``draw_pairs`` draws. ``test_wrong`` tells for each
-    of ``test_images`` images whether its prediction is wrong (see :func:`pack_bits`), and ``test_digest`` is
-    the :func:`fingerprint` of the set. ``glimpses_seen`` is that of an attention head which sees
-    images in glimpses.
+    of ``test_images`` images, of sequences for each of their labels, whether its prediction is wrong (see
+    :func:`pack_bits`), and ``test_digest`` is the :func:`fingerprint` of the set. ``glimpses_seen`` is that
+    of an attention head which sees images in glimpses.
     """
     results = results_per_image(model, batch)
     scores = summarise(results, batch)
@@ -82,9 +83,9 @@ def evaluate_test(
     return {
         **{f"test_{name}" if name in ("error", "loss") else name: value for name, value in scores.items()},
         **({} if seen is None else {"glimpses_seen": seen}),
-        "test_images": len(batch.labels),
+        "test_images": batch.labels.numel(),
         "test_digest": fingerprint(batch),
-        "test_wrong": pack_bits(results["error"].bool().cpu().numpy()),
+        "test_wrong": pack_bits(results["error"].flatten().bool().cpu().numpy()),
     }
 
 
@@ -125,17 +126,19 @@ def summarise(whole: dict[str, Tensor], batch: Batch) -> dict[str, float]:
         scores |= pose_scores(whole["outline"], batch.pose.matrix[:, 0], members, canvas_size(batch))
     # The host waits for the device here, too.
     values = dict(zip(scores, torch.stack(list(scores.values())).tolist(), strict=True))
-    return values | {"error": values["error"] * 100 / len(batch.labels)}
+    return values | {"error": values["error"] * 100 / batch.labels.numel()}
 
 
 def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-    """The results of each image, one row an image."""
+    """The results of each image, one row an image; loss and error of a sequence are of each label (B, T)."""
     logits, views = prediction.logits, prediction.views
     digits = batch.pose.box.shape[1]
     results = {
         "loss": F.cross_entropy(logits, batch.labels, reduction="none"),
         "error": (logits.argmax(1) != batch.labels).float(),
     }
+    if batch.labels.ndim > 1:
+        results["sequence_error"] = 100 * results["error"].amax(1)
     transforms = [view.transform for view in views if view.transform is not None]
     if transforms:
         results["theta"] = torch.cat([transform.theta for transform in transforms], 1)

@@ -85,7 +85,7 @@ class Backbone(nn.Module):
             self.receptive_scale[name] = _receptive_scale(stage, self.input_shapes[name], features.shape[1:])
         self.output_shape = tuple(features.shape[1:])
         self.stages.train()
-        self.head: nn.Linear | None = nn.Linear(self.pool(features).numel(), classes)
+        self.head: nn.Module | None = nn.Linear(self.pool(features).numel(), classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (B, classes) of images (B, C, H, W)."""

@@ -16,7 +16,7 @@ from stn_experiments.models.grids import Family
 from stn_experiments.models.localisation import Localisation, LocalisationKind, Shape, shared
 from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
 from stn_experiments.models.sampler import Interpolation, Padding
-from stn_experiments.models.spatial_transformer import SpatialTransformer, Start
+from stn_experiments.models.spatial_transformer import RecurrentTransformer, SpatialTransformer, Start
 from stn_experiments.models.view import View
 
 INPUT, HEAD = "input", "head"
@@ -35,6 +35,8 @@ class TransformerConfig:
         share: warp the network's input instead, by a theta that is regressed from the map at the stage
             ``at``. The stages before it, without gates, are those that read V, with the same parameters.
         count: transformers side by side at the input; their outputs are stacked as channels.
+        recurrent: one at the input looks once for each label of an image, by a localisation network with a
+            memory; the backbone classifies each view alone.
         localisation: the kind of localisation network; ``auto``: the one that fits the backbone and the data.
         consistency: a loss that asks those at the input to follow it.
     """
@@ -48,6 +50,7 @@ class TransformerConfig:
     interpolation: Interpolation = "bilinear"
     padding: Padding = "zeros"
     antialias: bool = True
+    recurrent: bool = False
     localisation: Literal["auto"] | LocalisationKind = "auto"
     width: Annotated[int, Range(1, 4096)] = 32
     start: Start = None
@@ -58,6 +61,11 @@ class TransformerConfig:
             raise UserError(f"at must name different places, at least one, got {self.at}")
         if self.count > 1 and self.places != [INPUT]:
             raise UserError(f"count must be 1 unless at is only {INPUT}, got {self.count}")
+        plain = self.places == [INPUT] and self.count == self.steps == 1 and not self.consistency.is_on
+        if self.recurrent and not plain:
+            raise UserError(
+                f"recurrent must be false unless at is {INPUT}, count and steps are 1, and consistency is off"
+            )
 
     @property
     def places(self) -> list[str]:
@@ -65,11 +73,17 @@ class TransformerConfig:
         return [self.at] if isinstance(self.at, str) else list(self.at)
 
     def build_at_input(
-        self, shape: tuple[int, int, int], default: LocalisationKind
+        self, shape: tuple[int, int, int], default: LocalisationKind, length: int = 1
     ) -> list[SpatialTransformer]:
-        """The transformers at an input of ``shape`` (C, H, W); ``default`` replaces ``auto``."""
+        """The transformers at an input of ``shape`` (C, H, W); ``default`` replaces ``auto``.
+
+        Raises:
+            UserError: they are recurrent, and ``length``, the number of labels of an image, is 1.
+        """
+        if self.recurrent and length == 1:
+            raise UserError("recurrent must be false for images of one label; data=sequence has several")
         count = self.count if INPUT in self.places or self.share else 0
-        return [self._build(shape, default, self.output_size) for _ in range(count)]
+        return [self._build(shape, default, self.output_size, length) for _ in range(count)]
 
     def build_inside(self, backbone: Backbone) -> dict[str, list[SpatialTransformer]]:
         """The transformers by the stage of the backbone whose input they transform.
@@ -106,11 +120,16 @@ class TransformerConfig:
         transformer.localisation = Localisation(features, transformer.localisation.theta.bias)
 
     def _build(
-        self, shape: tuple[int, int, int], default: LocalisationKind, output_size: Size | None
+        self,
+        shape: tuple[int, int, int],
+        default: LocalisationKind,
+        output_size: Size | None,
+        length: int = 1,
     ) -> SpatialTransformer:
         kind = default if self.localisation == "auto" else self.localisation
         rest = (self.interpolation, self.padding, self.antialias, self.steps, self.start)
-        return SpatialTransformer(shape, output_size, self.family, kind, self.width, *rest)
+        settings = (shape, output_size, self.family, kind, self.width, *rest)
+        return RecurrentTransformer(length, *settings) if self.recurrent else SpatialTransformer(*settings)
 
 
 class StageOutput(NamedTuple):
@@ -126,7 +145,7 @@ class ClassifierOutput(NamedTuple):
     """Class scores and the intermediate results of a network's attention.
 
     Args:
-        logits: class scores (B, classes).
+        logits: class scores (B, classes), of sequences (B, classes, T).
         stages: the results at ``input``, at each stage of the backbone and at ``head``, in this order.
         policy: the decisions of a stochastic attention head.
     """
@@ -193,15 +212,25 @@ class Classifier(nn.Module):
         else:
             prediction = self.attention_head(features, question, generator)
         stages[HEAD] = StageOutput(prediction.views)
-        return ClassifierOutput(prediction.logits, stages, prediction.policy)
+        logits = prediction.logits
+        if self._is_recurrent(INPUT):
+            logits = logits.unflatten(0, (len(stages[INPUT].views), -1)).permute(1, 2, 0)
+        return ClassifierOutput(logits, stages, prediction.policy)
 
     def _transform(self, place: str, features: Tensor) -> tuple[Tensor, list[View]]:
-        """The stacked outputs and the views of the transformers of a place, if it has any."""
+        """The outputs and the views of the transformers of a place, if it has any.
+
+        Outputs are stacked as channels; those of the steps of a recurrent transformer are a batch.
+        """
         if place not in self.transformers:
             return features, []
         transformers = cast(Iterable[SpatialTransformer], self.transformers[place].children())
-        views = [transformer(features) for transformer in transformers]
-        return torch.cat([view.output for view in views], 1), views
+        views = [view for transformer in transformers for view in transformer.views(features)]
+        return torch.cat([view.output for view in views], 0 if self._is_recurrent(place) else 1), views
+
+    def _is_recurrent(self, place: str) -> bool:
+        """Whether the transformer of a place, if it has one, is recurrent."""
+        return place in self.transformers and isinstance(self.transformers[place][0], RecurrentTransformer)  # type: ignore[index]
 
     def localisation_parameters(self) -> list[nn.Parameter]:
         """The parameters of all localisation networks, without those that they share with the backbone."""

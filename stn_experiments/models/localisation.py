@@ -42,6 +42,29 @@ class Localisation(nn.Module):
             return self.theta(to_float32(features))
 
 
+class RecurrentLocalisation(Localisation):
+    """A localisation network with a memory, which gives one theta a step (Sønderby et al. 2015).
+
+    "Recurrent spatial transformer networks": a gated recurrent unit reads the same features at each of
+    ``steps`` steps, and theta is regressed from its hidden state. It has as many units as there are features.
+    """
+
+    def __init__(self, features: "Features", start: Tensor, steps: int) -> None:
+        super().__init__(features, start)
+        self.memory = nn.GRUCell(features.width, features.width)
+        self.steps = steps
+
+    def forward(self, source: Tensor) -> Tensor:
+        """Thetas (B, steps, P) for U (B, C, H, W)."""
+        features, hidden, thetas = self.features(source), None, []
+        with autocast_disabled(source):
+            features = to_float32(features)
+            for _ in range(self.steps):
+                hidden = self.memory(features, hidden)
+                thetas.append(self.theta(hidden))
+        return torch.stack(thetas, 1)
+
+
 class Features(nn.Sequential):
     """Layers that map U (B, C, H, W) to features (B, ``width``)."""
 

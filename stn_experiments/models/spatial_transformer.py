@@ -1,7 +1,7 @@
 """The spatial transformer: localisation network, grid generator and sampler (Jaderberg et al. 2015, 3)."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,12 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Count, Range, height_width
 from stn_experiments.config.build import check_arguments
 from stn_experiments.models.grids import FAMILIES, Family, FamilyName, GridGenerator, MatrixFamily
-from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind
+from stn_experiments.models.localisation import (
+    FEATURES,
+    Localisation,
+    LocalisationKind,
+    RecurrentLocalisation,
+)
 from stn_experiments.models.precision import autocast_disabled, to_float32
 from stn_experiments.models.sampler import Interpolation, Padding, Sampler
 from stn_experiments.models.view import Transform, View
@@ -92,6 +97,10 @@ class SpatialTransformer(nn.Module):
             source = to_float32(source)
             return self.warp(source, theta)
 
+    def views(self, source: Tensor) -> list[View]:
+        """The view of each step of a :class:`RecurrentTransformer`; of others, the only one."""
+        return [self(source)]
+
     def regress(self, source: Tensor) -> Tensor:
         """Theta (B, P) for U (B, C, H, W), of all steps together."""
         theta = self.localisation(source)
@@ -116,6 +125,25 @@ class SpatialTransformer(nn.Module):
             marks=self.family.marks(theta),
             transform=Transform(theta, grid, matrix),
         )
+
+
+class RecurrentTransformer(SpatialTransformer):
+    """Looks at a map ``length`` times, one after another, by a ``RecurrentLocalisation``.
+
+    The other arguments are those of :class:`SpatialTransformer`.
+    """
+
+    def __init__(self, length: int, *settings: Any) -> None:
+        super().__init__(*settings)
+        features, start = self.localisation.features, self.localisation.theta.bias
+        self.localisation = RecurrentLocalisation(features, start, length)
+
+    def views(self, source: Tensor) -> list[View]:
+        """The views of U (B, C, H, W), in order."""
+        thetas = self.localisation(source)
+        with autocast_disabled(source):
+            source = to_float32(source)
+            return [self.warp(source, theta) for theta in thetas.unbind(1)]
 
 
 def theta_at(start: Start, family: Family) -> Tensor:

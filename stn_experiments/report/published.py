@@ -69,6 +69,9 @@ def model_names(group: Group) -> Iterator[str]:
     if stn == "none":
         yield network
         return
+    if config["stn"].get("recurrent"):
+        yield "recurrent STN"
+        return
     yield COUNTS.get(count, "")
     if count == 1:
         yield f"ST-{network} {FAMILIES.get(stn)}"

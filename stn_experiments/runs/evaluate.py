@@ -121,7 +121,7 @@ def _traits(data: DataSet) -> list[str]:
     return [
         {1: "grey images", 3: "colour images"}.get(channels, f"images of {channels} channels"),
         f"images of {height}×{width} pixels",
-        f"images of {data.classes} classes",
+        f"images of {data.classes} classes" + (f", {data.length} in each" if data.length > 1 else ""),
         f"questions of {data.vocab_size} words" if data.vocab_size else "no questions",
     ]
 

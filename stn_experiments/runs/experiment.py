@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import torch
+from torch import nn
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Count, Range, Seed
@@ -171,17 +172,22 @@ def assemble(
     transformers: dict[str, list[SpatialTransformer]] = {}
     if plan is not None:
         with settings_of("stn"):
-            at_input = plan.build_at_input(data.shape, fitting)
+            at_input = plan.build_at_input(data.shape, fitting, data.length)
         transformers[INPUT] = at_input
         for first in at_input[:1]:
             channels, size = channels * len(at_input), list(first.output_size)
-    backbone = build(node, "backbone", Backbone, shape=(channels, *size), classes=data.classes)
+    labels = 1 if plan and plan.recurrent else data.length
+    backbone = build(node, "backbone", Backbone, shape=(channels, *size), classes=data.classes * labels)
+    if labels > 1:
+        backbone.head = nn.Sequential(backbone.head, nn.Unflatten(1, (data.classes, labels)))
     if plan is not None:
         with settings_of("stn"):
             transformers |= plan.build_inside(backbone)
             if plan.share:
                 plan.share_layers(transformers[INPUT][0], backbone, data.shape, fitting)
     with settings_of("attention"):
+        if attention is not None and data.length > 1:
+            raise UserError("name must be none for data with several labels an image")
         gates = attention.build(backbone) if isinstance(attention, GateConfig) else {}
         attention_head = None
         if isinstance(attention, AttentionHeadConfig):

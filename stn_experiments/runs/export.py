@@ -2,10 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from stn_experiments.common.files import write_atomically
 from stn_experiments.config.build import build
 from stn_experiments.data.datasets import DataSet
 from stn_experiments.models.classifier import INPUT, Classifier
+from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
 from stn_experiments.runs.export_formats import FORMATS, Program, Tensors
 from stn_experiments.runs.load import load_config, load_model
@@ -69,8 +70,9 @@ class Transformers(nn.Module):
         self.transformers = model.transformers[INPUT]
 
     def forward(self, images: Tensor) -> Tensors:
-        """V, theta and the box of each transformer for images (B, C, H, W)."""
-        return name_views([transformer(images) for transformer in self.transformers.children()], images)
+        """V, theta and the box of each transformer, or each of its steps, for images (B, C, H, W)."""
+        transformers = cast(Iterable[SpatialTransformer], self.transformers.children())
+        return name_views([view for some in transformers for view in some.views(images)], images)
 
 
 def name_views(views: list[View], images: Tensor) -> Tensors:

@@ -43,7 +43,8 @@ def load_digit_run(run: RunFolder, device_name: Device, shows: str) -> tuple[Cla
     """
     config = load_config(run)
     data = build(config["data"], "data", DataSet)
-    if not isinstance(data, DistortedMnist) or data.vocab_size or (data.shape[0], data.classes) != (1, 10):
+    kind = (data.shape[0], data.classes, data.vocab_size, data.length)
+    if not isinstance(data, DistortedMnist) or kind != (1, 10, 0, 1):
         raise UserError(
             f"{shows} shows single MNIST digits, which {run.folder} cannot read: it was trained with "
             f"data={config['data']['name']}"

@@ -66,7 +66,7 @@ def draw_panel(
     The dot of an outline is the top left of V. An attention map is a tint. Dashed boxes are the true boxes of
     the digits. Attention over channels alone shows their weights. Views are numbered if there are more than
     colours. A question is above the class; the background of each word shows its weight, of several layers in
-    bands from the top.
+    bands from the top. The classes of a sequence are side by side.
 
     Args:
         batch: images (B, C, H, W) in [0, 1] with labels and poses; three channels are RGB.
@@ -118,14 +118,16 @@ def _row(
     colours = [COLOURS[index % len(COLOURS)]] if count == 1 else _colours(count)
     views = [(_of_one(view, index), colour) for view, colour in zip(prediction.views, colours, strict=True)]
     asked = [] if batch.question is None else _asked(batch.question[index].cpu(), views)
-    logits, label = prediction.logits[index].detach().cpu(), int(batch.labels[index])
-    names = [str(name) for name in class_names or range(max(len(logits), label + 1))]
+    logits, labels = prediction.logits[index].detach().cpu(), batch.labels[index].cpu()
+    names = [str(name) for name in class_names or range(max(len(logits), int(labels.max()) + 1))]
     names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
     return [
         _image_cell(image, cell),
         _place_cell(image, views, boxes, cell),
         _output_cell(views, cell),
-        _prediction_cell(logits, names, label, asked, cell),
+        _sequence_cell(logits, labels, cell)
+        if labels.ndim
+        else _prediction_cell(logits, names, int(labels), asked, cell),
     ]
 
 
@@ -238,6 +240,21 @@ def _prediction_cell(
     write(picture, f"{100 * float(probability):.1f} %", colour, (0.5, places[1]), SMALL_TEXT)
     if not right:
         write(picture, f"{edge}true {names[label]}{edge}", INK, (0.5, places[2]), SMALL_TEXT)
+    return picture
+
+
+def _sequence_cell(logits: Tensor, labels: Tensor, cell: int) -> Image.Image:
+    """The predicted classes of logits (classes, T), side by side, and the probability of all together."""
+    picture = Image.new("RGB", (cell, cell), PAPER)
+    probability, predicted = logits.float().softmax(0).max(0)
+    right = (predicted == labels) & probability.isfinite()
+    for place, (name, is_right) in enumerate(zip(predicted.tolist(), right.tolist(), strict=True)):
+        middle = (place + 0.5) / len(labels)
+        write(picture, str(name), RIGHT if is_right else WRONG, (middle, 0.34), 1 / len(labels))
+    together = f"{100 * float(probability.prod()):.1f} %"
+    write(picture, together, RIGHT if right.all() else WRONG, (0.5, 0.69), SMALL_TEXT)
+    if not right.all():
+        write(picture, "true " + " ".join(map(str, labels.tolist())), INK, (0.5, 0.88), SMALL_TEXT)
     return picture
 
 

@@ -108,6 +108,7 @@ WRONG = [
         "attention=mask backbone=cnn",
         "attention.at must name different stages among conv1, conv2, at least one",
     ),
+    ("data=sequence attention=se", "attention.name must be none for data with several labels an image"),
     ("attention=cbam attention.kernel=4", "attention.kernel must be odd, got 4"),
     ("attention=se attention.reduction=0", "attention.reduction must be an integer from 1 to 512"),
     ("stn.count=2 stn.at=[input,layer2]", "stn.count must be 1 unless at is only input, got 2"),

@@ -51,9 +51,11 @@ def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice
     question = torch.ones(2, 5, dtype=torch.long) if experiment.data.vocab_size else None
     batch = Batch(torch.rand(2, *experiment.data.shape), torch.zeros(2, dtype=torch.long), None, question)
     prediction = predict(experiment.model, batch)
-    assert prediction.logits.shape == (2, experiment.data.classes)
+    length = experiment.data.length
+    assert prediction.logits.shape == (2, experiment.data.classes, length)[: 2 + (length > 1)]
     attentions = config["attention"].get("glimpses", int(config["attention"]["name"] != "none"))
-    assert len(prediction.views) == config["stn"].get("count", 0) + attentions
+    steps = length if config["stn"].get("recurrent") else 1
+    assert len(prediction.views) == config["stn"].get("count", 0) * steps + attentions
 
 
 @pytest.mark.parametrize("choice", ["attention=ram", "experiment=ram_cluttered"])

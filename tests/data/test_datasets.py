@@ -14,6 +14,7 @@ from stn_experiments.data.distortions import Distortion, Mixed
 from stn_experiments.data.mnist import Digits, Mnist
 from stn_experiments.data.own_images import NpzFile
 from stn_experiments.data.questions import Questions
+from stn_experiments.data.sequences import Sequences
 from stn_experiments.data.splits import one_of_each_class
 
 CPU = torch.device("cpu")
@@ -180,7 +181,11 @@ def test_training_digits_can_have_a_distortion_of_their_own(few_digits):
 
 @pytest.mark.parametrize(
     ("distortion", "training"),
-    [(Distortion(), Distortion(canvas=40)), (Questions(), Distortion(canvas=60))],
+    [
+        (Distortion(), Distortion(canvas=40)),
+        (Questions(), Distortion(canvas=60)),
+        (Sequences(), Distortion(canvas=100)),
+    ],
 )
 def test_training_images_must_be_like_those_of_the_fixed_sets(distortion, training):
     with pytest.raises(UserError, match=r"training must make \(1, .* images of 10 classes"):
@@ -238,6 +243,9 @@ def test_labels_that_training_never_has_are_a_warning(
 )
 def test_one_of_each_class_or_of_every_nth(labels, expected):
     images = torch.arange(len(labels)).float().view(-1, 1, 1, 1)
-    batch = one_of_each_class(Batch(images, torch.tensor(labels), unknown_pose(len(labels))))
+    whole = Batch(images, torch.tensor(labels), unknown_pose(len(labels)))
+    batch = one_of_each_class(whole)
     assert batch.labels.tolist() == expected
     assert batch.images.flatten().tolist() == [labels.index(label) for label in expected]
+    sequences = torch.tensor(labels)[:, None] + torch.tensor([0, 1])
+    assert one_of_each_class(whole._replace(labels=sequences)).images.equal(batch.images)

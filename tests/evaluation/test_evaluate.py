@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from stn_experiments.common.bits import unpack_bits
 from stn_experiments.data.distortions import Distortion
+from stn_experiments.data.sequences import Sequences
 from stn_experiments.evaluation.evaluate import CHUNK, evaluate, evaluate_test, predict
 from stn_experiments.evaluation.yardsticks import SCORES, YARDSTICKS
 from stn_experiments.runs.experiment import build_experiment
@@ -35,6 +37,26 @@ def test_evaluation_in_chunks_is_the_same_as_in_one(build, batch, monkeypatch):
     assert whole["error"] == (logits.argmax(1) != batch.labels).sum().item() * 100 / 40
     loss = torch.nn.functional.cross_entropy(logits, batch.labels)
     assert whole["loss"] == pytest.approx(loss.item())
+
+
+def test_sequences_have_the_error_of_their_labels_and_that_of_the_whole(compose, few_digits, digits):
+    settings = ("data=sequence", "data.distortion.canvas=[40,90]", "stn=affine", *few_digits)
+    batch = Sequences((40, 90)).draw(digits, torch.arange(40), torch.Generator().manual_seed(5))
+    for recurrent in (True, False):
+        model = build_experiment(compose(*settings, f"stn.recurrent={recurrent}")).model
+        prediction = predict(model, batch)
+        assert len(prediction.views) == (3 if recurrent else 1)
+        logits, labels = prediction.logits.double().numpy(), batch.labels.numpy()
+        wrong, losses = np.zeros((40, 3), bool), np.zeros((40, 3))
+        for index, step in np.ndindex(40, 3):
+            scores = logits[index, :, step]
+            losses[index, step] = np.log(np.exp(scores).sum()) - scores[labels[index, step]]
+            wrong[index, step] = scores.argmax() != labels[index, step]
+        found = evaluate_test(model, batch)
+        assert found["test_loss"] == pytest.approx(losses.mean(), rel=1e-4)
+        assert found["test_error"] == pytest.approx(100 * wrong.mean(), rel=1e-4)
+        assert found["sequence_error"] == pytest.approx(100 * wrong.any(1).mean(), rel=1e-4)
+        assert (unpack_bits(found["test_wrong"], found["test_images"]) == wrong.flatten()).all()
 
 
 def test_evaluation_leaves_the_model_as_it_was(build, batch):

@@ -137,6 +137,21 @@ def test_parallel_transformers_stack_their_outputs():
     assert both[0].localisation is not both[1].localisation
 
 
+def test_the_backbone_classifies_each_view_of_a_recurrent_transformer_alone():
+    shape = (1, 50, 60)
+    (transformer,) = TransformerConfig(Affine(), 28, recurrent=True).build_at_input(shape, "keypoints", 3)
+    model = Classifier(Compact((1, 28, 28), 10), {"input": [transformer]}).eval()
+    torch.nn.init.normal_(transformer.localisation.theta.weight, std=0.1)
+    output = model(torch.rand(4, *shape))
+    views = output.stages["input"].views
+    assert output.logits.shape == (4, 10, 3)
+    assert len(views) == 3
+    for step, view in enumerate(views):
+        assert view.output.shape == (4, 1, 28, 28)
+        torch.testing.assert_close(output.logits[..., step], model.backbone(view.output))
+    assert not torch.allclose(views[0].outline, views[1].outline, atol=1e-3)
+
+
 def test_auto_is_the_default_localisation_network_of_the_backbone():
     def layers(default, **settings):
         (one,) = TransformerConfig(Affine(), 28, **settings).build_at_input((1, 28, 28), default)
@@ -155,6 +170,12 @@ def test_auto_is_the_default_localisation_network_of_the_backbone():
         (Compact, {"at": []}, "at must name different places, at least one"),
         (Compact, {"at": ["input", "input"]}, "at must name different places"),
         (Compact, {"at": ["input", "layer1"], "count": 2}, "count must be 1 unless at is only input, got 2"),
+        (
+            Compact,
+            {"at": "input", "count": 2, "recurrent": True},
+            "recurrent must be false unless at is input",
+        ),
+        (Compact, {"at": "input", "recurrent": True}, "recurrent must be false for images of one label"),
     ],
 )
 def test_impossible_places_are_refused(backbone, settings, message):

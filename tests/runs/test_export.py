@@ -144,6 +144,15 @@ def test_transformers_side_by_side_are_numbered(program):
 
 
 @pytest.mark.slow
+def test_the_views_of_a_recurrent_transformer_are_numbered(program):
+    images = torch.rand(3, 1, 100, 100)
+    exported, model = program("classifier", "experiment=sequence")
+    assert_same(exported(images), {"logits": model(images).logits})
+    exported, _ = program("transformer", "experiment=sequence")
+    assert {"v1", "v3", "theta2"} <= set(exported(images))
+
+
+@pytest.mark.slow
 def test_questions_are_a_second_input(program):
     exported, model = program("classifier", "experiment=question_answering")
     images, question = torch.rand(3, 1, 60, 60), torch.randint(0, 5, (3, 7))

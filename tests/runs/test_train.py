@@ -99,6 +99,19 @@ def test_a_run_that_answers_questions(config, blind):
         evaluate_run(RunFolder.of(settings), config("data=rotated", "data.distortion.canvas=60")["data"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recurrent", ["true", "false"])
+def test_a_run_that_reads_sequences(config, recurrent):
+    settings = config("experiment=sequence", "trainer.epochs=1", f"stn.recurrent={recurrent}")
+    result = train(settings)
+    assert {"sequence_error", "found"} <= set(result)
+    assert evaluate_run(RunFolder.of(settings))[0]["test_error"] == pytest.approx(result["test_error"])
+    with pytest.raises(
+        UserError, match="reads images of 10 classes, 3 in each, got images of 10 classes: ch"
+    ):
+        evaluate_run(RunFolder.of(settings), config("data=rotated", "data.distortion.canvas=100")["data"])
+
+
 def test_a_finished_run_is_not_trained_again_unless_forced(config, capsys):
     settings = config()
     result = train(settings)

@@ -494,6 +494,17 @@ def test_a_panel_of_questions_never_fails():
     draw_panel(batch, Prediction(torch.zeros(1, 10), []), cell=24)
 
 
+def test_the_classes_of_a_sequence_are_side_by_side():
+    batch = make_batch()._replace(labels=torch.tensor([[3, 8, 5]]))
+    for predicted in ([3, 8, 5], [3, 1, 5]):
+        logits = 9.0 * torch.eye(10)[predicted].T[None]
+        cell = cell_of(draw_panel(batch, Prediction(logits, make_prediction(batch).views)), 3)
+        thirds = [cell.crop((40 * step, 0, 40 * step + 40, 65)) for step in range(3)]
+        for third, one, true in zip(thirds, predicted, [3, 8, 5], strict=True):
+            assert (has(third, RIGHT), has(third, WRONG)) == (one == true, one != true)
+        assert has(cell.crop((0, 95, CELL, CELL)), INK) == (predicted[1] == 1), "the true classes"
+
+
 def test_classes_are_shown_by_their_names():
     batch = make_batch()
     prediction = make_prediction(batch)
