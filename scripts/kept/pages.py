@@ -1,10 +1,11 @@
 """The tables of README.md and docs/ that are written from kept results, between two comments."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import median
 
+from kept.comparisons import CHOICES, LESS, OTHERS, PLACES, TURNED, Row, rows_of
 from kept.records import Kept, only
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import UserError
@@ -24,20 +25,6 @@ from stn_experiments.report.tables import (
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "cluttered": "TC"}
 """The paper's names of its data."""
-TURNED = {"turning": "±90°", "turning120": "±120°", "turning180": "the full circle"}
-"""The rotations that networks trained on ±90° were tested on, by the beginnings of the files' names."""
-LESS = {
-    "turning45": "±45°, tested on ±45°",
-    "turning45at90": "±45°, tested on ±90°",
-    "turning45at180": "±45°, tested on the full circle",
-    "turning1000": "±90°, 1,000 digits",
-    "turning5000": "±90°, 5,000 digits",
-}
-"""Networks that were trained on less: smaller rotations, or fewer digits."""
-OTHERS = {"turning-rts": "RTS", "turning-affnist": "affNIST", "turning-projective": "projective"}
-"""Networks for other distortions."""
-MODELS = {"with": "with", "without": "without", "none": "no transformer"}
-"""The networks that were tested on them."""
 YARDSTICKS = {
     "canvas": "whole canvas",
     "centre_box": "best centre box",
@@ -209,14 +196,8 @@ def precision(kept: Mapping[str, Kept]) -> str:
     return Table(head, rows).markdown() + shell(commands)
 
 
-def turning(kept: Mapping[str, Kept], kinds: Mapping[str, str], head: str) -> str:
-    """What the consistency loss changes: the error, and how digits are turned in V.
-
-    Args:
-        kept: all kept results.
-        kinds: the first column, by the beginnings of the files' names.
-        head: that of the first column.
-    """
+def comparison(kept: Mapping[str, Kept], heads: tuple[str, ...], rows: Sequence[Row]) -> str:
+    """Errors, how much more they are than that of another network, and how digits are turned in V."""
     scores = {
         "residual_rotation_deg": "{:.1f}°",
         "residual_rotation_within_class_deg": "{:.1f}°",
@@ -225,18 +206,29 @@ def turning(kept: Mapping[str, Kept], kinds: Mapping[str, str], head: str) -> st
         "residual_translation_px": "{:.2f}",
         "frame_iou_mean": "{:.2f}",
     }
-    rows, commands = [], []
-    for kind, first in kinds.items():
-        for model, label in MODELS.items():
-            if one := kept.get(f"{kind}-{model}"):
-                group = only(one.groups)
-                figures = (mean_text(group, score, form.format) for score, form in scores.items())
-                more = difference_text(group, kept[f"{kind}-with"].groups) if model != "with" else MISSING
-                rows.append([first, label, error_text(group), interval_text(group), more, *figures])
-                commands += one.command.splitlines()
-    columns = [head, "consistency", "test error %", "95 % interval", "more than with it"]
+    cells, commands = [], []
+    for row in rows:
+        if one := kept.get(row.name):
+            group = only(one.groups)
+            figures = (mean_text(group, score, form.format) for score, form in scores.items())
+            is_first = row.name == row.reference
+            more = MISSING if is_first else difference_text(group, kept[row.reference].groups)
+            cells.append([*row.labels, error_text(group), interval_text(group), more, *figures])
+            commands += one.command.splitlines()
+    columns = ["test error %", "95 % interval", "more than the first"]
     names = ["rotation left", "… in a class", "… in a pair", "scale", "translation px", "frame IoU"]
-    return Table([*columns, *names], rows).markdown() + shell(commands)
+    return Table([*heads, *columns, *names], cells).markdown() + shell(commands)
+
+
+def which(kept: Mapping[str, Kept]) -> str:
+    """What to take for which images, and how much it brings."""
+    cells = []
+    for choice in CHOICES:
+        taken, other = (only(kept[name].groups) for name in (choice.taken, choice.other))
+        more = difference_text(other, [taken])
+        cells.append([choice.images, choice.take, error_text(taken), choice.instead, error_text(other), more])
+    head = ["images", "take", "test error %", "instead of", "its error %", "which is more by"]
+    return Table(head, cells).markdown()
 
 
 def yardsticks(kept: Mapping[str, Kept]) -> str:
@@ -294,9 +286,11 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "search": search,
     "step times": step_times,
     "precision": precision,
-    "turning": partial(turning, kinds=TURNED, head="tested on"),
-    "turning, trained on less": partial(turning, kinds=LESS, head="trained on"),
-    "turning, other distortions": partial(turning, kinds=OTHERS, head="data"),
+    "turning": partial(comparison, heads=("tested on", "consistency"), rows=rows_of(TURNED)),
+    "turning, trained on less": partial(comparison, heads=("trained on", "consistency"), rows=rows_of(LESS)),
+    "turning, other distortions": partial(comparison, heads=("data", "consistency"), rows=rows_of(OTHERS)),
+    "places": partial(comparison, heads=("the transformer",), rows=PLACES),
+    "which": which,
     "circle": circle,
     "yardsticks": yardsticks,
 }
