@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import results
-from kept import pages, records
+from kept import comparisons, pages, records
 
 from stn_experiments.common.bits import pack_bits
 from stn_experiments.common.errors import UserError
@@ -281,7 +281,7 @@ def test_a_changed_figure_or_run_is_noticed(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_kept_runs_were_tested_on_the_shipped_sets(file):
     kept = records.load(file)
-    is_on_other_data = "scripts/evaluate.py" in kept.command
+    is_on_other_data = bool(re.search(r"data\.distortion\.angle=(?!90\b)", kept.command.splitlines()[-1]))
     for group in kept.groups:
         for run in group.finished:
             assert (run.result["test_digest"] == SHIPPED[run.data]) is not is_on_other_data
@@ -289,10 +289,14 @@ def test_kept_runs_were_tested_on_the_shipped_sets(file):
         assert wrong.tolist() == pytest.approx(group.values("test_error"))
 
 
-@pytest.mark.parametrize("kind", pages.TURNED)
-def test_what_stands_in_one_column_was_tested_on_the_same_images(kind):
-    first, *others = (records.load(results.RESULTS / f"{kind}-{model}.json") for model in pages.MODELS)
-    assert all(other.groups[0].is_tested_like(first.groups[0]) for other in others)
+ROWS = [*comparisons.PLACES, *comparisons.rows_of(comparisons.TURNED | comparisons.LESS | comparisons.OTHERS)]
+KEPT_ROWS = [row for row in ROWS if (results.RESULTS / f"{row.name}.json").exists()]
+
+
+@pytest.mark.parametrize("row", KEPT_ROWS, ids=lambda row: row.name)
+def test_what_stands_in_one_column_was_tested_on_the_same_images(row):
+    one, other = (records.load(results.RESULTS / f"{name}.json") for name in (row.name, row.reference))
+    assert one.groups[0].is_tested_like(other.groups[0])
 
 
 def test_no_figure_on_the_page_of_results_is_typed_by_hand():
