@@ -29,6 +29,7 @@ from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import digest, read_json, to_json, write_atomically
 from stn_experiments.storage.lock import is_locked, run_lock
+from stn_experiments.sweeps.gpus import use_one_gpu
 from stn_experiments.sweeps.slurm import failure_of, is_submitit
 
 FOLDER = ".sweeps"
@@ -110,7 +111,8 @@ class SweepProgress(Callback):
         return folder
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Print which run begins."""
+        """Give the run one of several GPUs, and print which run begins."""
+        use_one_gpu()
         if self._folder:
             number = config.hydra.job.num
             record(self._folder, number, state="running", began=time.time())
