@@ -13,10 +13,22 @@ WITHOUT_EFFECT = ("run", "search", "data.root", "trainer.device")
 OPTIONAL_LOSS = "stn.consistency"
 """A group that cannot change a run's result if its weights are 0, or if it transforms nothing."""
 
-OPTIONAL = ("backbone.standardise", "data.training", "stn.share")
+OPTIONAL = (
+    "backbone.standardise",
+    "data.training",
+    "data.distortion.two_steps",
+    "stn.share",
+    "stn.recurrent",
+)
 """Settings that change nothing while they, or all settings in them, are 0, false or a range from 1 to 1."""
 
-NEUTRAL = {"stn.start": None} | {f"stn.family.{part}": True for part in ("rotation", "scale", "translation")}
+NEUTRAL = {
+    "attention.layers": 1,
+    "stn.start": None,
+    "stn.family.rotation": True,
+    "stn.family.scale": True,
+    "stn.family.translation": True,
+}
 """Settings of later versions that change nothing at these values."""
 
 OWN_DATA = ("file", "folder")

@@ -153,7 +153,7 @@ class TrainingRun:
         best_error = evaluate(self.model, self.splits.test)["error"]
         self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.model, epochs))
         test = evaluate_test(self.model, self.splits.test, self.splits.draw_pairs)
-        caption = f"test images after {epochs} epochs, test error {test['test_error']:.2f} %"
+        caption = f"test images after epoch {epochs}, test error {test['test_error']:.2f} %"
         images, names = one_of_each_class(self.splits.test), self.experiment.data.class_names
         panel = draw_panel(images, predict(self.model, images), caption, class_names=names)
         save_picture(panel, self.folder.test_panel)
@@ -174,7 +174,7 @@ class TrainingRun:
         """Draw the figure of a mixture of distortions; returns the scores of each, for the result."""
         if self.splits.kinds is None:
             return {}
-        kinds, figure = draw_figure(self.model, self.splits.kinds, f"after {epochs} epochs")
+        kinds, figure = draw_figure(self.model, self.splits.kinds, f"after epoch {epochs}")
         save_picture(figure, self.folder.figure)
         assert self.board is not None
         self.board.panel(figure, epochs, "panel/figure")
@@ -364,7 +364,7 @@ def device_line(experiment: Experiment) -> str:
 def summary(run: RunFolder, result: Mapping[str, Any]) -> str:
     """The result of a run and where to look, for the terminal."""
     return (
-        f"\ntest error  {result['test_error']:.2f} %  (after {result['epochs']} epochs, "
+        f"\ntest error  {result['test_error']:.2f} %  (after epoch {result['epochs']}, "
         f"validation error {result['val_error']:.2f} %, {result['train_seconds']:.0f} s of training)\n"
         f"run         {run.folder}\n"
         f"panel       {run.test_panel}\n"

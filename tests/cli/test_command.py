@@ -324,12 +324,13 @@ def test_training_prints_a_line_per_epoch_and_the_paths(command, few_digits, tmp
     code, out, _ = command("train.py", *few_digits, "trainer=quick")
     assert code == 0
     lines = out.splitlines()
-    shown = dict(line.split(maxsplit=1) for line in lines[4:] if line.startswith(("run", "panel", "look")))
+    shown = dict(line.split(maxsplit=1) for line in lines[5:] if line.startswith(("run", "panel", "look")))
     settings = "data=rotated backbone=compact stn=similarity attention=none seed=0 trainer.epochs=2"
     assert lines[0] == f"run {shown['run']}: {settings}"
     assert lines[1].startswith("on cpu in float32: ")
     assert lines[1].endswith(" parameters, 2 epochs of 120 images")
-    assert [line.split("  ")[0] for line in lines[2:4]] == ["epoch 1/2", "epoch 2/2"]
+    assert [line.split("  ")[0] for line in (lines[2], lines[4])] == ["epoch 1/2", "epoch 2/2"]
+    assert lines[3].startswith("about ")
     assert (tmp_path / shown["run"] / "result.json").exists()
     assert (tmp_path / shown["panel"]).exists()
     assert shown["look"] == "tensorboard --logdir outputs --samples_per_plugin images=1000"
