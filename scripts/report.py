@@ -15,6 +15,12 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="runs, or folders of runs")
     parser.add_argument("--output", type=Path, help="the folder to write to, by default FOLDER/report")
     parser.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="FOLDER",
+        help="also write TensorBoard runs: the means of runs that differ in the seed alone, with a band",
+    )
+    parser.add_argument(
         "--watch",
         nargs="?",
         const=INTERVAL,
@@ -56,6 +62,11 @@ def main() -> None:
         print(f"unfinished  {run}")
     print(f"tables      {output / 'table.md'}, {output / 'table.csv'}")
     print(f"page        {output / 'index.html'}")
+    if arguments.tensorboard:
+        from stn_experiments.report.seeds import write_means
+
+        means = write_means(report.groups, arguments.tensorboard)
+        print(f"means       {means}: tensorboard --logdir {arguments.tensorboard}")
 
 
 def is_number(text: str) -> bool:

@@ -116,15 +116,15 @@ class TensorBoard:
         self._writer.flush()
 
     @never_fails
-    def hyperparameters(self, config: Mapping[str, Any]) -> None:
-        """Declare the settings of a run, the columns of the HParams page, and the charts."""
+    def hyperparameters(self, config: Mapping[str, Any], layout: Mapping[str, Any] | None = None) -> None:
+        """Declare the settings of a run, the columns of the HParams page, and the charts, or a ``layout``."""
         # SummaryWriter.add_hparams would create a second run, and declare only this run's columns.
         settings = {name: as_hparam(value) for name, value in flatten(decisive(config)).items()}
         _, start, end = hparams(settings, dict.fromkeys(METRICS, 0.0))
         writer = cast(FileWriter, self._writer.file_writer)
         for summary in (columns(setting_columns(config)), start, end):
             writer.add_summary(summary)
-        self._writer.add_custom_scalars(charts())
+        self._writer.add_custom_scalars(layout or charts())
 
     def final(self, test_error: float, val_error: float, panel: Image.Image, step: int) -> None:
         """Write the final errors, in percent, and the panel of test digits."""
