@@ -63,14 +63,14 @@ PLACES = [
 CHOICES = (
     Choice("rotated as in training", "the default", "turning-with", "no transformer", "turning-none"),
     Choice(
-        "rotated further than in training",
+        "rotated in ±90° for training, in the full circle for the test",
         "the default",
         "turning180-with",
         "`stn.consistency.weight=0`",
         "turning180-without",
     ),
     Choice(
-        "rotated, 1,000 of them",
+        "rotated, 1,000 for training",
         "`stn.consistency.weight=0`",
         "turning1000-without",
         "the default",
