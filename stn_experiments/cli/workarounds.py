@@ -1,7 +1,7 @@
-"""The two places where a library is patched, because it offers no hook. Each patch ends with its ``with``."""
+"""Where a library is patched, because it offers no hook. Each patch ends with its ``with``."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,28 @@ def continue_after_lost_jobs(report: Callable[[Any, str], None]) -> Iterator[Non
             return [JobReturn(status=JobStatus.COMPLETED)]
 
     with _replaced(Job, "results", results):
+        yield
+
+
+@contextmanager
+def choose_jobs(choose: Callable[..., list[Any]]) -> Iterator[None]:
+    """Let a function decide which jobs Hydra's launcher submits to submitit, and for which it waits.
+
+    Args:
+        choose: called with a function that submits a list of jobs, and with the list of all jobs, each as the
+            arguments of the launcher; returns each ``submitit.Job`` to wait for.
+    """
+    from submitit import Executor
+
+    map_array = Executor.map_array
+
+    def chosen(executor: Any, launcher: Any, *arguments: Any) -> list[Any]:
+        def submit(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+            return map_array(executor, launcher, *zip(*rows, strict=True)) if rows else []
+
+        return choose(submit, list(zip(*arguments, strict=True)))
+
+    with _replaced(Executor, "map_array", chosen):
         yield
 
 

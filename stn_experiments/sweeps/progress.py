@@ -1,14 +1,15 @@
 """The progress of a sweep: printed as its runs begin and end, and kept in files for a second terminal.
 
-The folder ``run.root/.sweeps/DIGEST`` holds ``plan.json`` and one ``run-0000.json`` per run. Every process
-and host of the sweep writes there; at the end the command reads there which runs failed.
+The folder ``run.root/.sweeps/DIGEST`` holds ``plan.json``, one ``run-0000.json`` per run and, on SLURM,
+``jobs.json``. Every process and host of the sweep writes there; at the end the command reads there which runs
+failed.
 """
 
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,22 @@ from omegaconf import DictConfig
 
 from stn_experiments.cli.command import OUTPUT_CLOSED, Failure, exit_with_failures
 from stn_experiments.cli.signals import Stopped
-from stn_experiments.cli.workarounds import continue_after_lost_jobs
+from stn_experiments.cli.workarounds import choose_jobs, continue_after_lost_jobs
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import digest, read_json, to_json, write_atomically
 from stn_experiments.storage.lock import is_locked, run_lock
 from stn_experiments.sweeps.gpus import use_one_gpu
-from stn_experiments.sweeps.slurm import failure_of, is_submitit
+from stn_experiments.sweeps.slurm import (
+    JOBS,
+    Submit,
+    failure_of,
+    is_finished,
+    is_slurm,
+    is_submitit,
+    job_of,
+    queued_jobs,
+)
 
 FOLDER = ".sweeps"
 """The folder of all sweeps, in the folder of the runs; the report skips it."""
@@ -60,12 +70,16 @@ class SweepProgress(Callback):
     """A Hydra callback that records the runs of a sweep, prints its progress and reports its failures.
 
     Hydra copies it into the process of each run.
+
+    Args:
+        wait: wait for the jobs of a sweep on SLURM; otherwise only submit the missing ones.
     """
 
     sweeping: ClassVar[bool] = False
     """Whether this process has begun a sweep that has not ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait: bool = True) -> None:
+        self._wait = wait
         self._folder: Path | None = None  # None: no sweep
         self._runs = 0
         self._swept: list[str] = []
@@ -91,24 +105,59 @@ class SweepProgress(Callback):
         folder = Path(config.hydra.sweep.dir) / digest({"sweep": words})
         plan = {"sweep": " ".join(words), "runs": self._runs, "began": time.time()}
         try:
-            folder = self._lock(folder)
+            if not self._wait and not is_slurm(config):
+                raise UserError("hydra.callbacks.progress.wait=false needs hydra/launcher=slurm")
+            queued = queued_jobs(folder) if is_slurm(config) else set()
+            folder = self._lock(folder, is_shared=not is_slurm(config))
             write_atomically(folder / "plan.json", to_json(plan))
         except (OSError, UserError) as error:
-            exit_with_failures([Failure("", str(error), UserError.exit_code)])
+            exit_with_failures([Failure("", str(error), getattr(error, "exit_code", UserError.exit_code))])
         self._folder = folder
         if is_submitit(config):
             self._stack.enter_context(continue_after_lost_jobs(partial(record_lost_job, folder)))
+        if is_slurm(config):
+            self._stack.enter_context(choose_jobs(partial(self._submit, config, queued)))
+        else:
+            for old in folder.glob("run-*.json"):
+                old.unlink()
 
-    def _lock(self, folder: Path) -> Path:
-        """Lock and clear the folder; return a temporary one if another terminal runs the same sweep."""
+    def _lock(self, folder: Path, is_shared: bool) -> Path:
+        """Lock the folder; return a temporary one if another terminal runs and may share the same sweep."""
         try:
             self._stack.enter_context(run_lock(folder))
         except RunLocked:
+            if not is_shared:
+                raise
             self._prints = False
             return Path(self._stack.enter_context(TemporaryDirectory(dir=folder)))
-        for old in folder.glob("run-*.json"):
-            old.unlink()
         return folder
+
+    def _submit(
+        self, config: DictConfig, queued: set[str], submit: Submit, rows: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """Submit the runs that are neither finished nor in SLURM's queue; return the jobs to wait for."""
+        assert self._folder
+        jobs = read_json(self._folder / JOBS)
+        waiting, missing = [], []
+        for row in rows:
+            overrides, number = row[0], row[2]
+            job, file = jobs.get(str(number)), run_file(self._folder, number)
+            run = read_json(file)
+            if job in queued:
+                waiting.append(job_of(config, job))
+            elif is_finished(config, overrides):
+                # Of a sweep that nobody has continued until now, the times say nothing of the time left.
+                write_atomically(file, to_json({**(run if queued else {}), "state": "done"}))
+            else:
+                missing.append(row)
+                file.unlink(missing_ok=True)
+                if job:
+                    why = run.get("failure", {}).get("message", f"its job {job} has ended without a result")
+                    print(f"run {number + 1} is submitted again: {why}")
+        new = submit(missing)
+        jobs |= {str(row[2]): job.job_id for row, job in zip(missing, new, strict=True)}
+        write_atomically(self._folder / JOBS, to_json(jobs))
+        return waiting + new if self._wait else []
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Give the run one of several GPUs, and print which run begins."""
@@ -139,6 +188,13 @@ class SweepProgress(Callback):
         """Print the last status, then exit with the failures of the runs, if there are any."""
         SweepProgress.sweeping = False
         if not self._folder:
+            return
+        if not self._wait:
+            self._stack.close()
+            print(status := sweep_status(self._folder))
+            if status.done < status.total:
+                watch = f"python scripts/report.py {self._folder.parent.parent} --watch"
+                print(f"the jobs run without this command; {watch} or the same command shows their progress")
             return
         failures = {}
         for number in range(self._runs):
@@ -187,9 +243,16 @@ def run_file(folder: Path, number: int) -> Path:
 
 
 def active_sweeps(root: Path) -> list[SweepStatus]:
-    """The sweeps that a process is running, of those whose runs go to ``root``."""
+    """The sweeps that a process is running or that have jobs on SLURM, of those whose runs go to ``root``."""
     plans = sorted((root / FOLDER).glob("*/plan.json"))
-    return [sweep_status(plan.parent) for plan in plans if is_locked(plan.parent)]
+    return [sweep_status(plan.parent) for plan in plans if is_active(plan.parent)]
+
+
+def is_active(folder: Path) -> bool:
+    """Whether a process runs the sweep in this folder, or SLURM, as far as this host can ask it."""
+    with suppress(UserError):
+        return is_locked(folder) or bool(queued_jobs(folder))
+    return False
 
 
 def sweep_status(folder: Path) -> SweepStatus:

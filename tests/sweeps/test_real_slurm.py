@@ -164,6 +164,22 @@ def test_a_preempted_run_resumes_and_a_cancelled_one_is_trained_by_the_next_swee
     jobs += sorted(show(slurm, "the second sweep has ended").keys() - set(jobs))
     assert {path: when for path, when in results(root).items() if path != cancelled} == done
     logs = [log(root, job) for job in jobs[4:]]
-    assert ["is finished already" in text for text in logs] == [False, True, True, True]
+    assert len(logs) == 1  # finished runs are not submitted again
     assert steps("resumes", logs[0])[0] >= steps("stopped", log(root, jobs[0]))[-1] > 0
     assert outcome(RunFolder(cancelled)) == outcome(same_run(whole, cancelled))
+
+
+def test_a_sweep_that_did_not_wait_is_collected_by_the_same_command(slurm, start, tmp_path):
+    words = ("seed=0,1", "trainer.epochs=1", f"run.root={tmp_path}")
+    before = show(slurm, "nothing of this sweep is submitted").keys()
+    out, errors = start(*words, "hydra.callbacks.progress.wait=false").communicate(timeout=TOO_LONG)
+    jobs = show(slurm, "the command has ended").keys() - before
+    assert errors == ""
+    assert "the jobs run without this command" in out
+    assert len(jobs) == 2
+    sweep = start(*words)
+    out, errors = sweep.communicate(timeout=TOO_LONG)
+    assert (sweep.returncode, errors) == (0, "")
+    assert out.splitlines()[-1] == "2 of 2 runs done"
+    assert show(slurm, "the second command has collected them").keys() - before == jobs
+    assert len(results(tmp_path)) == 2
