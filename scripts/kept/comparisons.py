@@ -77,6 +77,13 @@ CHOICES = (
         "turning1000-with",
     ),
     Choice(
+        "rotated, without consistency",
+        "`stn.at=input`",
+        "places-input",
+        "`stn.at=layer2`",
+        "places-feature_map",
+    ),
+    Choice(
         "rotated, scaled and moved",
         "`experiment=best_rts`",
         "rts-with",

@@ -10,6 +10,7 @@ from PIL import Image
 from stn_experiments.tracking.drawing import PAPER
 
 CHART_WIDTH, DPI = 260, 100  # in pixels, and of matplotlib
+MIN_ERROR = 0.01  # percent: a logarithmic axis has no 0
 LONGEST_NAME = 28  # characters of a run's name in the legend
 
 
@@ -56,10 +57,15 @@ def error_chart(runs: Sequence[Learning], until: int, height: int) -> Image.Imag
     axes = figure.subplots()
     for run in runs:
         shown = {epoch: error for epoch, error in sorted(run.errors.items()) if epoch <= until}
-        axes.plot(list(shown), list(shown.values()), ".-", label=run.name[:LONGEST_NAME])
+        axes.plot(
+            list(shown),
+            [max(error, MIN_ERROR) for error in shown.values()],
+            ".-",
+            label=run.name[:LONGEST_NAME],
+        )
     errors = [error for run in runs for error in run.errors.values()] or [100]
     axes.set(xlim=(0, max(max(run.errors, default=1) for run in runs) + 0.5), xlabel="epoch", yscale="log")
-    axes.set_ylim(max(min(errors), 0.01) / 1.2, max(*errors, 0.02) * 1.2)
+    axes.set_ylim(max(min(errors), MIN_ERROR) / 1.2, max(*errors, 2 * MIN_ERROR) * 1.2)
     axes.set_title("validation error %", fontsize=10)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")

@@ -48,3 +48,8 @@ def test_the_curve_grows_and_its_axes_stay(learning):
     assert ends[2] - ends[1] == pytest.approx(ends[1] - ends[0], abs=2), "an epoch is as wide as another"
     heights = [np.abs(chart - charts[0]).sum((1, 2)).nonzero()[0].max() for chart in charts[1:]]
     assert heights[2] - heights[1] == pytest.approx(heights[1] - heights[0], abs=2), "logarithmic"
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_error_of_zero_is_drawn(learning):
+    assert error_chart([learning("one", [0], {1: 0.0, 2: 0.0})], 2, 300).size == (CHART_WIDTH, 300)
