@@ -31,8 +31,8 @@ class Warp:
         self._apply = geometry.affine if is_affine else geometry.transform
 
     def split(self, count: int) -> Iterator["Warp"]:
-        """Warps of at most ``count`` digits each."""
-        for start in range(0, len(self.matrix), count):
+        """Warps of at most ``count`` digits each; one of none if there are none, as ``Tensor.split`` does."""
+        for start in range(0, max(len(self.matrix), 1), count):
             part = slice(start, start + count)
             yield Warp(self.matrix[part], None if self.bend is None else self.bend[part], self.is_affine)
 

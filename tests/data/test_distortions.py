@@ -449,3 +449,9 @@ def test_a_digit_is_drawn_at_its_fixed_pose(digits, setting):
         images = (images + 0.1 * torch.randn(images.shape, generator=seeded())).clamp(0, 1)
     torch.testing.assert_close(fixed.images, images)
     assert not torch.equal(fixed.images, Distortion(40).draw(digits, ALL, seeded()).images)
+
+
+def test_a_mixture_draws_fewer_images_than_it_has_kinds(digits):
+    kinds = {name: Distortion(28, angle=angle) for name, angle in {"one": 90.0, "two": 45.0}.items()}
+    batch = Mixed(28, kinds).draw(digits, ALL[:1], seeded())
+    assert batch.images.shape == (1, 1, 28, 28)
