@@ -196,8 +196,15 @@ def precision(kept: Mapping[str, Kept]) -> str:
     return Table(head, rows).markdown() + shell(commands)
 
 
-def comparison(kept: Mapping[str, Kept], heads: tuple[str, ...], rows: Sequence[Row]) -> str:
-    """Errors, how much more they are than that of another network, and how digits are turned in V."""
+def comparison(kept: Mapping[str, Kept], heads: tuple[str, ...], rows: Sequence[Row], than: str) -> str:
+    """Errors, how much more they are than that of another network, and how digits are turned in V.
+
+    Args:
+        kept: all kept results.
+        heads: those of the first columns.
+        rows: the networks, if they are kept.
+        than: what the other network is.
+    """
     scores = {
         "residual_rotation_deg": "{:.1f}°",
         "residual_rotation_within_class_deg": "{:.1f}°",
@@ -215,7 +222,7 @@ def comparison(kept: Mapping[str, Kept], heads: tuple[str, ...], rows: Sequence[
             more = MISSING if is_first else difference_text(group, kept[row.reference].groups)
             cells.append([*row.labels, error_text(group), interval_text(group), more, *figures])
             commands += one.command.splitlines()
-    columns = ["test error %", "95 % interval", "more than the first"]
+    columns = ["test error %", "95 % interval", f"more than {than}"]
     names = ["rotation left", "… in a class", "… in a pair", "scale", "translation px", "frame IoU"]
     return Table([*heads, *columns, *names], cells).markdown() + shell(commands)
 
@@ -286,10 +293,14 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "search": search,
     "step times": step_times,
     "precision": precision,
-    "turning": partial(comparison, heads=("tested on", "consistency"), rows=rows_of(TURNED)),
-    "turning, trained on less": partial(comparison, heads=("trained on", "consistency"), rows=rows_of(LESS)),
-    "turning, other distortions": partial(comparison, heads=("data", "consistency"), rows=rows_of(OTHERS)),
-    "places": partial(comparison, heads=("the transformer",), rows=PLACES),
+    "turning": partial(comparison, heads=("tested on", "consistency"), rows=rows_of(TURNED), than="with it"),
+    "turning, trained on less": partial(
+        comparison, heads=("trained on", "consistency"), rows=rows_of(LESS), than="with it"
+    ),
+    "turning, other distortions": partial(
+        comparison, heads=("data", "consistency"), rows=rows_of(OTHERS), than="with it"
+    ),
+    "places": partial(comparison, heads=("the transformer",), rows=PLACES, than="warping the image"),
     "which": which,
     "circle": circle,
     "yardsticks": yardsticks,

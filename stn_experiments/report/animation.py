@@ -17,13 +17,14 @@ def animate(folders: Sequence[Path], file: Path) -> None:
     """Write the panels of runs as a GIF, epoch by epoch, with their validation errors beside them.
 
     Raises:
-        UserError: there are too many runs, one cannot be read or has no panel, or the file cannot be written.
+        UserError: there are too many runs, one cannot be read, has no panel or a damaged one, or the file
+            cannot be written.
     """
     if len(folders) > MOST:
         raise UserError(f"--animation takes at most {MOST} runs, got {len(folders)}")
     try:
         save_animation(learning_frames([read_learning(folder) for folder in folders]), file)
-    except OSError as error:
+    except (OSError, SyntaxError) as error:  # Pillow raises either for a damaged PNG
         raise UserError(f"--animation: {error}") from error
 
 

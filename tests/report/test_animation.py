@@ -25,8 +25,26 @@ def test_mistakes_are_one_line(write_run, tmp_path):
         animate([run] * 5, file)
     with pytest.raises(UserError, match=r"--animation: .*No such file or directory: .*missing"):
         animate([run], tmp_path / "missing" / "some.gif")
-    for panel in (run / "panels").iterdir():
-        panel.unlink()
+    (panel,) = (run / "panels").iterdir()
+    panel.write_bytes(panel.read_bytes()[:-40])
+    with pytest.raises(UserError, match="--animation: "):
+        animate([run], file)
+    panel.unlink()
     with pytest.raises(UserError, match="one has no panel"):
         animate([run], file)
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--animation", "a.gif", "--output", "folder"], "--output is the folder of a report, which"),
+        (["--animation", "a.gif", "--watch"], "not allowed with argument"),
+        (["--animation", "a.gif", "--tensorboard", "folder"], "not allowed with argument"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(run_script, tmp_path, words, message):
+    result = run_script("report.py", tmp_path, *words)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
