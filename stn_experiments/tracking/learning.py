@@ -1,6 +1,6 @@
 """How networks learn, as frames of an animation: panels at half size, beside them the error until then."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from PIL import Image
 from stn_experiments.tracking.drawing import PAPER
 
 CHART_WIDTH, DPI = 260, 100  # in pixels, and of matplotlib
+MARGINS = (50, 46, 8, 30)  # left, bottom, right and top of the axes, in pixels
 MIN_ERROR = 0.01  # percent: a logarithmic axis has no 0
 LONGEST_NAME = 28  # characters of a run's name in the legend
 
@@ -27,15 +28,20 @@ def learning_frames(runs: Sequence[Learning]) -> list[Image.Image]:
 
     A run without a panel of an epoch shows the one before.
     """
-    epochs = sorted(set().union(*(run.panels for run in runs)))
-    return [_frame(runs, epoch) for epoch in epochs if all(min(run.panels) <= epoch for run in runs)]
+    every = sorted(set().union(*(run.panels for run in runs)))
+    epochs = [epoch for epoch in every if all(min(run.panels) <= epoch for run in runs)]
+    panels = [[_half(_latest(run, epoch)) for run in runs] for epoch in epochs]
+    charts = error_charts(runs, epochs, max(panel.height for panel in panels[0]))
+    return [_side_by_side([*row, chart]) for row, chart in zip(panels, charts, strict=True)]
 
 
-def _frame(runs: Sequence[Learning], epoch: int) -> Image.Image:
-    panels = [_half(run.panels[max(number for number in run.panels if number <= epoch)]) for run in runs]
-    height = max(panel.height for panel in panels)
-    pictures = [*panels, error_chart(runs, epoch, height)]
-    frame = Image.new("RGB", (sum(picture.width for picture in pictures), height), PAPER)
+def _latest(run: Learning, epoch: int) -> Path:
+    return run.panels[max(number for number in run.panels if number <= epoch)]
+
+
+def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    size = sum(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    frame = Image.new("RGB", size, PAPER)
     left = 0
     for picture in pictures:
         frame.paste(picture, (left, 0))
@@ -48,21 +54,18 @@ def _half(file: Path) -> Image.Image:
         return panel.convert("RGB").reduce(2)
 
 
-def error_chart(runs: Sequence[Learning], until: int, height: int) -> Image.Image:
-    """The validation errors until an epoch, on axes that fit all epochs, ``height`` pixels high."""
+def error_charts(runs: Sequence[Learning], epochs: Iterable[int], height: int) -> list[Image.Image]:
+    """The validation errors until each of ``epochs``, on axes that fit all, ``height`` pixels high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here: training starts without it
     from matplotlib.figure import Figure
 
-    figure = Figure((CHART_WIDTH / DPI, height / DPI), DPI, layout="constrained")
-    axes = figure.subplots()
-    for run in runs:
-        shown = {epoch: error for epoch, error in sorted(run.errors.items()) if epoch <= until}
-        axes.plot(
-            list(shown),
-            [max(error, MIN_ERROR) for error in shown.values()],
-            ".-",
-            label=run.name[:LONGEST_NAME],
-        )
+    figure = Figure((CHART_WIDTH / DPI, height / DPI), DPI)
+    canvas = FigureCanvasAgg(figure)
+    left, bottom, right, top = MARGINS
+    axes = figure.add_axes(
+        (left / CHART_WIDTH, bottom / height, 1 - (left + right) / CHART_WIDTH, 1 - (bottom + top) / height)
+    )
+    lines = [axes.plot([], [], ".-", label=run.name[:LONGEST_NAME])[0] for run in runs]
     errors = [error for run in runs for error in run.errors.values()] or [100]
     axes.set(xlim=(0, max(max(run.errors, default=1) for run in runs) + 0.5), xlabel="epoch", yscale="log")
     axes.set_ylim(max(min(errors), MIN_ERROR) / 1.2, max(*errors, 2 * MIN_ERROR) * 1.2)
@@ -72,6 +75,13 @@ def error_chart(runs: Sequence[Learning], until: int, height: int) -> Image.Imag
     axes.grid(which="both", alpha=0.3)
     if len(runs) > 1:
         axes.legend(loc="upper right", fontsize=8)
-    canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    empty, charts = canvas.copy_from_bbox(figure.bbox), []
+    for until in epochs:
+        canvas.restore_region(empty)
+        for run, line in zip(runs, lines, strict=True):
+            shown = {epoch: error for epoch, error in sorted(run.errors.items()) if epoch <= until}
+            line.set_data(list(shown), [max(error, MIN_ERROR) for error in shown.values()])
+            axes.draw_artist(line)
+        charts.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    return charts

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stn_experiments.tracking.learning import CHART_WIDTH, Learning, error_chart, learning_frames
+from stn_experiments.tracking.learning import CHART_WIDTH, Learning, error_charts, learning_frames
 
 SHADES = {"one": 40, "two": 90}
 
@@ -39,7 +39,7 @@ def test_runs_are_side_by_side_in_step_and_wait_for_their_next_panel(learning):
 
 def test_the_curve_grows_and_its_axes_stay(learning):
     run = learning("one", [0], {1: 8.0, 2: 4.0, 3: 2.0})
-    charts = [np.asarray(error_chart([run], epoch, 300)).astype(int) for epoch in range(4)]
+    charts = [np.asarray(chart).astype(int) for chart in error_charts([run], range(4), 300)]
     ink = [np.abs(chart - charts[0]).sum((0, 2)).nonzero()[0] for chart in charts]
 
     assert len(ink[0]) == 0
@@ -52,4 +52,5 @@ def test_the_curve_grows_and_its_axes_stay(learning):
 
 @pytest.mark.filterwarnings("error")
 def test_an_error_of_zero_is_drawn(learning):
-    assert error_chart([learning("one", [0], {1: 0.0, 2: 0.0})], 2, 300).size == (CHART_WIDTH, 300)
+    (chart,) = error_charts([learning("one", [0], {1: 0.0, 2: 0.0})], [2], 300)
+    assert chart.size == (CHART_WIDTH, 300)
