@@ -395,14 +395,6 @@ def test_a_launcher_that_is_not_installed_is_one_line(command, monkeypatch, laun
     assert (code, out, err) == (2, "", f"error: {line}\n")
 
 
-def test_a_sweep_without_slurm_is_one_line(command, monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    code, out, err = command("train.py", "-m", "hydra/launcher=slurm", "seed=0,1")
-    assert (code, out) == (2, "")
-    assert err.startswith('error: Could not detect "srun"')
-    assert err.count("\n") == 1
-
-
 @pytest.mark.parametrize("flag", ["--help", "--cfg=job"])
 def test_help_and_config_train_nothing(command, tmp_path, flag):
     code, out, err = command("train.py", *flag.split("="))

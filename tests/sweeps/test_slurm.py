@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("submitit")
 
 from hydra.plugins.sweeper import Sweeper
-from submitit import Job
+from submitit import Executor, Job
 from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
 
 from stn_experiments.cli.workarounds import continue_after_lost_jobs
@@ -128,6 +128,21 @@ def finish(compose, tmp_path):
         run.result_file.write_text('{"status": "finished"}')
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    """A sweep that Hydra cannot launch does not undo what it has replaced in submitit."""
+    monkeypatch.setattr(Executor, "map_array", Executor.map_array)
+    monkeypatch.setattr(Job, "results", Job.results)
+
+
+def test_a_sweep_without_slurm_is_one_line(command, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, out, err = command("train.py", "-m", "hydra/launcher=slurm", "seed=0,1")
+    assert (code, out) == (2, "")
+    assert err.startswith('error: Could not detect "srun"')
+    assert err.count("\n") == 1
 
 
 @pytest.mark.slow
