@@ -52,8 +52,15 @@ ReturnToService=2
 JobRequeue=1
 KillWait=5
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory={megabytes} State=UNKNOWN
+GresTypes=gpu,shard
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory={megabytes} Gres=gpu:1,shard:2 State=UNKNOWN
 PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+# A device that is no GPU stands for one; two jobs share it.
+GRES = """
+Name=gpu File=/dev/null
+Name=shard Count=2
 """
 
 # Replaces the accounting database, which submitit asks for the state of a job.
@@ -90,6 +97,7 @@ def cluster(folder):
     megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     values = {"controller": controller, "daemon": daemon, "megabytes": megabytes}
     (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, **values))
+    (folder / "gres.conf").write_text(GRES)
     path = f"{folder / 'bin'}:{os.environ['PATH']}:{SYSTEM}"
     env = {**os.environ, "PATH": path, "SLURM_CONF": str(folder / "slurm.conf")}
     munge = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}

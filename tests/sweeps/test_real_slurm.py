@@ -169,14 +169,16 @@ def test_a_preempted_run_resumes_and_a_cancelled_one_is_trained_by_the_next_swee
     assert outcome(RunFolder(cancelled)) == outcome(same_run(whole, cancelled))
 
 
-def test_a_sweep_that_did_not_wait_is_collected_by_the_same_command(slurm, start, tmp_path):
-    words = ("seed=0,1", "trainer.epochs=1", f"run.root={tmp_path}")
+def test_a_sweep_on_a_shared_gpu_that_did_not_wait_is_collected_by_the_same_command(slurm, start, tmp_path):
+    words = ("seed=0,1", "trainer.epochs=1", f"run.root={tmp_path}", "hydra/launcher=slurm_shared_gpu")
     before = show(slurm, "nothing of this sweep is submitted").keys()
     out, errors = start(*words, "hydra.callbacks.progress.wait=false").communicate(timeout=TOO_LONG)
     jobs = show(slurm, "the command has ended").keys() - before
     assert errors == ""
     assert "the jobs run without this command" in out
     assert len(jobs) == 2
+    shares = ask(slurm, "squeue", "--array", "--states=all", f"--jobs={min(jobs)[:-2]}", "--format=%i %b")
+    assert shares.count("shard:1") == 2
     sweep = start(*words)
     out, errors = sweep.communicate(timeout=TOO_LONG)
     assert (sweep.returncode, errors) == (0, "")
