@@ -1,5 +1,7 @@
 """Synthetic digits, configs composed as on the command line, and scripts in processes of their own."""
 
+import copy
+import functools
 import os
 import runpy
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 
 from stn_experiments.config.compose import compose as compose_config
 from stn_experiments.data import datasets
@@ -20,6 +23,21 @@ ROOT = Path(__file__).parent.parent
 # would only wait for one another.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+parse_yaml, PARSED = FileConfigSource.load_config, {}
+
+
+def parse_once(source, config_path):
+    """Parse each file of configs/ once: Hydra parses twenty for a config, and tests compose a thousand."""
+    if Path(source.path) != ROOT / "configs":
+        return parse_yaml(source, config_path)
+    if config_path not in PARSED:
+        PARSED[config_path] = parse_yaml(source, config_path)
+    return copy.deepcopy(PARSED[config_path])
+
+
+FileConfigSource.load_config = parse_once
 
 
 def pytest_addoption(parser):
@@ -69,11 +87,19 @@ def run_script():
     return run
 
 
+@functools.cache
+def compose_shipped(*overrides):
+    return compose_config(ROOT / "configs", overrides)
+
+
 @pytest.fixture
 def compose():
     """The config that a command line of scripts/train.py makes, as plain values."""
 
-    return lambda *overrides: compose_config(ROOT / "configs", overrides)
+    def compose(*overrides):
+        return copy.deepcopy(compose_shipped(*overrides))
+
+    return compose
 
 
 @pytest.fixture

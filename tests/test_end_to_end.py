@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.xdist_group("end_to_end")  # one worker trains the run that all tests look at
-SHORT = ["trainer=quick", "trainer.images_per_epoch=12800", "trainer.device=cpu"]
+SHORT = ["trainer=quick", "trainer.images_per_epoch=3840", "trainer.batch_size=48", "data.valid_size=500",
+         "trainer.device=cpu"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +25,13 @@ def real_run(run_script, tmp_path_factory):
     root = tmp_path_factory.mktemp("outputs")
     done = run_script("train.py", *SHORT, f"run.root={root}")
     assert done.returncode == 0, done.stderr
-    (folder,) = root.glob("quick-images_per_epoch12800-*")
+    (folder,) = root.glob("quick-*")
     return root, folder
 
 
 def test_a_short_run_learns(real_run):
     result = json.loads((real_run[1] / "result.json").read_text())
-    assert result["images_seen"] == 2 * 12_800
+    assert result["images_seen"] == 2 * 3840
     assert result["test_error"] < 12
     assert result["theta_spread"] > 0.01
     assert 0.2 < result["iou_mean"] < 1
@@ -127,7 +128,7 @@ def test_tensorboard_shows_the_numbers_and_the_settings_in_the_same_run(real_run
     )["sessionGroups"]
     (group,) = groups
     assert group["hparams"]["stn"] == "similarity"
-    assert group["hparams"]["trainer.batch_size"] == 128
+    assert group["hparams"]["trainer.batch_size"] == 48
     assert group["hparams"]["seed"] == 0
     result = json.loads((real_run[1] / "result.json").read_text())
     values = {row["name"]["tag"]: row["value"] for row in group["metricValues"]}

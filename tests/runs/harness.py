@@ -32,7 +32,7 @@ STEPS = 4  # in each of two epochs
 VARYING = ("seconds", "train_seconds", "images_per_second", "commit", "run")
 TOO_LONG = 300  # seconds, for runs that take a few
 FULL = "[Errno 27] File too large"  # what the system says beyond the limit of small_files
-CONFIGS, WHOLE = {}, {}
+WHOLE = {}
 
 
 class Command:
@@ -53,10 +53,9 @@ class Command:
         return code, *self.capfd.readouterr()
 
     def config(self, *settings, root="outputs", small=None):
-        key = (small or self.small) + settings
-        if key not in CONFIGS:
-            CONFIGS[key] = self.compose(*key)
-        return {**CONFIGS[key], "run": {**CONFIGS[key]["run"], "root": str(self.folder / root)}}
+        config = self.compose(*(small or self.small), *settings)
+        config["run"]["root"] = str(self.folder / root)
+        return config
 
     def run_of(self, *settings, **where):
         return RunFolder.of(self.config(*settings, **where))
@@ -69,10 +68,15 @@ class Command:
         return WHOLE
 
 
-def make_quick(monkeypatch):
-    """Draw small panels of three digits, and do not ask git for the commit."""
+def small_panels(monkeypatch):
+    """Draw small panels of three digits."""
     monkeypatch.setattr(train_module, "draw_panel", partial(draw_panel, cell=30))
     monkeypatch.setattr(train_module, "one_of_each_class", lambda batch: index_batch(batch, slice(0, 3)))
+
+
+def make_quick(monkeypatch):
+    """Draw small panels, and do not ask git for the commit."""
+    small_panels(monkeypatch)
     monkeypatch.setattr(train_module, "commit", lambda: "unknown")
     monkeypatch.setattr(run_folder, "environment", lambda seed: {"seed": seed})
 
