@@ -17,6 +17,7 @@ OPTIONAL = (
     "backbone.standardise",
     "data.training",
     "data.distortion.two_steps",
+    "stn.colocalisation",
     "stn.share",
     "stn.recurrent",
 )

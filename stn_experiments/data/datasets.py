@@ -1,7 +1,7 @@
 """MNIST under a distortion as a data set; validation and test sets are fixed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
 
@@ -126,16 +126,19 @@ class DistortedMnist:
             Digits(mnist.train.images[part], mnist.train.labels[part])
             for part in (order[: self._train_digits], order[-self.valid_size :])
         )
+        digits = Digits(train.images.to(device), train.labels.to(device))
         if self.online:
-            digits = Digits(train.images.to(device), train.labels.to(device))
-            draw = partial(self._draw, digits)
+            draw = partial(self._draw, digits, self._shown(train).to(device))
         else:
-            fixed = self._draw_fixed(train, 3, self.training_task, _every(train).repeat(self.draws))
+            shown = self._shown(train)
+            index = shown[torch.arange(self.train_size) % len(shown)]
+            fixed = self._draw_fixed(train, 3, self.training_task, index)
             draw = partial(index_fixed, to_device(fixed, device))
-        test = self._draw_fixed(mnist.test, 2, self.distortion, _every(mnist.test).repeat(self.test_draws))
+        index = self._shown(mnist.test).repeat(self.test_draws)
+        test = self._draw_fixed(mnist.test, 2, self.distortion, index)
         return Splits(
-            TrainingSet(self.train_size, draw),
-            to_device(self._draw_fixed(valid, 1, self.distortion, _every(valid)), device),
+            TrainingSet(self.train_size, draw, self._encoder_draw(digits)),
+            to_device(self._draw_fixed(valid, 1, self.distortion, self._shown(valid)), device),
             to_device(test, device),
             partial(self._draw_pairs, mnist.test, device),
             self._kinds(mnist.test, device),
@@ -147,11 +150,21 @@ class DistortedMnist:
         step = max(1, len(test.labels) // count)
         return Digits(test.images[::step], test.labels[::step])
 
-    def _draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = False) -> Batch:
-        return self.training_task.draw(digits, index, generator, posed)
+    def _shown(self, digits: Digits) -> Tensor:
+        """The indices of the digits that are shown."""
+        return _every(digits)
+
+    def _encoder_draw(self, digits: Digits) -> Callable[..., Batch] | None:
+        """Draws images by which an encoder is trained, if the data is for that."""
+        return None
+
+    def _draw(
+        self, digits: Digits, shown: Tensor, index: Tensor, generator: Generator, posed: bool = False
+    ) -> Batch:
+        return self.training_task.draw(digits, shown[index % len(shown)], generator, posed)
 
     def _draw_pairs(self, digits: Digits, device: torch.device) -> Pairs:
-        index = _every(digits, max(1, len(digits.labels) // PAIRS))
+        index = self._shown(digits)[:: max(1, len(digits.labels) // PAIRS)]
         first, second = (self._draw_fixed(digits, number, self.distortion, index) for number in (4, 5))
         return to_device(first, device), to_device(second, device)
 
@@ -191,8 +204,29 @@ class RepeatedMnist(DistortedMnist):
     draws: Annotated[int, Range(1, 100)] = 1
     test_draws: Annotated[int, Range(1, 100)] = 1
 
-    def _draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = False) -> Batch:
-        return super()._draw(digits, index % self._train_digits, generator, posed)
+
+@dataclass(frozen=True)
+class OneDigitMnist(DistortedMnist):
+    """MNIST's images of one class under a distortion, and digits of all classes for an encoder.
+
+    An epoch has as many images as there are training digits of all classes. Clutter is cut from them, too.
+
+    Args:
+        digit: the class.
+        encoder: the distortion of the digits by which an encoder is trained.
+    """
+
+    digit: Annotated[int, Range(0, 9)] = 7
+    encoder: Distortion = field(default_factory=Distortion)
+
+    def _shown(self, digits: Digits) -> Tensor:
+        shown = (digits.labels == self.digit).nonzero()[:, 0]
+        if not len(shown):
+            raise UserError(f"train_digits and valid_size must be so large that there is a {self.digit}")
+        return shown
+
+    def _encoder_draw(self, digits: Digits) -> Callable[..., Batch]:
+        return partial(self.encoder.draw, digits)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,15 @@ class TrainingSet:
         size: number of digits.
         draw: called with indices (B,), a generator and perhaps ``posed=True``; returns their batch. The
             generator decides everything random. With ``posed=True`` the batch has poses, if they are known.
+        draw_encoder: the same for the images of all classes by which an encoder is trained, as many.
     """
 
-    def __init__(self, size: int, draw: Callable[..., Batch]) -> None:
+    def __init__(
+        self, size: int, draw: Callable[..., Batch], draw_encoder: Callable[..., Batch] | None = None
+    ) -> None:
         self.size = size
         self.draw = draw
+        self.draw_encoder = draw_encoder
 
     def order(self, generator: Generator) -> Tensor:
         """All digits' indices (``size``,) in random order."""
@@ -60,10 +64,14 @@ class Splits(NamedTuple):
 def one_of_each_class(batch: Batch) -> Batch:
     """The first image of each class in a batch; of every n-th class if there are more than ten.
 
+    If there is one class, the first ten images.
+
     The class of a sequence is its first label.
     """
     first_labels = batch.labels.view(len(batch.labels), -1)[:, 0]
     labels = first_labels.unique()
+    if len(labels) == 1:
+        return index_batch(batch, slice(0, 10))
     firsts = [int((first_labels == label).nonzero()[0]) for label in labels[:: -(-len(labels) // 10)]]
     return index_batch(batch, torch.tensor(firsts, device=batch.labels.device))
 

@@ -12,7 +12,7 @@ from stn_experiments.common.ranges import Range, Size
 from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.consistency import Consistency
 from stn_experiments.models.gates import Gated
-from stn_experiments.models.grids import Family
+from stn_experiments.models.grids import Family, Translation
 from stn_experiments.models.localisation import Localisation, LocalisationKind, Shape, shared
 from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
 from stn_experiments.models.sampler import Interpolation, Padding
@@ -39,6 +39,8 @@ class TransformerConfig:
             memory; the backbone classifies each view alone.
         localisation: the kind of localisation network; ``auto``: the one that fits the backbone and the data.
         consistency: a loss that asks those at the input to follow it.
+        colocalisation: margin of the loss by which one translation at the input learns, instead of by labels,
+            before an encoder that is trained first and then fixed; 0: labels. See ``colocalisation``.
     """
 
     family: Family
@@ -55,6 +57,7 @@ class TransformerConfig:
     width: Annotated[int, Range(1, 4096)] = 32
     start: Start = None
     consistency: Consistency = field(default_factory=Consistency)
+    colocalisation: Annotated[float, Range(0, 4)] = 0.0
 
     def __post_init__(self) -> None:
         if not self.places or len(set(self.places)) < len(self.places):
@@ -65,6 +68,12 @@ class TransformerConfig:
         if self.recurrent and not plain:
             raise UserError(
                 f"recurrent must be false unless at is {INPUT}, count and steps are 1, and consistency is off"
+            )
+
+        single = self.places == [INPUT] and self.count == 1 and isinstance(self.family, Translation)
+        if self.colocalisation and (not single or self.recurrent):
+            raise UserError(
+                "colocalisation must be 0 unless there is one translation, at input, not recurrent"
             )
 
     @property
@@ -168,17 +177,21 @@ class Classifier(nn.Module):
         gates: the gates after stages of the backbone, by stage.
         attention_head: classifies the backbone's last map in place of the backbone's linear classifier.
         consistency: a loss that training adds, if there are transformers at the input.
+        colocalisation: see ``TransformerConfig``; unless it is 0, the backbone is an encoder that does not
+            learn.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the parts of a network
         self,
         backbone: Backbone,
         transformers: Mapping[str, Sequence[SpatialTransformer]] | None = None,
         gates: Mapping[str, nn.Module] | None = None,
         attention_head: AttentionHead | None = None,
         consistency: Consistency | None = None,
+        colocalisation: float = 0.0,
     ) -> None:
         super().__init__()
+        self.colocalisation = colocalisation
         self.consistency = consistency or Consistency()
         self.transformers = nn.ModuleDict(
             {place: nn.ModuleList(some) for place, some in (transformers or {}).items() if some}
@@ -188,8 +201,17 @@ class Classifier(nn.Module):
         self.attention_head = attention_head
         if attention_head is not None:
             backbone.head = None
+        if colocalisation:
+            backbone.requires_grad_(False)
         # On a CPU oneDNN convolves small maps a quarter faster in this format; tensor cores prefer it, too.
         self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Set the mode; an encoder that does not learn is always in evaluation mode."""
+        super().train(mode)
+        if self.colocalisation:
+            self.backbone.eval()
+        return self
 
     def forward(
         self, images: Tensor, question: Tensor | None = None, generator: Generator | None = None

@@ -11,7 +11,7 @@ from stn_experiments.common import geometry
 from stn_experiments.models.polar import RINGS, SPOKES, PolarSampling, RingConv2d, polar_points
 from stn_experiments.models.precision import autocast_disabled, to_float32
 
-LocalisationKind = Literal["polar", "keypoints", "convolutional", "fully_connected"]
+LocalisationKind = Literal["polar", "keypoints", "peak", "convolutional", "fully_connected"]
 Shape = tuple[int, int, int]
 """(C, H, W) of U."""
 
@@ -104,17 +104,22 @@ def keypoints(shape: Shape, width: int) -> Features:
     a map gives the expected position of a keypoint (Levine et al. 2016, "End-to-end training of deep
     visuomotor policies", section 5.1), which follows the digit from the first training step.
     """
-    first, second, count = 16, 32, 16
+    second, count = 32, 16
     descriptors = 2 * count + second
     return Features(
         descriptors + width,
-        nn.AvgPool2d(2, ceil_mode=True),
-        *(nn.Conv2d(shape[0], first, 5, padding=2, bias=False), nn.BatchNorm2d(first)),
-        *(nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(first, second, 5, padding=2, bias=False), nn.BatchNorm2d(second), nn.ReLU(inplace=True)),
+        *_maps(shape[0], second),
         PositionsAndMeans(second, count),
         ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
     )
+
+
+def peak(shape: Shape, width: int) -> Features:
+    """The position of one keypoint, which is where the window of a translation is; ``width`` has no effect.
+
+    No place can be learned but from what is seen there, so windows do not gather beside the image.
+    """
+    return Features(2, *_maps(shape[0], 32), Position(32))
 
 
 def polar(shape: Shape, width: int) -> Features:
@@ -171,6 +176,20 @@ class PositionsAndMeans(nn.Module):
         return torch.cat([positions.flatten(1), to_float32(maps.mean((2, 3)))], 1)
 
 
+class Position(nn.Module):
+    """The expected position (B, 2) of one keypoint in maps (B, ``channels``, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heat = nn.Conv2d(channels, 1, 1, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(x, y) of each map's keypoint."""
+        heat = self.heat(maps)
+        with autocast_disabled(maps):
+            return expected_positions(to_float32(heat))[:, 0]
+
+
 class ConcatSkip(nn.Module):
     """Concatenates the input and the output of ``module``."""
 
@@ -194,6 +213,16 @@ def expected_positions(heat: Tensor, points: Tensor | None = None) -> Tensor:
     return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ points.to(heat.dtype)
 
 
+def _maps(channels: int, count: int) -> list[nn.Module]:
+    """Two 5×5 convolutions to ``count`` maps, a quarter as large as an image of ``channels`` channels."""
+    return [
+        nn.AvgPool2d(2, ceil_mode=True),
+        *(nn.Conv2d(channels, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16)),
+        *(nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(16, count, 5, padding=2, bias=False), nn.BatchNorm2d(count), nn.ReLU(inplace=True)),
+    ]
+
+
 def _hidden(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
 
@@ -201,6 +230,7 @@ def _hidden(inputs: int, outputs: int) -> nn.Sequential:
 FEATURES: dict[LocalisationKind, Callable[[Shape, int], Features]] = {
     "polar": polar,
     "keypoints": keypoints,
+    "peak": peak,
     "convolutional": convolutional,
     "fully_connected": fully_connected,
 }

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Count, Range, height_width
 from stn_experiments.config.build import check_arguments
-from stn_experiments.models.grids import FAMILIES, Family, FamilyName, GridGenerator, MatrixFamily
+from stn_experiments.models.grids import (
+    FAMILIES,
+    Family,
+    FamilyName,
+    GridGenerator,
+    MatrixFamily,
+    Translation,
+)
 from stn_experiments.models.localisation import (
     FEATURES,
     Localisation,
@@ -81,6 +88,11 @@ class SpatialTransformer(nn.Module):
         self.family = family
         self.output_size = size
         self.localisation = Localisation(FEATURES[localisation](shape, width), theta_at(start, family))
+        if localisation == "peak":
+            if not isinstance(family, Translation):
+                raise UserError("localisation must not be peak unless family is a translation")
+            nn.init.eye_(self.localisation.theta.weight)
+            self.localisation.theta.requires_grad_(False)
         self.grid_generator = GridGenerator(family, (size[0] * oversample, size[1] * oversample))
         self.sampler = Sampler(interpolation, padding, oversample)
         self.refinement_grids = nn.ModuleList(GridGenerator(family, input_size) for _ in range(steps - 1))

@@ -12,7 +12,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Count, Range, Seed
 from stn_experiments.config.build import build, check, locate, settings_of
 from stn_experiments.config.plugins import use_plugins
-from stn_experiments.data.datasets import DataSet
+from stn_experiments.data.datasets import DataSet, OneDigitMnist
 from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.classifier import INPUT, LOCALISATION, Classifier, TransformerConfig
 from stn_experiments.models.gates import GateConfig
@@ -194,8 +194,11 @@ def assemble(
             attention_head = attention.build(backbone.output_shape, data.classes, data.vocab_size)
         elif data.vocab_size:
             raise UserError("name must be coattention, which reads the questions of this data")
-    consistency = None if plan is None else plan.consistency
-    return Classifier(backbone, transformers, gates, attention_head, consistency)
+    if plan is None:
+        return Classifier(backbone, transformers, gates, attention_head)
+    if plan.colocalisation and (attention is not None or not isinstance(data, OneDigitMnist)):
+        raise UserError("stn.colocalisation must be 0 unless data=colocalisation and attention=none")
+    return Classifier(backbone, transformers, gates, attention_head, plan.consistency, plan.colocalisation)
 
 
 def find_device(name: Device) -> torch.device:

@@ -57,11 +57,14 @@ class WeightAverage:
 def estimate_batch_statistics(model: Classifier, batches: Iterable[Batch], generator: Generator) -> None:
     """Set a model's running means and variances to their mean over batches; other layers do not change.
 
+    Layers that do not learn keep theirs.
+
     The statistics of training lag behind its weights, and belong to none of their averages (Izmailov et al.,
     "Averaging weights leads to wider optima", 2018, section 3.2). The model is left in evaluation mode.
     """
     model.eval()
-    layers = [layer for layer in model.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    norms = (layer for layer in model.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)))
+    layers = [layer for layer in norms if layer.weight.requires_grad]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()

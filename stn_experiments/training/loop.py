@@ -19,12 +19,14 @@ from stn_experiments.common.errors import NotFinite
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.splits import TrainingSet
 from stn_experiments.models.classifier import INPUT, LOCALISATION, NETWORK, Classifier, ClassifierOutput
+from stn_experiments.models.colocalisation import colocalisation_loss
 from stn_experiments.models.consistency import consistency_loss, tilt_loss
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.training.average import WeightAverage, estimate_batch_statistics
 from stn_experiments.training.config import TrainerConfig
 from stn_experiments.training.cuda_graphs import CudaGraphs
 from stn_experiments.training.health import FIRST_STEP_WARNING
+from stn_experiments.training.pretrain import pretrain
 from stn_experiments.training.reinforce import policy_loss
 
 logger = logging.getLogger(__name__)
@@ -42,9 +44,10 @@ STATISTICS_IMAGES = 2048
 class StepMetrics(NamedTuple):
     """Metrics of one step, each of shape (), or of the N steps of an epoch, each of shape (N,).
 
-    ``loss`` is the cross-entropy, ``error`` the fraction of wrong predictions. The gradients are the norms
-    before clipping, of the localisation networks' parameters and of all others. ``consistency`` is that loss
-    with its tilt loss, without the weight; where it is off, there is none.
+    ``loss`` is the cross-entropy, or in its place the loss of co-localisation. ``error`` is the fraction of
+    wrong predictions. The gradients are the norms before clipping, of the localisation networks' parameters
+    and of all others. ``consistency`` is that loss with its tilt loss, without the weight; where it is off,
+    there is none.
     """
 
     loss: Tensor
@@ -92,7 +95,7 @@ class Trainer:
         self.average = WeightAverage(model.parameters(), averaged_steps)
         self._localisation = model.localisation_parameters()
         own = {id(parameter) for parameter in self._localisation}
-        self._network = [parameter for parameter in model.parameters() if id(parameter) not in own]
+        self._network = [p for p in model.parameters() if id(p) not in own and p.requires_grad]
         is_fused = all(group.get("fused") for group in self.optimizer.param_groups)
         self.cuda_graphs = CudaGraphs(self._generator, config.cuda_graph and is_fused)
         self.cuda_graphs.make_capturable(self.optimizer)
@@ -122,6 +125,8 @@ class Trainer:
         Raises:
             NotFinite: the loss or a gradient is not finite.
         """
+        if self.step == 0:
+            self._pretrain()
         self.model.train()
         size, total = self.config.batch_size, self.steps_per_epoch
         batches = self.batches()
@@ -141,6 +146,14 @@ class Trainer:
                 if pause():
                     break
         return self.done == total
+
+    def _pretrain(self) -> None:
+        """Train the encoder of co-localisation."""
+        if self.model.colocalisation and self.train_set.draw_encoder is not None:
+            start = time.perf_counter()
+            generator = self._generator.manual_seed(derive_seed(self.seed, "encoder", 0))
+            pretrain(self.model.backbone, self.train_set.draw_encoder, self.train_set.size, generator)
+            self.seconds += time.perf_counter() - start
 
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""
@@ -186,13 +199,19 @@ class Trainer:
         with self.config.autocast(images.device):
             output = self.model(images, question, self._generator)
             consistency = self._consistency(images, output)
-        loss = F.cross_entropy(output.logits.float(), labels)
+        if self.model.colocalisation:
+            view = output.stages[INPUT].views[0]
+            loss = colocalisation_loss(self.model, view, images, self._generator)
+        else:
+            loss = F.cross_entropy(output.logits.float(), labels)
         total = loss + policy_loss(output, labels)
         if consistency is not None:
             total = total + self._consistency_weight * consistency
         self.optimizer.zero_grad()
         total.backward()
-        gradient, localisation_gradient = gradient_norm(self._network), torch.zeros_like(loss)
+        gradient, localisation_gradient = torch.zeros_like(loss), torch.zeros_like(loss)
+        if self._network:
+            gradient = gradient_norm(self._network)
         if self._localisation:
             localisation_gradient = gradient_norm(self._localisation)
             limit = self.config.localisation_clip or math.inf
@@ -310,7 +329,9 @@ class Trainer:
         self._metrics.copy_(progress["metrics"])
 
 
-def derive_seed(seed: int, kind: Literal["epoch", "chunk", "step", "statistics"], number: int) -> int:
+def derive_seed(
+    seed: int, kind: Literal["epoch", "chunk", "step", "statistics", "encoder"], number: int
+) -> int:
     """The seed, in [0, 2^63), of an epoch's order, of the chunk that starts at a step, and so on."""
     name = "lot" if kind == "chunk" else kind  # the published results were made with this name
     hashed = hashlib.sha256(f"{seed} {name} {number}".encode()).digest()

@@ -11,13 +11,20 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.config.build import build
 from stn_experiments.config.choices import choices
 from stn_experiments.models import SpatialTransformer
-from stn_experiments.models.grids import FAMILIES, Affine, GridGenerator, Projective, ThinPlateSpline
+from stn_experiments.models.grids import (
+    FAMILIES,
+    Affine,
+    GridGenerator,
+    Projective,
+    ThinPlateSpline,
+    Translation,
+)
 from stn_experiments.models.localisation import FEATURES
 from stn_experiments.models.sampler import Sampler
 from stn_experiments.models.spatial_transformer import theta_at
 from tests.models import test_grids
 
-KINDS = list(FEATURES)
+KINDS = [kind for kind in FEATURES if kind != "peak"]  # which is for translations
 
 
 def transformer(shape=(1, 28, 45), output_size=(20, 34), **settings):
@@ -67,6 +74,15 @@ def test_the_noise_of_a_start_is_normal():
     noise = theta_at(0.3, family) - torch.tensor(family.identity)
     assert noise.std() == pytest.approx(0.3, rel=0.1)
     assert noise.mean() == pytest.approx(0, abs=0.05)
+
+
+def test_a_peak_is_where_the_window_is(generator):
+    model = transformer((1, 84, 84), 28, family=Translation(1 / 3), localisation="peak").eval()
+    source = torch.rand(3, 1, 84, 84, generator=generator)
+    assert model.regress(source).equal(model.localisation.features(source))
+    assert not any(weights.requires_grad for weights in model.localisation.theta.parameters())
+    with pytest.raises(UserError, match="localisation must not be peak unless family"):
+        transformer(localisation="peak")
 
 
 @pytest.mark.parametrize("kind", KINDS)
