@@ -6,8 +6,10 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from stn_experiments.report import plots
 from stn_experiments.report.collect import collect
 from stn_experiments.report.groups import group_runs
+from stn_experiments.report.report import Report
 from tests.report.harness import DISTORTIONS
 
 
@@ -45,6 +47,20 @@ def write_run(root):
         return folder
 
     return write
+
+
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Reports draw no plots, which take most of their time."""
+    monkeypatch.setattr(Report, "_draw", lambda report: {})
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures of the plots that were drawn so far, which are not written as SVG."""
+    drawn = []
+    monkeypatch.setattr(plots, "to_svg", lambda figure: drawn.append(figure) or "")
+    return drawn
 
 
 @pytest.fixture

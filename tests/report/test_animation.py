@@ -8,12 +8,11 @@ from stn_experiments.report.animation import animate
 from stn_experiments.tracking.learning import CHART_WIDTH
 
 
-def test_the_command(run_script, write_run, tmp_path):
+def test_the_command(command, write_run, tmp_path):
     runs = [write_run("one", 1.0), write_run("two")]  # the second is not finished
-    result = run_script("report.py", *runs, "--animation", tmp_path / "two.gif")
-
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.split() == ["animation", str(tmp_path / "two.gif")]
+    code, out, err = command("report.py", *runs, "--animation", tmp_path / "two.gif")
+    assert (code, err) == (0, "")
+    assert out.split() == ["animation", str(tmp_path / "two.gif")]
     with Image.open(tmp_path / "two.gif") as animation:
         assert animation.size == (532 + CHART_WIDTH, 672)
     assert not (runs[0] / "report").exists()
@@ -43,8 +42,7 @@ def test_mistakes_are_one_line(write_run, tmp_path):
         (["--animation", "a.gif", "--tensorboard", "folder"], "not allowed with argument"),
     ],
 )
-def test_options_that_would_have_no_effect_are_refused(run_script, tmp_path, words, message):
-    result = run_script("report.py", tmp_path, *words)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+def test_options_that_would_have_no_effect_are_refused(command, tmp_path, words, message):
+    code, _, err = command("report.py", tmp_path, *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err

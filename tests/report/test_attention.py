@@ -1,5 +1,6 @@
+import pytest
+
 from stn_experiments.evaluation.yardsticks import SCORES, YARDSTICKS, named
-from stn_experiments.report import plots
 from stn_experiments.report.attention import attention
 from stn_experiments.report.report import Report
 from tests.report.harness import column, csv_rows
@@ -48,6 +49,7 @@ def test_models_stand_beside_random_views_and_above_the_yardsticks_of_their_data
     assert column(table, "mirrored") == ["0.25", "–", "0.00", "0.00", "0.00", "–"]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_the_page_the_markdown_and_the_csv_have_the_scores(write_run, root, groups):
     write_run("a", 1.0, result=result(0.6, **INPUT, **LEFT))
     report = Report([root])
@@ -59,6 +61,7 @@ def test_the_page_the_markdown_and_the_csv_have_the_scores(write_run, root, grou
     assert row["found_of_exact_frame"] == "0.4"
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_without_a_score_there_is_no_table(write_run, root):
     write_run("a", 1.0, stn="none", result={"iou_mean": None})
     report = Report([root])
@@ -68,9 +71,7 @@ def test_without_a_score_there_is_no_table(write_run, root):
         assert "## Attention" not in text
 
 
-def test_a_line_of_the_plot_is_the_box_that_never_moves(write_run, root, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots, "to_svg", lambda figure: figures.append(figure) or "")
+def test_a_line_of_the_plot_is_the_box_that_never_moves(write_run, root, figures):
     write_run("a", 1.0, result=result(0.6))
     write_run("b", 2.0, data="rts", result={"iou_mean": 0.7})
     Report([root])

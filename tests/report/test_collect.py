@@ -6,6 +6,7 @@ from stn_experiments.report.report import Report
 from tests.report.harness import column
 
 
+@pytest.mark.usefixtures("without_plots")
 @pytest.mark.parametrize(
     ("file", "content", "line"),
     [

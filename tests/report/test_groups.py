@@ -10,6 +10,8 @@ from stn_experiments.report.report import Report
 from stn_experiments.report.tables import details, overview
 from tests.report.harness import bold, column, csv_rows
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def test_runs_that_differ_in_nothing_but_seed_and_place_are_one_group(write_run, groups):
     errors = [0.88, 0.90, 0.80]

@@ -1,7 +1,7 @@
 import pytest
 
 from stn_experiments.report.published import DATA, is_of, published
-from stn_experiments.report.report import Report
+from stn_experiments.report.tables import footnotes
 from tests.report.harness import SETTINGS
 
 SIM2MNIST, SIM2MNIST10K, ROTATED12K = (
@@ -94,15 +94,15 @@ def test_published_figures_are_those_of_the_sources_on_the_data_of_the_configs(c
     assert [error for (data, _), error in figures.items() if data == "addition"] == [47.7, 14.7, 18.5, 5.8]
 
 
-def test_footnotes_name_the_sources_of_the_shown_figures_and_how_sure_they_are(write_run, root):
+def test_footnotes_name_the_sources_of_the_shown_figures_and_how_sure_they_are(write_run, groups):
     write_run("a", 1.0, backbone="cnn")
     write_run("b", 1.0, data="elastic", backbone="fcn")
-    notes = Report([root]).footnotes
+    notes = footnotes(groups())
     assert notes[-2:] == [
         "Published: Jaderberg et al. 2015, arXiv 1506.02025; ᵇ second-hand, ᶜ recalled.",
         "The networks of Jaderberg et al. saw 38 million images.",
     ]
     write_run("c", 1.0, data="cluttered_ram", backbone="none", stn="none", **RAM)
-    *_, sources, version, _ = Report([root]).footnotes
+    *_, sources, version, _ = footnotes(groups())
     assert "Published: Mnih et al. 2014, arXiv 1406.6247; Jaderberg et al." in sources
     assert "4.04 for RAM" in version

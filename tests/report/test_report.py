@@ -46,6 +46,7 @@ def test_the_page_needs_nothing_but_itself_and_is_reproducible(write_run, root, 
     assert "- c: 2 of 2 epochs, stopped\n" in one["table.md"].decode()
 
 
+@pytest.mark.usefixtures("without_plots")
 @pytest.mark.parametrize(
     ("commits", "note"),
     [
@@ -72,9 +73,7 @@ def test_many_models_are_drawn_in_several_plots(write_run, root):
     assert len(re.findall(r'id="legend_\d+"', svg)) == 2
 
 
-def test_a_plot_of_one_epoch_has_one_tick_and_each_point_a_number(write_run, root, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots, "to_svg", lambda figure: figures.append(figure) or "")
+def test_a_plot_of_one_epoch_has_one_tick_and_each_point_a_number(write_run, root, figures):
     for width in range(3):  # at one place
         write_run(f"r{width}", 1.0, history=(2.0,), **{"stn.width": width, "trainer.epochs": 1})
     Report([root])
@@ -88,9 +87,7 @@ def test_a_plot_of_one_epoch_has_one_tick_and_each_point_a_number(write_run, roo
     assert all(math.dist(a, b) >= plots.NUMBER_SIZE for a, b in itertools.combinations(offsets, 2))
 
 
-def test_the_points_of_models_in_bold_are_larger(write_run, root, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots, "to_svg", lambda figure: figures.append(figure) or "")
+def test_the_points_of_models_in_bold_are_larger(write_run, root, figures):
     write_run("none", 1.0, stn="none", result={"iou_mean": None})
     write_run("affine", 2.0)
     write_run("tps", 3.0, stn="tps")
@@ -100,9 +97,7 @@ def test_the_points_of_models_in_bold_are_larger(write_run, root, monkeypatch):
     assert by_time == [10, 6, 6]
 
 
-def test_long_names_of_data_are_wrapped_below_the_heat_map(write_run, root, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots, "to_svg", lambda figure: figures.append(figure) or "")
+def test_long_names_of_data_are_wrapped_below_the_heat_map(write_run, root, figures):
     names = [f"noisy_with_a_long_name_{n}" for n in range(8)]
     write_run("run", 1.0, evaluations={f"{name}-11": 2.0 for name in names})
     Report([root])

@@ -10,6 +10,8 @@ from stn_experiments.report.tables import Table, details, overview
 from stn_experiments.storage.lock import run_lock
 from tests.report.harness import bold, column, csv_rows
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def test_the_best_of_each_data_set_is_bold(write_run, groups):
     write_run("a", 0.701)
