@@ -153,7 +153,6 @@ def test_stopped_can_be_sent_by_a_worker():
         (USR2, RECORD, 1, 4),
         (TERM, SAVE, 1, 4),
         (TERM, RECORD, 2, 8),  # after the last step
-        (INT, TEST, 1, 8),
         (TERM, TEST, 1, 8),
         (USR2, ANIMATION, 1, 8),
     ],

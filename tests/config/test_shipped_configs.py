@@ -1,6 +1,7 @@
 """Every config that is shipped composes, is named as its file, and makes a network that runs."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -31,7 +32,14 @@ CHOICES = [(group, choice) for group in GROUPS for choice in choices(group)]
 GO_TOGETHER = ("data=question", "attention=coattention")
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES)
+# Those of a family differ in one number each, and test_model_size builds the paper's.
+SLOW = [choice for choice in CHOICES if re.match("what_is_p/(?!axes_2_5)|paper/", choice[1])]
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [pytest.param(*one, marks=pytest.mark.slow if one in SLOW else ()) for one in CHOICES],
+)
 def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice):
     overrides = [f"{group}={choice}", "trainer.device=cpu"]
     if overrides[0] in GO_TOGETHER:

@@ -76,7 +76,9 @@ def make(compose, tmp_path):
     def config(*overrides, root="outputs", **plan):
         target = "stn_experiments.sweeps.search.SearchConfig"
         plan = {"_target_": target, "trials": 6, "space": SPACE, "prune": None, **plan}
-        return compose(*overrides, f"run.root={tmp_path / root}") | {"search": plan}
+        config = compose(*overrides) | {"search": plan}
+        config["run"]["root"] = str(tmp_path / root)
+        return config
 
     return config
 
