@@ -15,8 +15,6 @@ from stn_experiments.common.ranges import Range
 
 HORIZON = 0.1
 """The smallest third homogeneous coordinate of a projective transform."""
-SHORT = 0.125
-"""The length of (cos a, sin a) at the start, where it has no effect on the transform."""
 
 
 class Family(nn.Module, ABC):
@@ -92,8 +90,7 @@ class Similarity(MatrixFamily):
 
     Without rotation, theta has no s sin a; without scale too, no s cos a; without translation, no tx and ty.
     With rotation but no scale, the first two are divided by their length. The angle itself would jump at 180°
-    (Zhou et al. 2019, "On the continuity of rotation representations in neural networks"). At the start they
-    are ``SHORT``, so that a few training steps can turn them in all directions.
+    (Zhou et al. 2019, "On the continuity of rotation representations in neural networks").
 
     Args:
         rotation: whether it rotates.
@@ -111,8 +108,7 @@ class Similarity(MatrixFamily):
         self.is_rigid = rotation and not scale
         has = {(0, 0): rotation or scale, (0, 1): rotation, (0, 2): translation, (1, 2): translation}
         self.entries = [entry for entry, is_there in has.items() if is_there]
-        start = SHORT if self.is_rigid else 1.0
-        self.identity = [start if entry == (0, 0) else 0.0 for entry in self.entries]
+        self.identity = [1.0 if entry == (0, 0) else 0.0 for entry in self.entries]
 
     def matrix(self, theta: Tensor) -> Tensor:
         zero = torch.zeros_like(theta[:, 0])

@@ -100,14 +100,6 @@ def test_a_translation_window_crops_exact_pixels(generator):
         torch.testing.assert_close(output, images[:, :, 16 + y : 44 + y, 16 + x : 44 + x], atol=1e-4, rtol=0)
 
 
-def test_a_small_change_of_theta_turns_a_rotation_in_every_direction():
-    family = Similarity(scale=False)
-    angle = torch.linspace(0, 2 * torch.pi, 9)[:-1]
-    change = 0.2 * torch.stack([angle.cos(), angle.sin(), 0 * angle, 0 * angle], 1)
-    cosine = family.matrix(torch.tensor(family.identity) + change)[:, 0, 0]
-    assert (cosine.min(), cosine.max()) == pytest.approx((-1, 1))
-
-
 def test_a_similarity_without_some_parts_agrees_with_arithmetic(generator):
     points = geometry.pixel_centres(20, 34)
     for parts in PARTS:
