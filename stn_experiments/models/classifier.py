@@ -12,7 +12,7 @@ from stn_experiments.common.ranges import Range, Size
 from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.consistency import Consistency
 from stn_experiments.models.gates import Gated
-from stn_experiments.models.grids import Family, Translation
+from stn_experiments.models.grids import Family, Similarity, Translation
 from stn_experiments.models.localisation import Localisation, LocalisationKind, Shape, shared
 from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
 from stn_experiments.models.sampler import Interpolation, Padding
@@ -138,7 +138,14 @@ class TransformerConfig:
         kind = default if self.localisation == "auto" else self.localisation
         rest = (self.interpolation, self.padding, self.antialias, self.steps, self.start)
         settings = (shape, output_size, self.family, kind, self.width, *rest)
-        return RecurrentTransformer(length, *settings) if self.recurrent else SpatialTransformer(*settings)
+        if self.recurrent:
+            return RecurrentTransformer(length, *settings)
+        transformer = SpatialTransformer(*settings)
+        is_rigid = isinstance(self.family, Similarity) and self.family.is_rigid
+        if is_rigid and kind == "polar" and self.start is None and self.consistency.has_no_direction:
+            # Near the identity the gradient of the loss is zero: no direction of turning is better.
+            transformer.localisation.turn_with_keypoints()
+        return transformer
 
 
 class StageOutput(NamedTuple):

@@ -48,6 +48,11 @@ class Consistency:
         """Whether the loss has a weight at some time, and the images are transformed."""
         return max(self.weight, self.end) > 0 and (self.angle, self.scale, self.translation) != (0, 1, 0)
 
+    @property
+    def has_no_direction(self) -> bool:
+        """Whether the loss is on and turns images in a full circle, so that no direction is up."""
+        return self.is_on and self.angle == 180
+
     def weight_at(self, progress: float) -> float:
         """The weight of the loss at a training progress in [0, 1]."""
         return self.weight + (self.end - self.weight) * progress

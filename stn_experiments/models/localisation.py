@@ -14,6 +14,8 @@ from stn_experiments.models.precision import autocast_disabled, to_float32
 LocalisationKind = Literal["polar", "keypoints", "peak", "convolutional", "fully_connected"]
 Shape = tuple[int, int, int]
 """(C, H, W) of U."""
+KEYPOINTS = 16
+"""Keypoints of a localisation network that has several; their positions are its first features."""
 
 
 class Localisation(nn.Module):
@@ -40,6 +42,17 @@ class Localisation(nn.Module):
         features = self.features(source)
         with autocast_disabled(source):
             return self.theta(to_float32(features))
+
+    def turn_with_keypoints(self) -> None:
+        """Let the first two entries of theta, (cos a, sin a), start as a random sum of the keypoints.
+
+        Keypoints on a polar grid turn with the image, and so does this transform.
+        """
+        along, across = torch.randn(2, KEYPOINTS)
+        with torch.no_grad():
+            self.theta.weight[0, : 2 * KEYPOINTS] = torch.stack([along, -across], 1).flatten()
+            self.theta.weight[1, : 2 * KEYPOINTS] = -torch.stack([across, along], 1).flatten()
+            self.theta.bias[:2] = 0
 
 
 class RecurrentLocalisation(Localisation):
@@ -104,7 +117,7 @@ def keypoints(shape: Shape, width: int) -> Features:
     a map gives the expected position of a keypoint (Levine et al. 2016, "End-to-end training of deep
     visuomotor policies", section 5.1), which follows the digit from the first training step.
     """
-    second, count = 32, 16
+    second, count = 32, KEYPOINTS
     descriptors = 2 * count + second
     return Features(
         descriptors + width,
@@ -128,7 +141,7 @@ def polar(shape: Shape, width: int) -> Features:
     What turns the image only shifts the samples, so the network need not learn each direction separately. The
     softmax is over a grid of half as many rings and rays, and the positions are Cartesian.
     """
-    first, second, count = 16, 32, 16
+    first, second, count = 16, 32, KEYPOINTS
     descriptors = 2 * count + second
     return Features(
         descriptors + width,

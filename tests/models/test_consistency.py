@@ -7,7 +7,7 @@ import torch
 
 from stn_experiments.common import geometry
 from stn_experiments.models.backbones import Compact
-from stn_experiments.models.classifier import Classifier
+from stn_experiments.models.classifier import Classifier, TransformerConfig
 from stn_experiments.models.consistency import (
     Consistency,
     consistency_loss,
@@ -229,3 +229,21 @@ def test_boxes_that_are_upright_on_average_do_not_tilt(generator):
     assert abs(loss(0)) < 0.01
     # The mean of sin(a + 20°) over a uniform in ±90° is 2 / pi sin 20°.
     assert loss(20) == pytest.approx(4 * (2 / math.pi * math.sin(math.radians(20))) ** 2, rel=0.2)
+
+
+@pytest.mark.parametrize("translation", [False, True])
+def test_on_the_full_circle_a_transformer_without_scale_turns_with_its_input_before_training(translation):
+    images = torch.zeros(1, 1, 28, 28)
+    images[..., 6:20, 10:13] = images[..., 17:20, 10:20] = 1
+    images = images.repeat(64, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    losses = {}
+    for angle in (179, 180):
+        torch.manual_seed(0)
+        consistency = Consistency(weight=1, angle=angle)
+        config = TransformerConfig(Similarity(scale=False, translation=translation), consistency=consistency)
+        (transformer,) = config.build_at_input((1, 28, 28), "polar")
+        matrix = consistency.draw(images, generator)
+        losses[angle] = consistency_loss([transformer], [transformer(images)], images, matrix).item()
+    assert losses[180] < 0.5
+    assert losses[179] > 3  # that of the identity
