@@ -33,7 +33,8 @@ class PolarSampling(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, ``RINGS``, ``SPOKES``)."""
         with autocast_disabled(maps):
-            points = self.points.unflatten(0, (RINGS, SPOKES)).expand(len(maps), -1, -1, -1)
+            # shape[0], because len() would fix the number of maps in an export
+            points = self.points.unflatten(0, (RINGS, SPOKES)).expand(maps.shape[0], -1, -1, -1)
             return self.sampler(to_float32(maps), points)
 
 

@@ -126,7 +126,7 @@ def test_a_classifier_without_attention(program):
 
 
 def test_a_transformer_alone_gives_its_view(program):
-    exported, model = program("transformer", *RTS)
+    exported, model = program("transformer", "data.distortion.canvas=[42,48]")  # the default localisation
     images = torch.rand(5, *SHAPE)
     expected = expected_outputs(model(images))
     del expected["logits"]
