@@ -5,7 +5,6 @@ from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from stn_experiments.common.errors import UserError
@@ -167,7 +166,9 @@ class ResNet18(Backbone):
     """torchvision's ResNet-18 (He et al. 2016) with a stem for small images: 3×3, stride 2, no pooling."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
-        network = torchvision.models.resnet18()
+        from torchvision.models import resnet18  # imported here because it is slow and rarely needed
+
+        network = resnet18()
         stages = {
             "stem": Stage(_convolution(shape[0], 64, 3, stride=2), 2),
             "layer1": Stage(network.layer1),
