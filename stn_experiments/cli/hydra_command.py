@@ -66,7 +66,7 @@ def _translate_errors(main: Callable[[], Any]) -> None:
     try:
         with raise_usage_errors():
             main()
-    except UserError:
+    except (UserError, BrokenPipeError):  # the reader of stdout ends, as in `train.py --help | head`
         raise
     except Exception as error:
         if isinstance(error, HydraException | OmegaConfBaseException) or not _passed_our_code(error):

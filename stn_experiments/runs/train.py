@@ -355,9 +355,10 @@ def device_line(experiment: Experiment) -> str:
     trainer = experiment.trainer
     precision = trainer.resolved_precision(experiment.device)
     images = trainer.steps_per_epoch(experiment.data.train_size) * trainer.batch_size
+    epochs = "1 epoch" if trainer.epochs == 1 else f"{trainer.epochs} epochs"
     return (
         f"on {experiment.device.type} in {precision}: {count_parameters(experiment.model):,} parameters, "
-        f"{trainer.epochs} epochs of {images:,} images"
+        f"{epochs} of {images:,} images"
     )
 
 

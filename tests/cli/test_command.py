@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import re
 import subprocess
 import sys
@@ -85,6 +86,15 @@ def test_a_closed_pipe_ends_a_command_quietly():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141  # as of other commands
+
+
+def test_a_closed_pipe_ends_help_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "scripts/train.py", "--help"]
+    with os.fdopen(writer) as closed:
+        ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_a_closed_pipe_stops_a_sweep():
