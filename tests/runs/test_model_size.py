@@ -9,6 +9,7 @@ import yaml
 from stn_experiments.common.errors import UserError
 from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.runs.experiment import build_experiment
+from stn_experiments.runs.model_size import scale_to
 from stn_experiments.runs.train import train
 from stn_experiments.storage.run_folder import RunFolder
 from tests.conftest import ROOT
@@ -133,6 +134,11 @@ def test_a_scaled_network_is_the_one_with_its_widths_written_out(compose, backbo
     same = build_experiment(compose(f"backbone={backbone}", written)).model.state_dict()
     assert same.keys() == scaled.state_dict().keys()
     assert all(same[name].equal(value) for name, value in scaled.state_dict().items())
+
+
+def test_the_nearest_size_is_taken():
+    node = {"width": 1000, "name": "some"}
+    assert scale_to(1000, node, "width", lambda node: node["width"]) == node
 
 
 @pytest.mark.parametrize("more", [(), ("backbone.parameters=30000",)], ids=["unscaled", "scaled"])

@@ -43,6 +43,8 @@ def test_the_curve_grows_and_its_axes_stay(learning):
     ink = [np.abs(chart - charts[0]).sum((0, 2)).nonzero()[0] for chart in charts]
 
     assert len(ink[0]) == 0
+    backwards = error_charts([run], range(3, -1, -1), 300)
+    assert np.array_equal(charts[1], backwards[2]), "nothing is left of the frame before"
     ends = [columns.max() for columns in ink[1:]]
     assert ends[0] < ends[1] < ends[2]
     assert ends[2] - ends[1] == pytest.approx(ends[1] - ends[0], abs=2), "an epoch is as wide as another"
