@@ -60,6 +60,16 @@ PLACES = [
         "none": "is not there",
     }.items()
 ]
+BENCHMARKS = [
+    Row(labels, f"bench-{name}", f"bench-{name.rpartition('-')[0]}-none")
+    for name, labels in {
+        "rotated12k-with": ("`rotated12k`", "`stn.family.scale=false`"),
+        "rotated12k-none": ("`rotated12k`", "no transformer"),
+        "homography-with": ("`homography_noise`", "`stn=projective stn.steps=2`"),
+        "homography-none": ("`homography_noise`", "no transformer"),
+    }.items()
+]
+"""Networks on other papers' benchmarks, each compared with that without a transformer."""
 CHOICES = (
     Choice("rotated as in training", "the default", "turning-with", "no transformer", "turning-none"),
     Choice(
@@ -68,6 +78,13 @@ CHOICES = (
         "turning180-with",
         "`stn.consistency.weight=0`",
         "turning180-without",
+    ),
+    Choice(
+        "10,000 for training, rotated in the full circle",
+        "`stn.family.scale=false`",
+        "bench-rotated12k-with",
+        "no transformer",
+        "bench-rotated12k-none",
     ),
     Choice(
         "rotated, 1,000 for training",

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import median
 
-from kept.comparisons import CHOICES, LESS, OTHERS, PLACES, TURNED, Row, rows_of
+from kept.comparisons import BENCHMARKS, CHOICES, LESS, OTHERS, PLACES, TURNED, Row, rows_of
 from kept.records import Kept, only
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import UserError
 from stn_experiments.evaluation.intervals import difference_interval
 from stn_experiments.report.groups import Group
-from stn_experiments.report.published import SURENESS, published
+from stn_experiments.report.published import SURENESS, Published, published
 from stn_experiments.report.tables import (
     MISSING,
     Table,
@@ -58,19 +58,42 @@ def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
 def headline(kept: Mapping[str, Kept]) -> str:
     """Errors with and without a transformer, and the published ones."""
     head = ["", "with a transformer", *(f"without, {twin}" for twin in TWINS.values())]
-    rows, sources = [], []
+    rows, found = [], []
     for data, letter in with_twins(kept):
         groups = [only(kept[name].groups) for name in names_of(data, kept)]
-        found = [published(group) for group in groups[:2]]
-        figures = [str(figure or MISSING) for figure in found]
-        sources += [
-            f"{SURENESS[figure.sureness]} {figure.source}, {figure.sureness}" for figure in found if figure
-        ]
+        pair = [published(group) for group in groups[:2]]
+        figures = [str(figure or MISSING) for figure in pair]
+        found += pair
         cells = [f"{error_text(group)} ({interval_text(group)})" for group in groups]
         cells += ["the same"] * (len(TWINS) + 1 - len(cells))
         rows.append([f"{letter}: `data={data}`", *cells, " / ".join(figures)])
-    table = Table([*head, "published: ST-CNN / CNN"], rows).markdown()
-    return table + "".join(f"\n{source}.\n" for source in dict.fromkeys(sources))
+    return Table([*head, "published: ST-CNN / CNN"], rows).markdown() + sources(found)
+
+
+def sources(figures: Iterable[Published | None]) -> str:
+    """A line for each source of published figures."""
+    lines = [f"\n{SURENESS[one.sureness]} {one.source}, {one.sureness}.\n" for one in figures if one]
+    return "".join(dict.fromkeys(lines))
+
+
+def benchmarks(kept: Mapping[str, Kept]) -> str:
+    """Errors on other papers' benchmarks, and the published ones."""
+    rows, commands, found = [], [], []
+    for row in BENCHMARKS:
+        if row.name not in kept:
+            continue
+        group, reference = (only(kept[name].groups) for name in (row.name, row.reference))
+        figure = published(group)
+        found.append(figure)
+        more = difference_text(group, [reference])
+        published_text = f"{figure} {figure.model}" if figure else MISSING
+        left = mean_text(group, "pair_rotation_deg", "{:.1f}°".format)
+        rows.append([*row.labels, error_text(group), interval_text(group), more, left, published_text])
+        commands += kept[row.name].command.splitlines()
+    head = ["data", "network", "test error %", "95 % interval", "more than without a transformer"]
+    notes = dict.fromkeys(note for figure in found if figure for note in figure.notes)
+    table = Table([*head, "rotation left in a pair", "published"], rows).markdown()
+    return table + sources(found) + "".join(f"\n{note}\n" for note in notes) + shell(commands)
 
 
 def differences(kept: Mapping[str, Kept]) -> str:
@@ -301,6 +324,7 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
         comparison, heads=("data", "consistency"), rows=rows_of(OTHERS), than="with it"
     ),
     "places": partial(comparison, heads=("the transformer",), rows=PLACES, than="warping the image"),
+    "benchmarks": benchmarks,
     "which": which,
     "circle": circle,
     "yardsticks": yardsticks,

@@ -46,6 +46,7 @@ RAM = {"attention": "ram", "attention.glimpses": 8}
         ("sim2mnist10k", "cnn", "affine", SIM2MNIST10K | {"data.test_draws": 1}, "None"),
         ("rotated12k", "compact", "none", ROTATED12K, "5.76ᵃ CNN"),
         ("rotated12k", "compact", "affine", ROTATED12K, "7.87ᵃ STN"),
+        ("rotated12k", "polar", "none", ROTATED12K, "1.83ᵃ PTN"),
         ("rotated12k", "compact", "affine", ROTATED12K | {"data.online": True}, "None"),
         ("rotated12k_files", "compact", "affine", {"data.valid_size": 2000}, "7.87ᵃ STN"),
         ("rotated12k_files", "compact", "affine", {"data.valid_size": 1}, "None"),
