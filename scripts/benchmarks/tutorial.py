@@ -55,6 +55,7 @@ class Wrapped(nn.Module):
     """The tutorial's network for our loop: from images in [0, 1] to a :class:`ClassifierOutput`."""
 
     consistency = Consistency()
+    colocalisation = 0.0
 
     def __init__(self) -> None:
         super().__init__()
