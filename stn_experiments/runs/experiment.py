@@ -194,10 +194,15 @@ def assemble(
             attention_head = attention.build(backbone.output_shape, data.classes, data.vocab_size)
         elif data.vocab_size:
             raise UserError("name must be coattention, which reads the questions of this data")
+    is_one_class, margin = isinstance(data, OneDigitMnist), plan.colocalisation if plan else 0
+    if margin and (attention is not None or not is_one_class):
+        raise UserError("stn.colocalisation must be 0 unless data=colocalisation and attention=none")
+    if is_one_class and not margin:
+        raise UserError(
+            "data=colocalisation has images of one class alone: experiment=colocalisation trains on it"
+        )
     if plan is None:
         return Classifier(backbone, transformers, gates, attention_head)
-    if plan.colocalisation and (attention is not None or not isinstance(data, OneDigitMnist)):
-        raise UserError("stn.colocalisation must be 0 unless data=colocalisation and attention=none")
     return Classifier(backbone, transformers, gates, attention_head, plan.consistency, plan.colocalisation)
 
 

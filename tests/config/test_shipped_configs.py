@@ -44,6 +44,8 @@ def test_every_choice_makes_a_network_that_runs(compose, tmp_path, group, choice
     overrides = [f"{group}={choice}", "trainer.device=cpu"]
     if overrides[0] in GO_TOGETHER:
         overrides += GO_TOGETHER
+    if overrides[0] == "data=colocalisation":
+        overrides += ["stn=translation", "stn.colocalisation=1"]
     if choice == "npz":
         arrays = {f"{kind}_{split}": value for split in ("train", "test") for kind, value in
                   (("x", np.zeros((200, 900), np.uint8)), ("y", np.arange(200) % 7))}  # fmt: skip

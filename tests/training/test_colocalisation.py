@@ -111,6 +111,7 @@ def test_all_images_show_one_class_at_uniform_places_among_sixteen_crops(compose
     ("settings", "message"),
     [
         ("data=cluttered", "stn.colocalisation must be 0 unless data=colocalisation"),
+        ("stn.colocalisation=0", "data=colocalisation has images of one class alone"),
         ("stn.count=2", "colocalisation must be 0 unless there is one translation, at input"),
         ("attention=se", "stn.colocalisation must be 0 unless data=colocalisation and attention=none"),
     ],
