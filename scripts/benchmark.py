@@ -13,7 +13,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.config.compose import compose
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-QUESTIONS = ("data", "training", "transformer", "time_to_error", "growth")
+QUESTIONS = ("data", "own_images", "training", "transformer", "page", "time_to_error", "growth")
 """Each is a module of ``benchmarks`` whose ``tables`` answers it."""
 QUICK = ("trainer.epochs=1", "trainer.images_per_epoch=6400")
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
 from stn_experiments.data.batch import Task
@@ -48,7 +49,7 @@ class Samples(Dataset[tuple[Tensor, int]]):
 class Loader:
     """A DataLoader whose passes have any length, and whose workers stay alive between passes."""
 
-    def __init__(self, samples: Samples, batch: int, workers: int) -> None:
+    def __init__(self, samples: Samples | ImageFolder, batch: int, workers: int) -> None:
         self.size, self.batch = len(samples), batch
         self.order: list[list[int]] = [[0]]
         self.batches: DataLoader[Any] = DataLoader(

@@ -175,6 +175,8 @@ def test_a_brief_measurement_answers_every_question(command, tmp_path):
     rows = {table["name"]: len(table["rows"]) for table in found["tables"]}
     assert rows == {
         "data": 14,
+        "own_images": 3,
+        "page": 4,
         "training": 8,
         "data_sets": 14,
         "tutorial": 4,
@@ -192,7 +194,7 @@ def test_a_brief_measurement_answers_every_question(command, tmp_path):
             assert any(cell["value"] for cell in cells)
 
 
-QUESTIONS = "data, training, transformer, time_to_error, growth"
+QUESTIONS = "data, own_images, training, transformer, page, time_to_error, growth"
 
 
 @pytest.mark.parametrize(
