@@ -1,5 +1,6 @@
 """What all questions share: the config, the digits, and how long to measure."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,21 +20,15 @@ from stn_experiments.runs.experiment import find_device
 
 @dataclass(frozen=True)
 class Bench:
-    """How to measure.
+    """How to measure: ``compose`` makes a config from overrides, of which the user gave ``overrides``.
 
-    Args:
-        compose: makes a config from a list of overrides.
-        overrides: those of the user.
-        repeats: measurements of each number.
-        seconds: length of each measurement.
-        workers: of each DataLoader.
+    There are ``repeats`` measurements of each number, each of about so many ``seconds``.
     """
 
     compose: Callable[[Sequence[str]], dict[str, Any]]
     overrides: Sequence[str] = ()
     repeats: int = 5
     seconds: float = 1.0
-    workers: int = 2
 
     def config(self, *choices: str, last: Sequence[str] = ()) -> dict[str, Any]:
         """The config of choices that the user does not override, the user's overrides, and then ``last``."""
@@ -51,6 +46,11 @@ class Bench:
     def device(self) -> torch.device:
         """The device that is trained on."""
         return find_device(self.config()["trainer"]["device"])
+
+    @property
+    def workers(self) -> int:
+        """The workers of each DataLoader, one for each core that this process may use."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     @cached_property
     def mnist(self) -> Mnist:

@@ -24,12 +24,13 @@ def tables(bench: Bench) -> list[Table]:
     """Images per second of every distortion."""
     configs = bench.configs("data", NAMES)
     size = configs[0]["trainer"]["batch_size"]
-    title = f"Distortions, images/s in batches of {size}"
     note = (
         f"Ours and kornia's: {batches_per_chunk(size)} batches together, as in training. torchvision's: "
         f"sample by sample, in a DataLoader with {bench.workers} workers. All without poses, as in training."
     )
-    return [Table("data", title, [row(bench, config) for config in configs], note)]
+    return [
+        Table(f"Distortions, images/s in batches of {size}", [row(bench, config) for config in configs], note)
+    ]
 
 
 def row(bench: Bench, config: dict[str, Any]) -> dict[str, Values]:

@@ -5,7 +5,8 @@ import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,71 +26,55 @@ POINTS = {
 Result = TypeVar("Result")
 
 
-class Growth(NamedTuple):
-    """A training step: its seconds and images, and the peak memory in MB before training and in all."""
-
-    seconds: float
-    images: int
-    before: float
-    peak: float
-
-
 def tables(bench: Bench) -> list[Table]:
     """Time and peak memory of a step; all points are measured once, then all again for each repeat."""
+    points = [f"{setting}={value}" for setting, values in POINTS.items() for value in values]
     configs = {
-        f"{setting}={value}": bench.config(
-            *(["stn=tps"] if "control_points" in setting else []), last=[f"{setting}={value}"]
-        )
-        for setting, values in POINTS.items()
-        for value in values
+        point: bench.config(*(["stn=tps"] if "control_points" in point else []), last=[point])
+        for point in points
     }
-    found: dict[str, list[Growth]] = {setting: [] for setting in configs}
-    for _ in range(bench.repeats):
-        for setting, config in configs.items():
-            found[setting].append(in_new_process(measure_step, config, bench.seconds))
-    rows = [row(setting, steps) for setting, steps in found.items()]
+    repeats = [
+        {point: in_new_process(measure_step, config, bench.seconds) for point, config in configs.items()}
+        for _ in range(bench.repeats)
+    ]
+    rows: list[dict[str, Values]] = [
+        {"setting": point, **{name: tuple(one[point][name] for one in repeats) for name in repeats[0][point]}}
+        for point in points
+    ]
     note = "Each point in its own process. Peak memory: of the process on a CPU, of torch on a GPU."
-    return [Table("growth", "Growth of a training step", rows, note)]
-
-
-def row(setting: str, steps: list[Growth]) -> dict[str, Values]:
-    """Time per step and per image, peak memory, and how much of it training has added."""
-    return {
-        "setting": setting,
-        "ms per step": tuple(1e3 * step.seconds for step in steps),
-        "µs per image": tuple(1e6 * step.seconds / step.images for step in steps),
-        "peak memory, MB": tuple(step.peak for step in steps),
-        "of it by training, MB": tuple(step.peak - step.before for step in steps),
-    }
+    return [Table("Growth of a training step", rows, note)]
 
 
 def in_new_process(work: Callable[..., Result], *arguments: object) -> Result:
     """Call a function in a process that has imported torch and done nothing else.
 
     Raises:
-        UserError: it failed.
+        UserError: the system ended the process.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])
     with ProcessPoolExecutor(1, context) as pool:
         try:
             return pool.submit(work, *arguments).result()
-        except UserError:
-            raise
-        except Exception as error:  # also BrokenProcessPool, where the system ends a process for its memory
-            raise UserError(f"growth could not be measured: {type(error).__name__}: {error}") from error
+        except BrokenProcessPool as error:
+            raise UserError("growth could not be measured: is there too little memory?") from error
 
 
-def measure_step(config: dict[str, Any], seconds: float) -> Growth:
-    """Train for about so many seconds."""
+def measure_step(config: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Time per step and per image, peak memory, and how much of it training about so many seconds added."""
     bench = Bench(lambda _: config, repeats=1, seconds=seconds)
     experiment = build_experiment(config)
     set_up_torch(experiment.trainer, experiment.device)
     job = our_loop(experiment, bench.train_set(task_of(config)))
     before = peak_memory(bench.device)
-    (values,) = bench.measure({"": job}).values()
-    assert not isinstance(values, str)
-    return Growth(values[0], experiment.trainer.batch_size, before, peak_memory(bench.device))
+    took = float(bench.measure({"": job})[""][0])
+    peak = peak_memory(bench.device)
+    return {
+        "ms per step": 1e3 * took,
+        "µs per image": 1e6 * took / experiment.trainer.batch_size,
+        "peak memory, MB": peak,
+        "of it by training, MB": peak - before,
+    }
 
 
 def peak_memory(device: torch.device) -> float:

@@ -6,7 +6,6 @@ seconds, as Lightning's does.
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
 
@@ -28,11 +27,7 @@ def repeat(once: Callable[[], object]) -> Job:
 
 
 def interleaved(
-    jobs: Mapping[str, Job | str],
-    repeats: int,
-    seconds: float,
-    device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
+    jobs: Mapping[str, Job | str], repeats: int, seconds: float, device: torch.device
 ) -> dict[str, Values]:
     """Seconds per unit of each job, after a warm-up, in turns: A B A B.
 
@@ -41,14 +36,11 @@ def interleaved(
         repeats: measurements of each job.
         seconds: approximate length of a measurement.
         device: the device on which the jobs work.
-        clock: the current time in seconds.
     """
-    timers = {
-        name: partial(timed, job, device, clock) for name, job in jobs.items() if not isinstance(job, str)
-    }
-    units = {name: _units(timer, seconds) for name, timer in timers.items()}
+    there = {name: job for name, job in jobs.items() if not isinstance(job, str)}
+    units = {name: _units(job, device, seconds) for name, job in there.items()}
     turns = [
-        {name: timer(units=units[name]) / units[name] for name, timer in timers.items()}
+        {name: timed(job, device, units[name]) / units[name] for name, job in there.items()}
         for _ in range(repeats)
     ]
     return {
@@ -57,23 +49,19 @@ def interleaved(
     }
 
 
-def timed(
-    job: Job, device: torch.device, clock: Callable[[], float] = time.perf_counter, units: int = 1
-) -> float:
-    """Seconds that a job takes, until the device is done."""
+def timed(job: Job, device: torch.device, units: int) -> float:
+    """Seconds that units of a job take, until the device is done."""
     _synchronize(device)
-    start = clock()
+    start = time.perf_counter()
     counted = job(units)
     _synchronize(device)
-    return clock() - start if counted is None else counted
+    return time.perf_counter() - start if counted is None else counted
 
 
 def per_repeat(figure: Callable[..., float], *columns: Values) -> Values:
     """A figure of each repeat's values; where some are missing, the reason."""
-    for values in columns:
-        if isinstance(values, str):
-            return values
-    return tuple(map(figure, *columns))
+    reasons = [values for values in columns if isinstance(values, str)]
+    return reasons[0] if reasons else tuple(map(figure, *columns))
 
 
 def rate(seconds: Values, images: int) -> Values:
@@ -95,11 +83,11 @@ def speeds(seconds: Mapping[str, Values], images: int) -> dict[str, Values]:
     }
 
 
-def _units(timer: Callable[..., float], seconds: float) -> int:
+def _units(job: Job, device: torch.device, seconds: float) -> int:
     """How many units take about ``seconds``; finding it out warms the job up."""
-    timer(units=1)
+    timed(job, device, 1)
     units = 1
-    while (took := timer(units=units)) < seconds / 4:
+    while (took := timed(job, device, units)) < seconds / 4:
         units *= 2
     return max(1, round(units * seconds / took))
 

@@ -48,7 +48,7 @@ def tables(bench: Bench) -> list[Table]:
         "`data=folder` reads all files before the first epoch and keeps them on the device; a DataLoader "
         f"with {bench.workers} workers reads them in each."
     )
-    return [Table("own_images", title, rows, note)]
+    return [Table(title, rows, note)]
 
 
 def write_images(folder: Path, count: int) -> None:

@@ -33,7 +33,7 @@ def tables(bench: Bench) -> list[Table]:
     torch.set_num_threads(threads)
     note = "From the sliders' values to the HTML with its pictures; one CPU thread, without a browser."
     title = "A change of a slider on the page to play with, milliseconds"
-    return [Table("page", title, rows, note)]
+    return [Table(title, rows, note)]
 
 
 def change(bench: Bench, root: str, runs: list[list[str]]) -> Job | str:

@@ -4,11 +4,12 @@ Or the nearest ones: neither places digits by whole pixels, and torchvision's el
 random field instead of bending a thin plate spline. Neither returns poses.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -24,13 +25,7 @@ from stn_experiments.data.mnist import Digits
 
 
 class Samples(Dataset[tuple[Tensor, int]]):
-    """Digits one by one, as in torchvision's MNIST.
-
-    Args:
-        digits: on the CPU.
-        transform: from a PIL image to a tensor.
-        pairs: put another digit beside each, and add the labels.
-    """
+    """Digits one by one, as in torchvision's MNIST; with ``pairs`` there is another digit beside each."""
 
     def __init__(self, digits: Digits, transform: Callable[[Any], Tensor], pairs: bool = False) -> None:
         self.digits = digits
@@ -99,9 +94,7 @@ def kornia_draw(task: Task, digits: Digits) -> Callable[[Tensor], Tensor] | str:
 def _kinds(task: Task) -> list[Distortion]:
     if isinstance(task, Mixed):
         return list(task.kinds.values())
-    one = task.each if isinstance(task, Addition) else task
-    assert isinstance(one, Distortion)
-    return [one]
+    return [cast(Distortion, task.each if isinstance(task, Addition) else task)]
 
 
 def _by_sample(task: Distortion, digits: Digits) -> v2.Compose:
@@ -111,8 +104,7 @@ def _by_sample(task: Distortion, digits: Digits) -> v2.Compose:
         chain.append(v2.ElasticTransform(alpha=30.0, sigma=4.0, **bilinear))
     chain += [v2.PILToTensor(), v2.ToDtype(torch.float, scale=True)]
     if task.clutter:
-        clutter = partial(_clutter, digits=digits, count=task.clutter, side=task.clutter_size)
-        chain.append(v2.Lambda(clutter))
+        chain.append(v2.Lambda(partial(_clutter, digits=digits, count=task.clutter, side=task.clutter_size)))
     return v2.Compose([*_pad(task), *chain, *_fade(task)])
 
 
@@ -144,7 +136,7 @@ def _warps(task: Distortion) -> list[tuple[str, dict[str, Any]]]:
     if task.scale != (1, 1):
         moves["scale"] = task.scale
     if task.shear:
-        moves["shear"] = torch.rad2deg(torch.tensor(task.shear).atan()).item()
+        moves["shear"] = math.degrees(math.atan(task.shear))
     warps: list[tuple[str, dict[str, Any]]] = []
     if moves:
         warps.append(("RandomAffine", {"degrees": task.angle, **moves}))

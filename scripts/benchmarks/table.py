@@ -1,18 +1,15 @@
-"""Tables of measurements, as Markdown and as JSON."""
+"""Tables of measurements as Markdown."""
 
-import os
-import platform
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.measure import Values
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import to_json, write_atomically
+from stn_experiments.common.files import write_atomically
 from stn_experiments.storage.environment import environment
 
 EXPLANATION = """A number is the median of its repeats, ± half their range. A column *one ÷ other* is the
@@ -22,7 +19,6 @@ speed of one divided by the speed of the other, so above 1× the first is the fa
 class Table(NamedTuple):
     """Values by row and column; the first column has labels."""
 
-    name: str
     title: str
     rows: Sequence[Mapping[str, Values]]
     note: str = ""
@@ -33,9 +29,9 @@ class Table(NamedTuple):
         lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
         reasons: dict[str, str] = {}
         for row in self.rows:
-            label, *cells = row.items()
-            lines.append([str(label[1])])
-            for column, values in cells:
+            lines.append([str(row[columns[0]])])
+            for column in columns[1:]:
+                values = row[column]
                 if isinstance(values, str):
                     text = f"– {reasons.setdefault(values, f'({len(reasons) + 1})')}"
                 else:
@@ -44,14 +40,6 @@ class Table(NamedTuple):
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         below = "\n".join(f"{mark} {reason}  " for reason, mark in reasons.items())
         return "\n\n".join(part for part in (f"## {self.title}", table, below, self.note) if part) + "\n"
-
-    def json(self) -> dict[str, Any]:
-        """The table as plain values: a list of rows, each a dict by column."""
-        rows = []
-        for row in self.rows:
-            label, *cells = row.items()
-            rows.append(dict([label, *((column, _plain(values)) for column, values in cells)]))
-        return {"name": self.name, "title": self.title, "note": self.note, "rows": rows}
 
 
 def number(values: tuple[float, ...], unit: str = "") -> str:
@@ -65,43 +53,20 @@ def number(values: tuple[float, ...], unit: str = "") -> str:
     return text + unit + spread
 
 
-def machine(workers: int) -> dict[str, Any]:
-    """The machine, versions and commit."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    about = {name: value for name, value in environment(0).items() if name not in ("seed", "platform")}
+def write(file: Path, tables: Sequence[Table], command: str) -> None:
+    """Write tables to a file, below the command that measured them, the machine, versions and commit.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    about = {"command": command, **environment(0)}
     for package in ("kornia", "lightning"):
         with suppress(PackageNotFoundError):
             about[package] = version(package)
-    cpu = models[0] if models else platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": cores(), "workers": workers, **about}
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def write(folder: Path, tables: Sequence[Table], about: dict[str, Any]) -> None:
-    """Write ``benchmark.md`` and ``benchmark.json``.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
     facts = ", ".join(f"{name} {value}" for name, value in about.items() if value is not None)
-    text = "\n".join(
-        ["# Benchmark\n", facts + "\n", EXPLANATION + "\n", *(table.markdown() for table in tables)]
-    )
-    content = to_json({**about, "tables": [table.json() for table in tables]})
+    parts = ["# Benchmark\n", facts + "\n", EXPLANATION + "\n", *(table.markdown() for table in tables)]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "benchmark.md", text)
-        write_atomically(folder / "benchmark.json", content)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, "\n".join(parts))
     except OSError as error:
-        raise UserError(f"--output must be a folder that can be written to: {error}") from error
-
-
-def _plain(values: Values) -> dict[str, Any]:
-    if isinstance(values, str):
-        return {"value": None, "reason": values}
-    return {"value": statistics.median(values), "repeats": list(values)}
+        raise UserError(f"--output must be a file that can be written: {error}") from error

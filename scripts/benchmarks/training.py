@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any, cast
 
@@ -27,7 +27,6 @@ from stn_experiments.training.cuda_graphs import CudaGraphs
 
 BACKBONES = ("compact", "cnn", "fcn", "resnet18")
 PREMADE = 16
-OURS, BARE = "our loop", "ready-made batches"
 NOTE = (
     "Ready-made batches: the same network and optimiser without drawing data and without metrics. "
     "No step has the consistency loss."
@@ -36,39 +35,29 @@ NOTE = (
 
 def tables(bench: Bench) -> list[Table]:
     """Images per second of each backbone, of each data set, and of the tutorial's network in four loops."""
-    return [backbones(bench), data_sets(bench), tutorials_network(bench)]
-
-
-def backbones(bench: Bench) -> Table:
-    """Our loop and bare steps, for each backbone with and without a transformer."""
-    configs = {
+    networks = {
         run_digest(config): config
         for stn in ("none", "affine")
         for config in bench.configs("backbone", BACKBONES, f"stn={stn}")
     }
-    rows = [row(bench, config, "network", "{backbone}, stn={stn}") for config in configs.values()]
-    title = describe(next(iter(configs.values())), "Training on `{data}`, {unit}")
-    return Table("training", title, rows, NOTE)
+    return [
+        our_speeds(bench, [*networks.values()], "network", "{backbone}, stn={stn}", "on `{data}`"),
+        our_speeds(bench, bench.configs("data", NAMES), "data", "{data}", "of `{backbone}` with `stn={stn}`"),
+        tutorials_network(bench),
+    ]
 
 
-def data_sets(bench: Bench) -> Table:
-    """Our loop and bare steps, for each data set."""
-    configs = bench.configs("data", NAMES)
-    rows = [row(bench, config, "data", "{data}") for config in configs]
-    title = describe(configs[0], "Training of `{backbone}` with `stn={stn}`, {unit}")
-    return Table("data_sets", title, rows, NOTE)
-
-
-def describe(config: Mapping[str, Any], text: str) -> str:
-    """A text with the names of a config's groups, and the unit of the numbers."""
-    names = {group: config[group]["name"] for group in ("data", "backbone", "stn")}
-    return text.format(**names, unit=f"images/s in batches of {config['trainer']['batch_size']}")
-
-
-def row(bench: Bench, config: Mapping[str, Any], column: str, label: str) -> dict[str, Values]:
-    """Our loop and bare steps for one config."""
-    seconds = bench.measure(our_jobs(bench, *(build_experiment(config) for _ in range(2))))
-    return {column: describe(config, label), **speeds(seconds, config["trainer"]["batch_size"])}
+def our_speeds(
+    bench: Bench, configs: Sequence[Mapping[str, Any]], column: str, label: str, common: str
+) -> Table:
+    """Our loop and bare steps for each config; ``label`` is what they differ in, ``common`` what not."""
+    names = [{group: config[group]["name"] for group in ("data", "backbone", "stn")} for config in configs]
+    rows: list[dict[str, Values]] = []
+    for config, of_config in zip(configs, names, strict=True):
+        size = config["trainer"]["batch_size"]
+        seconds = bench.measure(our_jobs(bench, build_experiment(config), build_experiment(config)))
+        rows.append({column: label.format(**of_config), **speeds(seconds, size)})
+    return Table(f"Training {common.format(**names[0])}, images/s in batches of {size}", rows, NOTE)
 
 
 def our_jobs(bench: Bench, one: Experiment, other: Experiment) -> dict[str, Job | str]:
@@ -77,8 +66,8 @@ def our_jobs(bench: Bench, one: Experiment, other: Experiment) -> dict[str, Job 
         experiment.model.consistency = Consistency()
     task, size = task_of(one.config), one.trainer.batch_size
     return {
-        OURS: our_loop(one, bench.train_set(task)),
-        BARE: bare_steps(other, bench.batches(task, PREMADE, size)),
+        "our loop": our_loop(one, bench.train_set(task)),
+        "ready-made batches": bare_steps(other, bench.batches(task, PREMADE, size)),
     }
 
 
@@ -97,14 +86,14 @@ def tutorials_network(bench: Bench) -> Table:
     }
     seconds = bench.measure(jobs)
     rows: list[dict[str, Values]] = [
-        {"loop": name, "images/s": rate(values, size), "our loop ÷ this": ratio(values, seconds[OURS])}
+        {"loop": name, "images/s": rate(values, size), "our loop ÷ this": ratio(values, seconds["our loop"])}
         for name, values in seconds.items()
     ]
     note = (
         f"The same network, SGD and batches of {size}; the last two read torchvision's transforms through a "
         f"DataLoader with {bench.workers} workers."
     )
-    return Table("tutorial", "The network of PyTorch's tutorial on rotated digits", rows, note)
+    return Table("The network of PyTorch's tutorial on rotated digits", rows, note)
 
 
 def with_tutorials_network(experiment: Experiment) -> Experiment:
@@ -185,12 +174,7 @@ def lightning_loop(bench: Bench) -> Job | str:
 
     def run(units: int) -> float:
         loader.shuffle(units)
-        trainer = lightning.Trainer(
-            max_epochs=1,
-            accelerator={"cuda": "gpu"}.get(bench.device.type, bench.device.type),
-            devices=1,
-            barebones=True,
-        )
+        trainer = lightning.Trainer(max_epochs=1, accelerator=bench.device.type, devices=1, barebones=True)
         trainer.fit(module, loader.batches)
         return module.seconds
 

@@ -32,7 +32,7 @@ def tables(bench: Bench) -> list[Table]:
             row[f"% {way}"] = per_repeat(lambda transformer, backbone: 100 * transformer / backbone, *parts)
         rows.append(row)
     names = f"`{config['data']['name']}` and `{config['backbone']['name']}`"
-    return [Table("transformer", f"Transformers on {names}, milliseconds per batch of {size}", rows)]
+    return [Table(f"Transformers on {names}, milliseconds per batch of {size}", rows)]
 
 
 def jobs(model: Classifier, images: Tensor, labels: Tensor) -> dict[str, Job | str]:

@@ -6,21 +6,14 @@ from functools import partial
 from statistics import median
 
 from kept.comparisons import BENCHMARKS, CHOICES, LESS, OTHERS, PLACES, TURNED, Row, rows_of
-from kept.records import Kept, only
+from kept.records import Kept
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import UserError
 from stn_experiments.evaluation.intervals import difference_interval
+from stn_experiments.report import tables
 from stn_experiments.report.groups import Group
 from stn_experiments.report.published import SURENESS, Published, published
-from stn_experiments.report.tables import (
-    MISSING,
-    Table,
-    difference_text,
-    error_text,
-    interval_text,
-    mean_text,
-    range_text,
-)
+from stn_experiments.report.tables import MISSING, Table, difference_text, error_text, interval_text
 
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "cluttered": "TC"}
@@ -34,6 +27,15 @@ YARDSTICKS = {
 """The heads of their columns."""
 TWINS = {"epochs": "equal epochs", "time": "equal time"}
 """The networks without a transformer, and what they have in common with the one that has it."""
+SCORES = {
+    "residual_rotation_deg": ("rotation left", "{:.1f}°"),
+    "residual_rotation_within_class_deg": ("… in a class", "{:.1f}°"),
+    "pair_rotation_deg": ("… in a pair", "{:.1f}°"),
+    "residual_scale": ("scale", "{:.3f}"),
+    "residual_translation_px": ("translation px", "{:.2f}"),
+    "frame_iou_mean": ("frame IoU", "{:.2f}"),
+}
+"""What is left of the digits' poses in V: the heads of the columns, and their form."""
 
 
 def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
@@ -57,17 +59,33 @@ def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
 
 def headline(kept: Mapping[str, Kept]) -> str:
     """Errors with and without a transformer, and the published ones."""
-    head = ["", "with a transformer", *(f"without, {twin}" for twin in TWINS.values())]
-    rows, found = [], []
+    rows, figures = [], []
     for data, letter in with_twins(kept):
-        groups = [only(kept[name].groups) for name in names_of(data, kept)]
+        groups = [kept[name].group for name in names_of(data, kept)]
         pair = [published(group) for group in groups[:2]]
-        figures = [str(figure or MISSING) for figure in pair]
-        found += pair
-        cells = [f"{error_text(group)} ({interval_text(group)})" for group in groups]
-        cells += ["the same"] * (len(TWINS) + 1 - len(cells))
-        rows.append([f"{letter}: `data={data}`", *cells, " / ".join(figures)])
-    return Table([*head, "published: ST-CNN / CNN"], rows).markdown() + sources(found)
+        figures += pair
+        cells = [*map(error_and_interval, groups), "the same"][: 1 + len(TWINS)]
+        rows.append([f"{letter}: `data={data}`", *cells, " / ".join(str(one or MISSING) for one in pair)])
+    head = ["", "with a transformer", *(f"without, {twin}" for twin in TWINS.values())]
+    return Table([*head, "published: ST-CNN / CNN"], rows).markdown() + sources(figures)
+
+
+def benchmarks(kept: Mapping[str, Kept]) -> str:
+    """Errors on other papers' benchmarks, and the published ones."""
+    compared = compare(kept, BENCHMARKS)
+    figures = [published(kept[name].group) for name in compared]
+    rows = [
+        [
+            *cells,
+            mean_text(kept[name].group, "pair_rotation_deg", "{:.1f}°"),
+            f"{one} {one.model}" if one else MISSING,
+        ]
+        for (name, cells), one in zip(compared.items(), figures, strict=True)
+    ]
+    head = ["data", "network", "test error %", "95 % interval", "more than without a transformer"]
+    notes = dict.fromkeys(f"\n{note}\n" for one in figures if one for note in one.notes)
+    table = Table([*head, "rotation left in a pair", "published"], rows).markdown()
+    return table + sources(figures) + "".join(notes) + shell(kept, compared)
 
 
 def sources(figures: Iterable[Published | None]) -> str:
@@ -76,31 +94,11 @@ def sources(figures: Iterable[Published | None]) -> str:
     return "".join(dict.fromkeys(lines))
 
 
-def benchmarks(kept: Mapping[str, Kept]) -> str:
-    """Errors on other papers' benchmarks, and the published ones."""
-    rows, commands, found = [], [], []
-    for row in BENCHMARKS:
-        if row.name not in kept:
-            continue
-        group, reference = (only(kept[name].groups) for name in (row.name, row.reference))
-        figure = published(group)
-        found.append(figure)
-        more = difference_text(group, [reference])
-        published_text = f"{figure} {figure.model}" if figure else MISSING
-        left = mean_text(group, "pair_rotation_deg", "{:.1f}°".format)
-        rows.append([*row.labels, error_text(group), interval_text(group), more, left, published_text])
-        commands += kept[row.name].command.splitlines()
-    head = ["data", "network", "test error %", "95 % interval", "more than without a transformer"]
-    notes = dict.fromkeys(note for figure in found if figure for note in figure.notes)
-    table = Table([*head, "rotation left in a pair", "published"], rows).markdown()
-    return table + sources(found) + "".join(f"\n{note}\n" for note in notes) + shell(commands)
-
-
 def differences(kept: Mapping[str, Kept]) -> str:
     """A sentence for each comparison: the difference, its interval and what follows."""
     lines = []
     for data, letter in with_twins(kept):
-        transformer, *twins = (only(kept[name].groups) for name in names_of(data, kept))
+        transformer, *twins = (kept[name].group for name in names_of(data, kept))
         heads = TWINS.values() if len(twins) > 1 else [" and ".join(TWINS.values())]
         for twin, common in zip(twins, heads, strict=True):
             lines.append(f"- **{letter}, {common}:** {verdict(transformer, twin)}\n")
@@ -126,31 +124,28 @@ def verdict(group: Group, twin: Group) -> str:
 
 def runs(kept: Mapping[str, Kept]) -> str:
     """A row for each command whose runs were tested, with all that a reader needs to repeat it."""
-    columns = ["parameters", "epochs", "images_seen"]
-    head = ["data", "seeds", "test error %", "95 % interval", "redrawn %", "validation %", *columns]
-    rows, commands = [], []
-    for data, letter in with_twins(kept):
-        for name in names_of(data, kept):
-            group = only(kept[name].groups)
-            sizes = [range_text([group], column) for column in columns]
-            rows.append(
-                [
-                    f"{letter}, {kind_of(name)}",
-                    str(len(group.finished)),
-                    error_text(group),
-                    interval_text(group),
-                    mean_text(group, "redrawn_error", "{:.2f}".format),
-                    mean_text(group, "val_error", "{:.2f}".format),
-                    *sizes,
-                    mean_text(group, "train_seconds", time_text),
-                    ", ".join(sorted({run.result["commit"] for run in group.finished})),
-                ]
-            )
-            commands.append(kept[name].command)
-    head = [column.replace("_", " ") for column in [*head, "training time", "commit"]]
-    names = (name for data, _ in with_twins(kept) for name in names_of(data, kept))
-    machines = {machine(kept[name].environment) for name in names}
-    return f"{Table(head, rows).markdown()}\nMachine: {'; '.join(sorted(machines))}.\n{shell(commands)}"
+    names = {
+        name: f"{letter}, {kind_of(name)}"
+        for data, letter in with_twins(kept)
+        for name in names_of(data, kept)
+    }
+    sizes = ["parameters", "epochs", "images_seen"]
+    rows = []
+    for name, label in names.items():
+        group = kept[name].group
+        rows.append(
+            [
+                *(label, str(len(group.finished)), error_text(group), interval_text(group)),
+                *(mean_text(group, "redrawn_error"), mean_text(group, "val_error")),
+                *(tables.range_text([group], size) for size in sizes),
+                tables.mean_text(group, "train_seconds", time_text),
+                ", ".join(sorted({run.result["commit"] for run in group.finished})),
+            ]
+        )
+    head = ["data", "seeds", "test error %", "95 % interval", "redrawn %", "validation %"]
+    head += [*(size.replace("_", " ") for size in sizes), "training time", "commit"]
+    machines = sorted({machine(kept[name].environment) for name in names})
+    return f"{Table(head, rows).markdown()}\nMachine: {'; '.join(machines)}.\n{shell(kept, names)}"
 
 
 def kind_of(name: str) -> str:
@@ -167,56 +162,44 @@ def machine(environment: Mapping[str, object]) -> str:
 
 def search(kept: Mapping[str, Kept]) -> str:
     """The validation errors of the learning rates that were tried."""
+    names = [name for name in kept if name.startswith("search-")]
     rows: dict[str, dict[str, str]] = {}
-    commands = []
-    for name, one in kept.items():
-        if not name.startswith("search-"):
-            continue
-        commands.append(one.command)
-        for group in one.groups:
-            rate = f"{group.runs[0].config['optimizer']['lr']:g}"
-            model = f"{LETTERS[group.runs[0].data]}, {'with' if group.attends else 'without'}"
-            rows.setdefault(model, {})[rate] = mean_text(group, "val_error", "{:.2f}".format)
+    for group in (group for name in names for group in kept[name].groups):
+        rate = f"{group.runs[0].config['optimizer']['lr']:g}"
+        model = f"{LETTERS[group.runs[0].data]}, {'with' if group.attends else 'without'}"
+        rows.setdefault(model, {})[rate] = mean_text(group, "val_error")
     rates = sorted({rate for row in rows.values() for rate in row}, key=float)
     body = [[model, *(row.get(rate, MISSING) for rate in rates)] for model, row in rows.items()]
-    table = Table(["validation error %", *(f"`optimizer.lr={rate}`" for rate in rates)], body).markdown()
-    return table + shell(commands)
+    head = ["validation error %", *(f"`optimizer.lr={rate}`" for rate in rates)]
+    return Table(head, body).markdown() + shell(kept, names)
 
 
 def step_times(kept: Mapping[str, Kept]) -> str:
     """How long the same number of steps takes with and without a transformer."""
-    rows, commands = [], []
+    rows, names = [], []
     for data, letter in LETTERS.items():
-        pair = [kept.get(f"times-{data}-{model}") for model in ("with", "without")]
-        if pair[0] and pair[1]:
-            seconds = [
-                [run.result["train_seconds"] for run in only(one.groups).finished] for one in pair if one
-            ]
-            texts = [", ".join(f"{value:.1f}" for value in sorted(values)) for values in seconds]
-            ratio = median(seconds[1]) / median(seconds[0])
-            rows.append([letter, *texts, f"{ratio:.2f}"])
-            commands += [one.command for one in pair if one]
+        pair = [f"times-{data}-{model}" for model in ("with", "without")]
+        if pair[0] in kept:
+            seconds = [sorted(kept[name].group.values("train_seconds")) for name in pair]
+            texts = [", ".join(f"{value:.1f}" for value in values) for values in seconds]
+            rows.append([letter, *texts, f"{median(seconds[1]) / median(seconds[0]):.2f}"])
+            names += pair
     head = ["seconds of training", "with", "without", "ratio of the medians"]
-    return Table(head, rows).markdown() + shell(commands)
+    return Table(head, rows).markdown() + shell(kept, names)
 
 
 def precision(kept: Mapping[str, Kept]) -> str:
     """Errors in float32 and in bfloat16 of the same networks, and whether they differ."""
-    rows, commands = [], []
+    rows, names = [], []
     for data, letter in LETTERS.items():
-        if one := kept.get(f"precision-{data}"):
-            of = {group.runs[0].config["trainer"]["precision"]: group for group in one.groups}
-            pair = [of["float32"], of["bfloat16"]]
-            rows.append(
-                [
-                    f"{letter}: `data={data}`",
-                    *(f"{error_text(group)} ({interval_text(group)})" for group in pair),
-                    difference_text(pair[1], pair[:1]),
-                ]
-            )
-            commands.append(one.command)
+        if (name := f"precision-{data}") in kept:
+            of = {group.runs[0].config["trainer"]["precision"]: group for group in kept[name].groups}
+            full, half = of["float32"], of["bfloat16"]
+            errors = map(error_and_interval, (full, half))
+            rows.append([f"{letter}: `data={data}`", *errors, difference_text(half, [full])])
+            names.append(name)
     head = ["test error %", "`float32`", "`bfloat16`", "bfloat16 less float32"]
-    return Table(head, rows).markdown() + shell(commands)
+    return Table(head, rows).markdown() + shell(kept, names)
 
 
 def comparison(kept: Mapping[str, Kept], heads: tuple[str, ...], rows: Sequence[Row], than: str) -> str:
@@ -228,60 +211,61 @@ def comparison(kept: Mapping[str, Kept], heads: tuple[str, ...], rows: Sequence[
         rows: the networks, if they are kept.
         than: what the other network is.
     """
-    scores = {
-        "residual_rotation_deg": "{:.1f}°",
-        "residual_rotation_within_class_deg": "{:.1f}°",
-        "pair_rotation_deg": "{:.1f}°",
-        "residual_scale": "{:.3f}",
-        "residual_translation_px": "{:.2f}",
-        "frame_iou_mean": "{:.2f}",
-    }
-    cells, commands = [], []
-    for row in rows:
-        if one := kept.get(row.name):
-            group = only(one.groups)
-            figures = (mean_text(group, score, form.format) for score, form in scores.items())
-            is_first = row.name == row.reference
-            more = MISSING if is_first else difference_text(group, kept[row.reference].groups)
-            cells.append([*row.labels, error_text(group), interval_text(group), more, *figures])
-            commands += one.command.splitlines()
-    columns = ["test error %", "95 % interval", f"more than {than}"]
-    names = ["rotation left", "… in a class", "… in a pair", "scale", "translation px", "frame IoU"]
-    return Table([*heads, *columns, *names], cells).markdown() + shell(commands)
+    compared = compare(kept, rows)
+    body = [
+        [*cells, *(mean_text(kept[name].group, score, form) for score, (_, form) in SCORES.items())]
+        for name, cells in compared.items()
+    ]
+    head = [
+        *heads,
+        "test error %",
+        "95 % interval",
+        f"more than {than}",
+        *(head for head, _ in SCORES.values()),
+    ]
+    return Table(head, body).markdown() + shell(kept, compared)
+
+
+def compare(kept: Mapping[str, Kept], rows: Sequence[Row]) -> dict[str, list[str]]:
+    """For each row that is kept, by its file: labels, error, interval, and the difference from another."""
+    cells = {}
+    for labels, name, reference in rows:
+        if name in kept:
+            group = kept[name].group
+            difference = difference_text(group, [kept[reference].group])
+            cells[name] = [*labels, error_text(group), interval_text(group), difference]
+    return cells
 
 
 def which(kept: Mapping[str, Kept]) -> str:
     """What to take for which images, and how much it brings."""
-    cells = []
-    for choice in CHOICES:
-        taken, other = (only(kept[name].groups) for name in (choice.taken, choice.other))
+    rows = []
+    for images, networks in CHOICES.items():
+        (take, taken), (instead, other) = ((name, kept[file].group) for name, file in networks.items())
         more = difference_text(other, [taken])
-        cells.append([choice.images, choice.take, error_text(taken), choice.instead, error_text(other), more])
+        rows.append([images, take, error_text(taken), instead, error_text(other), more])
     head = ["images", "take", "test error %", "instead of", "its error %", "which is more by"]
-    return Table(head, cells).markdown()
+    return Table(head, rows).markdown()
 
 
 def yardsticks(kept: Mapping[str, Kept]) -> str:
     """What the yardsticks score on the test sets."""
-    scores = ("iou_mean", "found", "ink_inside")
-    rows, commands = [], []
-    for name, one in kept.items():
-        if name.startswith("yardsticks-"):
-            group = only(one.groups)
-            cells = [
-                ", ".join(mean_text(group, f"{score}_of_{yardstick}", "{:.2f}".format) for score in scores)
-                for yardstick in YARDSTICKS
-            ]
-            rows.append([f"`{group.data}`", *cells])
-            commands.append(one.command)
-    return Table(["data", *YARDSTICKS.values()], rows).markdown() + shell(commands)
+    names = [name for name in kept if name.startswith("yardsticks-")]
+    rows = []
+    for group in (kept[name].group for name in names):
+        scores = [
+            [mean_text(group, f"{score}_of_{yardstick}") for score in ("iou_mean", "found", "ink_inside")]
+            for yardstick in YARDSTICKS
+        ]
+        rows.append([f"`{group.data}`", *map(", ".join, scores)])
+    return Table(["data", *YARDSTICKS.values()], rows).markdown() + shell(kept, names)
 
 
 def circle(kept: Mapping[str, Kept]) -> str:
     """A sentence: the errors on rotations that training never showed."""
-    groups = {model: only(kept[f"turning180-{model}"].groups) for model in ("with", "without")}
+    groups = {model: kept[f"turning180-{model}"].group for model in ("with", "without")}
     errors = [f"{error_text(group)} % ({interval_text(group)}) {model}" for model, group in groups.items()]
-    left = [mean_text(group, "pair_rotation_deg", "{:.0f}°".format) for group in groups.values()]
+    left = [mean_text(group, "pair_rotation_deg", "{:.0f}°") for group in groups.values()]
     return (
         f"Trained on rotations in ±90° and tested on the full circle, the default network errs on "
         f"{errors[0]}\nthe consistency loss, and on {errors[1]} it. Of the difference of two rotations of "
@@ -289,9 +273,20 @@ def circle(kept: Mapping[str, Kept]) -> str:
     )
 
 
-def shell(commands: Iterable[str]) -> str:
-    """Commands in a block of their own, each once."""
-    return "\n```sh\n" + "\n".join(dict.fromkeys(commands)) + "\n```\n"
+def error_and_interval(group: Group) -> str:
+    """The error in %, and in brackets its interval."""
+    return f"{error_text(group)} ({interval_text(group)})"
+
+
+def mean_text(group: Group, name: str, form: str = "{:.2f}") -> str:
+    """The mean of a number over the seeds."""
+    return tables.mean_text(group, name, form.format)
+
+
+def shell(kept: Mapping[str, Kept], names: Iterable[str]) -> str:
+    """The commands of some files in a block of their own, each once."""
+    lines = dict.fromkeys(line for name in names for line in kept[name].command.splitlines())
+    return "\n```sh\n" + "\n".join(lines) + "\n```\n"
 
 
 def with_twins(kept: Mapping[str, Kept]) -> Iterator[tuple[str, str]]:
@@ -316,13 +311,14 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "search": search,
     "step times": step_times,
     "precision": precision,
-    "turning": partial(comparison, heads=("tested on", "consistency"), rows=rows_of(TURNED), than="with it"),
-    "turning, trained on less": partial(
-        comparison, heads=("trained on", "consistency"), rows=rows_of(LESS), than="with it"
-    ),
-    "turning, other distortions": partial(
-        comparison, heads=("data", "consistency"), rows=rows_of(OTHERS), than="with it"
-    ),
+    **{
+        name: partial(comparison, heads=(first, "consistency"), rows=rows_of(kinds), than="with it")
+        for name, first, kinds in (
+            ("turning", "tested on", TURNED),
+            ("turning, trained on less", "trained on", LESS),
+            ("turning, other distortions", "data", OTHERS),
+        )
+    },
     "places": partial(comparison, heads=("the transformer",), rows=PLACES, than="warping the image"),
     "benchmarks": benchmarks,
     "which": which,

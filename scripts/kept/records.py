@@ -40,6 +40,17 @@ class Kept:
     environment: Mapping[str, Any]
     groups: list[Group]
 
+    @property
+    def group(self) -> Group:
+        """The only group.
+
+        Raises:
+            UserError: there are several.
+        """
+        if len(self.groups) != 1:
+            raise UserError(f"the runs of {self.command} differ in more than the seed")
+        return self.groups[0]
+
 
 def keep(command: str, root: Path, configs: Path, file: Path, evaluated: str = "") -> int:
     """Write the runs of a command, which are in the folder ``root``, to a file; returns their number.
@@ -56,38 +67,32 @@ def keep(command: str, root: Path, configs: Path, file: Path, evaluated: str = "
     if evaluated:
         records = [evaluated_on(record, evaluated.split(), configs) for record in records]
         command += f"\npython scripts/evaluate.py outputs/RUN {evaluated}  # for each run"
-    environments = [read_environment(record.folder) for record in records]
-    if any(environment != environments[0] for environment in environments):
+    environment, *others = (read_environment(record.folder) for record in records)
+    if any(other != environment for other in others):
         raise UserError(f"the runs of {command} have different environments")
-    first, *_ = configs_of = [decisive(record.config) for record in records]
+    configs_of = [decisive(record.config) for record in records]
     flat = [flatten(config) for config in configs_of]
     if any(settings.keys() != flat[0].keys() for settings in flat):
         raise UserError(f"the runs of {command} have different models: keep each model in a file of its own")
     differing = [name for name in flat[0] if any(other[name] != flat[0][name] for other in flat)]
-    lines = [
+    head = {"command": command, "environment": environment, "config": configs_of[0]}
+    parts = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    runs = ",\n".join(
         json.dumps(shortened({name: settings[name] for name in differing}, record))
         for settings, record in zip(flat, records, strict=True)
-    ]
-    head = {"command": command, "environment": environments[0], "config": first}
-    parts = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
-    runs = ",\n".join(lines)
+    )
     write_atomically(file, "{" + ",\n".join(parts) + f',\n"runs": [\n{runs}\n]}}\n')
     return len(records)
 
 
 def runs_of(words: str) -> list[list[str]]:
-    """The overrides of each run of a command line; ``a=1,2`` is a choice with ``-m`` alone.
-
-    Raises:
-        UserError: a quotation mark is not closed.
-    """
-    choices = []
+    """The overrides of each run of a command line; ``a=1,2`` is a choice with ``-m`` alone."""
     try:
         parts = shlex.split(words)
     except ValueError as error:
         raise UserError(f"--command cannot be read ({error}): {words}") from error
-    for word in parts:
-        key, _, values = word.partition("=")
+    choices = []
+    for key, _, values in (word.partition("=") for word in parts):
         if values:
             alone = [values] if "[" in values else values.split(",")
             choices.append([f"{key}={value}" for value in alone])
@@ -95,11 +100,7 @@ def runs_of(words: str) -> list[list[str]]:
 
 
 def find(root: Path, config: Mapping[str, Any]) -> Record:
-    """The finished run of a config in a folder.
-
-    Raises:
-        UserError: there is none, or its code was changed after its commit.
-    """
+    """The finished run of a config in a folder, whose code was not changed after its commit."""
     name = f"*-{run_digest(config)}"
     found = [path for path in sorted(root.glob(name)) if RunFolder(path).result()]
     if not found:
@@ -112,15 +113,9 @@ def find(root: Path, config: Mapping[str, Any]) -> Record:
 
 
 def evaluated_on(record: Record, overrides: Sequence[str], configs: Path) -> Record:
-    """A run whose scores on the test set are those on other data.
-
-    Raises:
-        UserError: it was not evaluated on that data.
-    """
-    folder = evaluation_folder(
-        RunFolder(record.folder), other_data(record.config["data"], overrides, configs)
-    )
-    file = folder / "result.json"
+    """A run whose scores on the test set are those on other data."""
+    data = other_data(record.config["data"], overrides, configs)
+    file = evaluation_folder(RunFolder(record.folder), data) / "result.json"
     if not file.exists():
         raise UserError(f"{record.folder} was not evaluated on {' '.join(overrides)}: there is no {file}")
     return replace(record, result={**record.result, **read_json(file)})
@@ -180,10 +175,9 @@ def record_of(config: Mapping[str, Any], run: Mapping[str, Any]) -> Record:
     """A run of a file as the report reads runs."""
     named = {name: f"{name}.name" for name, node in config.items() if isinstance(node, Mapping)}
     settings = {named.get(name, name): value for name, value in run["settings"].items()}
-    epochs = zip(*run["history"].values(), strict=True)
     history = [
         {"epoch": number, **dict(zip(run["history"], values, strict=True))}
-        for number, values in enumerate(epochs, 1)
+        for number, values in enumerate(zip(*run["history"].values(), strict=True), 1)
     ]
     folder, result = Path(run["folder"]), run["result"]
     return Record(folder, with_values(config, settings), history, result, {}, None, False, 0.0)
@@ -192,14 +186,3 @@ def record_of(config: Mapping[str, Any], run: Mapping[str, Any]) -> Record:
 def load_all(folder: Path) -> dict[str, Kept]:
     """All files of a folder by name, without the suffix."""
     return {file.stem: load(file) for file in sorted(folder.glob("*.json"))}
-
-
-def only(kept: Sequence[Group]) -> Group:
-    """The group of a command whose runs differ only in the seed.
-
-    Raises:
-        UserError: there are several.
-    """
-    if len(kept) != 1:
-        raise UserError(f"the runs of {kept[0].data} differ in more than the seed")
-    return kept[0]
