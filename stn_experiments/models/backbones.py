@@ -23,7 +23,7 @@ class Stage(NamedTuple):
     the whole input whatever their sizes.
     """
 
-    layers: nn.Module
+    layers: nn.Sequential
     stride: int | None = 1
 
 
@@ -43,6 +43,7 @@ class Backbone(nn.Module):
         shape: (C, H, W) of the input.
         classes: number of classes.
         pool: a layer between the last stage and the classifier.
+        standardise: bring each image to mean 0 and standard deviation 1 before the first stage.
 
     Raises:
         UserError: the input is too small for the stages.
@@ -59,6 +60,7 @@ class Backbone(nn.Module):
         shape: tuple[int, int, int],
         classes: int,
         pool: nn.Module | None = None,
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         self.stages = nn.Sequential()
@@ -67,6 +69,8 @@ class Backbone(nn.Module):
         self.output_shapes: dict[str, tuple[int, ...]] = {}
         self.receptive_scale: dict[str, tuple[float, float]] = {}
         features = torch.zeros(1, *shape)
+        if standardise:
+            next(iter(stages.values())).layers.insert(0, Standardise())
         for name, stage in stages.items():
             self.stages.add_module(name, stage.layers)
             self.input_shapes[name] = tuple(features.shape[1:])
@@ -146,7 +150,7 @@ class Compact(Backbone):
     Args:
         width: channels of the first two convolutions; the last two have twice as many.
         pool: side to which the map is averaged before the last convolution, for every canvas size.
-        standardise: bring each image to mean 0 and standard deviation 1 first.
+        standardise: see :class:`Backbone`.
     """
 
     width_setting = "width"
@@ -159,13 +163,17 @@ class Compact(Backbone):
         pool: Annotated[int, Range(1, 64)] = 4,
         standardise: bool = False,
     ) -> None:
-        super().__init__(compact_stages(shape[0], width, pool, standardise), shape, classes)
+        super().__init__(compact_stages(shape[0], width, pool), shape, classes, standardise=standardise)
 
 
 class ResNet18(Backbone):
-    """torchvision's ResNet-18 (He et al. 2016) with a stem for small images: 3×3, stride 2, no pooling."""
+    """torchvision's ResNet-18 (He et al. 2016) with a stem for small images: 3×3, stride 2, no pooling.
 
-    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+    Args:
+        standardise: see :class:`Backbone`.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, standardise: bool = False) -> None:
         from torchvision.models import resnet18  # imported here because it is slow and rarely needed
 
         network = resnet18()
@@ -176,7 +184,7 @@ class ResNet18(Backbone):
             "layer3": Stage(network.layer3, 2),
             "layer4": Stage(network.layer4, 2),
         }
-        super().__init__(stages, shape, classes, AveragePool(1))
+        super().__init__(stages, shape, classes, AveragePool(1), standardise)
 
 
 class Standardise(nn.Module):
@@ -206,12 +214,11 @@ class Stem(nn.Conv2d):
         return F.conv2d(images, weight, padding=1)
 
 
-def compact_stages(channels: int, width: int, pool: int, standardise: bool = False) -> dict[str, Stage]:
+def compact_stages(channels: int, width: int, pool: int) -> dict[str, Stage]:
     """The stages of :class:`Compact` for images of ``channels`` channels."""
-    first = [Standardise()] if standardise else []
     *layer1, relu = _convolution(width, width, 3)
     return {
-        "stem": Stage(nn.Sequential(*first, *_normalised(Stem(channels, width), width)), 2),
+        "stem": Stage(_normalised(Stem(channels, width), width), 2),
         # ReLU after pooling gives the same result on a quarter of the values.
         "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
         "layer2": Stage(_convolution(width, 2 * width, 3)),

@@ -36,11 +36,19 @@ class GCNN(Backbone):
     Args:
         width: channels of the first two convolutions for each rotation; the last two have twice as many.
         pool: side to which the maps are averaged before the last convolution, for every canvas size.
+        standardise: see :class:`Backbone`.
     """
 
     width_setting = "width"
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, width: Width = 20, pool: Side = 3) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        width: Width = 20,
+        pool: Side = 3,
+        standardise: bool = False,
+    ) -> None:
         stem = P4Convolution(shape[0], width, 5, padding=2, rotations=1)
         layer1 = P4Convolution(width, width, 3, padding=1)
         layer2 = P4Convolution(width, 2 * width, 3, padding=1)
@@ -61,6 +69,7 @@ class GCNN(Backbone):
             {name: Stage(nn.Sequential(*layers), strides.get(name, 1)) for name, layers in stages.items()},
             shape,
             classes,
+            standardise=standardise,
         )
 
 
@@ -77,24 +86,26 @@ class TIPooling(Backbone):
         copies: number of copies; the first is the image itself.
         width: channels of the first two convolutions; the last two have twice as many.
         pool: side to which the maps are averaged before the last convolution, for every canvas size.
+        standardise: see :class:`Backbone`.
     """
 
     width_setting = "width"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- settings
         self,
         shape: tuple[int, int, int],
         classes: int,
         copies: Annotated[int, Range(1, 64)] = 8,
         width: Width = 32,
         pool: Side = 4,
+        standardise: bool = False,
     ) -> None:
         stages = {}
         for name, (layers, stride) in compact_stages(shape[0], width, pool).items():
             before = [RotatedCopies(copies, shape[1:])] if name == "stem" else []
             after = [MaxOverRotations()] if name == "layer3" else []
             stages[name] = Stage(nn.Sequential(*before, EachRotation(layers), *after), stride)
-        super().__init__(stages, shape, classes)
+        super().__init__(stages, shape, classes, standardise=standardise)
 
 
 class Polar(Backbone):
@@ -105,11 +116,14 @@ class Polar(Backbone):
 
     Args:
         width: channels of the first two convolutions; the last two have twice as many.
+        standardise: see :class:`Backbone`.
     """
 
     width_setting = "width"
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, width: Width = 32) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, width: Width = 32, standardise: bool = False
+    ) -> None:
         layers = [
             LogPolarSampling(shape),
             *(RingConv2d(shape[0], width, 5, stride=2), *_normalised(width)),
@@ -118,7 +132,8 @@ class Polar(Backbone):
             *(RingConv2d(2 * width, 2 * width, 3), *_normalised(2 * width)),
             *(AveragePool(1), nn.Flatten()),
         ]
-        super().__init__({"polar": Stage(nn.Sequential(*layers), None)}, shape, classes)
+        stages = {"polar": Stage(nn.Sequential(*layers), None)}
+        super().__init__(stages, shape, classes, standardise=standardise)
 
 
 class LogPolarSampling(nn.Module):

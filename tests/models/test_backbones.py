@@ -3,6 +3,7 @@ import torch
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18, Standardise, Stem
+from stn_experiments.models.rotation_backbones import GCNN, Polar, TIPooling
 
 
 @pytest.mark.parametrize("backbone", [FCN, CNN, Compact])
@@ -61,14 +62,15 @@ def test_the_stem_is_a_strided_convolution(size):
     torch.testing.assert_close(*results)
 
 
-def test_a_network_that_standardises_sees_no_brightness_and_no_contrast():
+@pytest.mark.parametrize("network", [Compact, ResNet18, GCNN, TIPooling, Polar])
+def test_a_network_that_standardises_sees_no_brightness_and_no_contrast(network):
     images = torch.rand(4, 3, 28, 28, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
     inputs = torch.cat([images, 0.5 * images, images + 0.1])
     torch.manual_seed(0)
-    first, *others = Compact((3, 28, 28), 10, standardise=True).eval()(inputs).split(4)
+    first, *others = network((3, 28, 28), 10, standardise=True).eval()(inputs).split(4)
     for other in others:
         torch.testing.assert_close(other, first, atol=1e-3, rtol=1e-3)
-    first, *others = Compact((3, 28, 28), 10).eval()(inputs).split(4)
+    first, *others = network((3, 28, 28), 10).eval()(inputs).split(4)
     assert not any(other.allclose(first, atol=1e-3, rtol=1e-3) for other in others)
     even = Standardise()(torch.full((1, 3, 4, 4), 0.7))
     torch.testing.assert_close(even, torch.zeros(1, 3, 4, 4), atol=1e-3, rtol=0)
