@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -38,15 +37,6 @@ def test_a_short_run_learns(real_run):
     assert result["ink_inside"] > 0.8
     assert result["input_rotation_deg"] == pytest.approx(90 / 3**0.5, rel=0.02)
     assert result["residual_rotation_deg"] < result["input_rotation_deg"]
-
-
-@pytest.mark.slow
-def test_a_run_is_rebuilt_from_its_folder_alone(real_run, run_script, tmp_path):
-    copy = shutil.copytree(real_run[1], tmp_path / "moved")
-    done = run_script("evaluate.py", copy, "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    result = json.loads((copy / "result.json").read_text())
-    assert f"test error  {result['test_error']:.2f} %  on rotated" in done.stdout
 
 
 def test_the_report_has_the_run(real_run, run_script, tmp_path):

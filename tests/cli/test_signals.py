@@ -3,7 +3,6 @@
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -18,8 +17,7 @@ from stn_experiments.runs.train import train as train_run
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.lock import lock_file
 from stn_experiments.training.loop import Trainer
-from tests.conftest import ROOT
-from tests.runs.harness import STEPS, Command, assert_complete, make_quick, npz_settings, outcome
+from tests.runs.harness import Command, assert_complete, make_quick, outcome
 
 INT, TERM, USR2 = STOP_SIGNALS
 EXIT_CODES = {INT: 130, TERM: 143, USR2: 140}
@@ -270,42 +268,3 @@ def test_a_run_can_train_outside_the_main_thread(train, whole):
 
 
 # A process of scripts/train.py, each step of which lasts long enough to receive a signal.
-SLOW_SCRIPT = """
-import runpy, sys, time
-from stn_experiments.training.loop import Trainer
-step = Trainer.train_step
-def slow_step(*arguments):
-    print("a step begins", flush=True)
-    time.sleep(0.5)
-    return step(*arguments)
-Trainer.train_step = slow_step
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-@pytest.mark.slow
-def test_a_process_stops_at_each_signal_and_the_next_one_resumes(train, tmp_path):
-    settings = npz_settings(tmp_path)
-    run = train.run_of(small=settings)
-    command = [sys.executable, "-c", SLOW_SCRIPT, ROOT / "scripts" / "train.py", *settings]
-    command += [f"run.root={run.folder.parent}"]
-    saved = 0
-    for number, code in EXIT_CODES.items():
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        next(line for line in process.stdout if line == "a step begins\n")
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        assert out.count("a step begins\n") <= 1
-        assert (process.returncode, err) == (code, f"stopped by {number.name}\n")
-        assert saved_steps(run) > saved
-        saved = saved_steps(run)
-        assert out.endswith(f"stopped after step {saved}; the same command resumes from there\n")
-        assert_resumable(run)
-    assert saved < 2 * STEPS
-    for root in ("outputs", "whole"):
-        assert train(root=root, small=settings)[0] == 0
-    one, other = outcome(run), outcome(train.run_of(root="whole", small=settings))
-    assert {**one, "panels": None} == {**other, "panels": None}  # the process has drawn larger ones

@@ -21,20 +21,6 @@ def matrices(request, generator):
     return matrix[:, :2] if request.param == 2 else matrix / matrix[:, 2:, 2:]
 
 
-@pytest.mark.parametrize("centre", [0.0, 0.5])
-def test_a_matrix_in_pixels_maps_the_same_points(matrices, centre, generator):
-    points = torch.rand(7, 2, generator=generator) - 0.5
-    expected = geometry.transform(pixels.homogeneous(matrices), points)
-    found = pixels.matrix_in_pixels(matrices, SOURCE, TARGET, centre)
-    assert found.shape == matrices.shape
-    moved = geometry.transform(
-        pixels.homogeneous(found), pixels.points_in_pixels(points, SOURCE, centre).expand(4, -1, -1)
-    )
-    torch.testing.assert_close(moved, pixels.points_in_pixels(expected, TARGET, centre), atol=1e-3, rtol=1e-4)
-    if found.shape[1] == 3:
-        assert (found[:, 2, 2] == 1).all()
-
-
 def test_the_inverse_is_that_of_torch_and_a_singular_matrix_spoils_no_other(matrices):
     expected = torch.linalg.inv(pixels.homogeneous(matrices))[:, : matrices.shape[1]]
     torch.testing.assert_close(pixels.inverse(matrices), expected, atol=1e-5, rtol=1e-4)

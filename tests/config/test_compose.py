@@ -1,11 +1,8 @@
 """Configs from overrides, and Hydra's errors in one line."""
 
-import re
-
 import pytest
 from omegaconf import OmegaConf
 
-from stn_experiments.common.errors import UserError
 from stn_experiments.config.compose import compose, error_line, to_plain
 from tests.conftest import ROOT
 
@@ -14,22 +11,6 @@ def test_overrides_change_groups_and_values():
     config = compose(ROOT / "configs", ["data=rts", "seed=3"])
     assert (config["data"]["name"], config["seed"]) == ("rts", 3)
     assert type(config["data"]["distortion"]) is dict
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("data=nowhere", "got nowhere"),
-        ("foo=1", "foo is not a setting; --cfg job shows them all"),
-        ("seed=[1", "seed=[1 cannot be read: put special characters in quotes"),
-        ("data=npz", "data.file is missing: give it a value"),
-        ("seed=${nowhere}", "Interpolation key 'nowhere' not found"),
-    ],
-)
-def test_an_invalid_override_is_a_line(override, message):
-    with pytest.raises(UserError, match=re.escape(message)) as error:
-        compose(ROOT / "configs", [override])
-    assert "\n" not in str(error.value)
 
 
 def test_without_a_transformer_its_settings_in_a_recipe_are_dropped():

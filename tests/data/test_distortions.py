@@ -79,14 +79,6 @@ def test_render_agrees_with_kornia(digits, generator, size):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_a_positive_angle_turns_the_ink_counter_clockwise():
-    image = torch.zeros(1, 28, 28)
-    image[0, 13:15, 20:24] = 1  # right of the centre
-    quarter = geometry.similarity(torch.tensor([math.pi / 2]), torch.ones(1), torch.zeros(1, 2))
-    turned = rendered(image, quarter, (28, 28))
-    torch.testing.assert_close(turned[0, 0, 4:8, 13:15], torch.ones(4, 2), atol=1e-4, rtol=0)  # above it
-
-
 def test_a_bend_agrees_with_scipys_spline_and_is_inverted(generator):
     size = (34, 46)
     distortion = Distortion(canvas=size, angle=30, scale=(0.7, 1.1))

@@ -6,9 +6,9 @@ from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18, Standa
 from stn_experiments.models.rotation_backbones import GCNN, Polar, TIPooling
 
 
-@pytest.mark.parametrize("backbone", [FCN, CNN, Compact])
+@pytest.mark.parametrize("backbone", [FCN, CNN, Compact, GCNN, TIPooling, Polar])
 def test_backbones_read_any_canvas(backbone):
-    for size in ((28, 28), (31, 77), (100, 100)):
+    for size in ((28, 28), (31, 77), (60, 42)):
         assert backbone((2, *size), 7)(torch.rand(3, 2, *size)).shape == (3, 7)
 
 

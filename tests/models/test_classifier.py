@@ -10,6 +10,7 @@ from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18
 from stn_experiments.models.classifier import Classifier, TransformerConfig
 from stn_experiments.models.consistency import Consistency, consistency_loss
 from stn_experiments.models.grids import Affine
+from stn_experiments.models.rotation_backbones import GCNN, Polar, TIPooling
 
 
 def classifier(shape=(1, 42, 50), backbone=Compact):
@@ -220,7 +221,7 @@ def test_biases_and_batch_normalisation_have_no_weight_decay():
     assert decays[id(model.transformers["input"][0].localisation.theta.bias)] == 0
 
 
-@pytest.mark.parametrize("backbone", [FCN, CNN, Compact])
+@pytest.mark.parametrize("backbone", [FCN, CNN, Compact, GCNN, TIPooling, Polar])
 def test_every_parameter_learns(backbone):
     model = classifier((1, 28, 28), backbone)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

@@ -195,22 +195,6 @@ def test_parallel_transformers_have_the_mean_of_their_losses_and_others_inside_h
     torch.testing.assert_close(mean, (first + second) / 2)
 
 
-def test_a_localisation_network_learns_to_follow(generator):
-    torch.manual_seed(0)
-    images = marked_images(64, (24, 24), generator)
-    transformer = SpatialTransformer((3, 24, 24), family="similarity")
-    model = Classifier(Compact((3, 24, 24), 10, width=4, pool=2), {"input": [transformer]})
-    optimizer = torch.optim.Adam(model.localisation_parameters(), 0.01)
-    losses = []
-    for _ in range(40):
-        optimizer.zero_grad()
-        loss = loss_of(model, images, Consistency(weight=1, angle=90).draw(images, generator))
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert sum(losses[-5:]) < 0.3 * sum(losses[:5])
-
-
 def test_the_sine_of_the_rotation_of_a_box_is_that_of_its_matrix():
     angle = torch.tensor([0.0, 30, -75, 90]).deg2rad()
     matrix = geometry.similarity(angle, torch.full((4,), 0.6), torch.tensor([0.3, -0.1]).expand(4, 2))

@@ -5,7 +5,6 @@ import os
 import shutil
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -88,19 +87,6 @@ def test_a_file_or_folder_in_the_way_is_one_line_and_is_left_there(train, name):
     after = files(train.run.folder.parent)
     assert {path: after.get(path) for path in before} == before
     assert not [path for path in after if path.name.endswith(".tmp")]
-
-
-def test_a_read_only_file_system_is_one_line(train, monkeypatch, tmp_path):
-    """Tests may run as root, whom no mode stops."""
-
-    def refuse(*_, **__):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    code, out, err = train()
-    assert (code, out) == (2, "")
-    assert_one_line(err, "run.root must be a folder that can be written to", "Read-only file system")
-    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_closed_pipe_ends_a_run_quietly_and_it_can_be_resumed(train, whole, monkeypatch):

@@ -1,8 +1,6 @@
 """Trouble while a run trains: it ends in one clear line or is overcome, and the run resumes."""
 
-import errno
 import logging
-import os
 import random
 import resource
 import sys
@@ -16,7 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from stn_experiments.runs import train as train_module
 from stn_experiments.runs.train import TrainingRun
 from stn_experiments.storage import checkpoints
-from stn_experiments.tracking import tensorboard
 from stn_experiments.training.average import WeightAverage
 from stn_experiments.training.loop import Trainer
 from tests.runs.harness import (
@@ -24,27 +21,10 @@ from tests.runs.harness import (
     assert_complete,
     assert_one_line,
     interrupt_after,
-    npz_settings,
     outcome,
 )
 
 # TensorBoard
-
-
-def refuse(*_, **__):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_trouble_with_tensorboard_is_one_warning(train, whole, monkeypatch, caplog):
-    with monkeypatch.context() as patched:
-        patched.setattr(tensorboard.SummaryWriter, "flush", refuse)
-        assert train()[::2] == (0, "")
-    (record,) = caplog.records
-    assert record.message == (
-        "warning: TensorBoard cannot be written ([Errno 28] No space left on device); "
-        "the run goes on without it"
-    )
-    assert outcome(train.run) == whole
 
 
 def test_tensorboard_shows_no_step_of_an_interrupted_run_twice(train, interrupted, monkeypatch):
@@ -78,22 +58,6 @@ def test_a_clock_that_jumps_changes_nothing(train, whole, monkeypatch):
     assert sorted(set(saved)) == list(range(1, 2 * STEPS + 1))
     assert 0 < train.run.result()["train_seconds"] < 60
     assert outcome(train.run) == whole
-
-
-def test_the_data_may_be_deleted_while_a_run_trains(train, monkeypatch, tmp_path):
-    settings, evaluate = npz_settings(tmp_path), train_module.evaluate
-    assert train(root="whole", small=settings)[0] == 0
-
-    def delete_and_evaluate(model, batch):
-        (tmp_path / "digits.npz").unlink(missing_ok=True)
-        return evaluate(model, batch)
-
-    monkeypatch.setattr(train_module, "evaluate", delete_and_evaluate)
-    assert train(small=settings)[::2] == (0, "")
-    one, other = (train.run_of(root=root, small=settings) for root in ("outputs", "whole"))
-    assert outcome(one) == outcome(other)
-    assert "theta_spread" in one.result()
-    assert "iou_mean" not in one.result()  # where the digits are is not known
 
 
 def before_each_step(monkeypatch, act):

@@ -7,11 +7,8 @@ import torch
 import yaml
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.model_size import scale_to
-from stn_experiments.runs.train import train
-from stn_experiments.storage.run_folder import RunFolder
 from tests.conftest import ROOT
 
 TABLE = yaml.safe_load((ROOT / "configs" / "sweep" / "table1.yaml").read_text())
@@ -181,13 +178,3 @@ def test_a_size_that_is_not_possible_is_one_clear_line(compose, line, words):
     message = str(raised.value)
     assert words in message
     assert "\n" not in message
-
-
-@pytest.mark.slow
-def test_a_scaled_run_is_rebuilt_from_its_folder(compose, few_digits, tmp_path):
-    few = [word for word in few_digits if not word.startswith("backbone.width")]
-    words = ("backbone.parameters=20000", "trainer=quick", "trainer.device=cpu", f"run.root={tmp_path}")
-    config = compose(*few, *words)
-    result = train(config)
-    assert abs(result["parameters"] - 20_000) <= 1000
-    assert evaluate_run(RunFolder.of(config), device_name="cpu")[0]["test_error"] == result["test_error"]

@@ -207,22 +207,15 @@ def test_a_holder_on_another_host_that_ends_is_followed(folder, fast, monkeypatc
         assert f"pid={os.getpid()}\n" in path.read_text()
 
 
-@pytest.mark.slow
-def test_an_empty_file_is_replaced(folder, fast):
-    """As of a process that was killed between the creation of the file and its first write."""
+@pytest.mark.parametrize("content", [pytest.param(b"", marks=pytest.mark.slow), b"\xff{"])
+def test_an_empty_or_damaged_file_is_replaced(folder, fast, monkeypatch, content):
+    """An empty one as of a process that was killed between the creation of the file and its first write."""
+    if content:
+        monkeypatch.setattr(lock, "LEASE", 5.0)  # filelock waits for two seconds
     folder.mkdir(parents=True)
-    lock_file(folder).touch()
+    lock_file(folder).write_bytes(content)
     with run_lock(folder):
         assert f"pid={os.getpid()}\n" in lock_file(folder).read_text()
-    assert not folder.exists()
-
-
-def test_a_damaged_file_is_replaced(folder, fast, monkeypatch):
-    monkeypatch.setattr(lock, "LEASE", 5.0)  # filelock waits for two seconds
-    folder.mkdir(parents=True)
-    lock_file(folder).write_bytes(b"\xff{")
-    with run_lock(folder):
-        pass
     assert not folder.exists()
 
 

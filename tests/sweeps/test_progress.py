@@ -2,10 +2,7 @@
 
 import gc
 import json
-import os
 import re
-import signal
-import time
 from itertools import product
 from types import SimpleNamespace
 
@@ -18,7 +15,7 @@ from stn_experiments.common.errors import RunLocked, TrainingFailed
 from stn_experiments.report import watch as watching
 from stn_experiments.runs import train as runs
 from stn_experiments.runs.train import TrainingRun
-from stn_experiments.storage import lock, run_folder
+from stn_experiments.storage import run_folder
 from stn_experiments.storage.lock import lock_file, run_lock
 from stn_experiments.sweeps import progress
 from stn_experiments.sweeps.progress import SweepProgress, SweepStatus, active_sweeps, sweep_status
@@ -260,17 +257,6 @@ def test_a_sweep_that_ends_early_is_not_active(sweep, root, end):
     assert active_sweeps(root) == []
 
 
-def test_a_killed_sweep_is_active_until_its_lock_expires(root):
-    folder = root / ".sweeps" / "some"
-    folder.mkdir(parents=True)
-    (folder / "plan.json").write_text('{"sweep": "seed=0,1", "runs": 2, "began": 1.0}')
-    assert active_sweeps(root) == []
-    lock_file(folder).touch()  # left behind
-    for age, count in ((0, 1), (lock.LEASE - 1, 1), (lock.LEASE + 1, 0)):
-        os.utime(lock_file(folder), (time.time() - age,) * 2)
-        assert len(active_sweeps(root)) == count
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]", "null"])
 def test_damaged_files_are_ignored(root, content):
     folder = root / ".sweeps" / "some"
@@ -281,10 +267,9 @@ def test_damaged_files_are_ignored(root, content):
     assert [str(status) for status in active_sweeps(root)] == ["0 of 0 runs done"]
 
 
-# Two terminals
+# A second terminal
 
 
-@pytest.mark.slow
 def test_a_sweep_that_runs_in_another_terminal_prints_only_its_results(sweep, folder):
     sweep([100, 100, 100])
     files = sorted(folder().iterdir())
@@ -296,46 +281,6 @@ def test_a_sweep_that_runs_in_another_terminal_prints_only_its_results(sweep, fo
     assert sum(line.startswith("test error") for line in lines) == 2
     assert sorted(folder().iterdir()) == files
     assert [(file.read_text(), file.stat().st_mtime_ns) for file in files] == before
-
-
-def pause_while_it_trains(process, root):
-    """Stop a process for a while, at a moment when it holds the folder of a run; returns the folder."""
-    names = f"pid={process.pid}\n"
-    held = []
-    while not held:
-        assert process.poll() is None
-        os.kill(process.pid, signal.SIGSTOP)
-        time.sleep(0.01)
-        held = [file.with_suffix("") for file in root.glob("digits-*.lock") if names in file.read_text()]
-        if not held:
-            os.kill(process.pid, signal.SIGCONT)
-            time.sleep(0.01)
-    return held[0]
-
-
-@pytest.mark.slow
-def test_two_terminals_with_one_sweep_train_each_run_once(command, root, tmp_path):
-    words = ["-m", *npz_settings(tmp_path), f"run.root={root}", "trainer.epochs=1", "seed=0,1"]
-    first = start_script(*words)
-    try:
-        locked = pause_while_it_trains(first, root)
-        code, out, err = command("train.py", *words)
-        assert code == RunLocked.exit_code
-        assert err.count("\n") == 1
-        assert f"{locked} is held by process {first.pid}" in err
-        assert "runs done" not in out
-        (other,) = (file.parent for file in root.glob("digits-*/result.json"))
-        result = (other / "result.json").stat()
-        assert [str(status) for status in active_sweeps(root)] == ["0 of 2 runs done, 1 running, 1 to come"]
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
-    out, err = first.communicate(timeout=TOO_LONG)
-    assert (first.returncode, err) == (0, "")
-    assert out.splitlines()[-1] == "2 of 2 runs done"
-    assert f"{other} is finished already" in out
-    assert os.path.samestat(result, (other / "result.json").stat())
-    assert len(list(root.glob("digits-*/result.json"))) == 2
-    assert active_sweeps(root) == []
 
 
 @pytest.mark.slow
