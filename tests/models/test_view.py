@@ -1,5 +1,6 @@
 """Theta in pixels, as other libraries take it, on images that are not square."""
 
+import cv2
 import kornia
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def test_pil_reads_the_same_pixels(family, generator):
         for image, matrix in zip(source, matrices, strict=True)
     ]
     assert_same_inside(np.array([np.array(image) for image in images]), view)
+
+
+@pytest.mark.parametrize("family", MATRICES)
+def test_cv2_reads_the_same_pixels(family, generator):
+    source, view = warped(family, generator)
+    warp = cv2.warpPerspective if family is Projective else cv2.warpAffine
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    images = [
+        warp(image[0].numpy(), matrix, V[::-1], flags=flags)
+        for image, matrix in zip(source, view.matrix_pixels(U).numpy(), strict=True)
+    ]
+    assert_same_inside(np.array(images), view, tolerance=0.05)  # cv2 rounds places to 1/32 of a pixel
 
 
 @pytest.mark.parametrize("family", MATRICES)
