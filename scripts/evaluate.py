@@ -47,25 +47,21 @@ def main() -> None:
         print(f"runs        {len(folders)} in {', '.join(map(str, paths))}")
     jobs = [(folder, overrides) for folder in folders for overrides in choices]
     probes: dict[Path, Probe] = {}
-    failures = []
+    found = []
     for folder, overrides in jobs:
         name = " ".join([folder.name, *overrides]) if len(jobs) > 1 else ""
         job = partial(probe, probes) if arguments.probe else partial(evaluate, overrides)
-        failures.append(attempt(partial(job, folder, arguments), name))
+        found.append(attempt(partial(job, folder, arguments), name))
     if probes:
-        failures.append(attempt(partial(draw_probes, probes, arguments.probe), ""))
-    failed = [failure for failure in failures if failure]
+        found.append(attempt(partial(draw_probes, probes, arguments.probe), ""))
+    failed = [failure for failure in found if failure]
     if len(failed) == len(jobs) > 1 and len({failure.message for failure in failed}) == 1:
         failed = [failed[0]._replace(job=f"each of {len(jobs)} evaluations")]
     exit_with_failures(failed)
 
 
 def parse() -> argparse.Namespace:
-    """The words and options of the command line.
-
-    Raises:
-        UserError: they are wrong.
-    """
+    """The words and options of the command line."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "words",
@@ -111,7 +107,8 @@ def evaluate(overrides: list[str], folder: Path, arguments: argparse.Namespace) 
 
     run = RunFolder(folder)
     data = other_data(run.config()["data"], overrides, CONFIGS, arguments.config_dir)
-    if arguments.missing and is_newer(evaluation_folder(run, data) / "result.json", run.model):
+    earlier = evaluation_folder(run, data) / "result.json"
+    if arguments.missing and is_newer(earlier, run.model):
         return
     result, path = evaluate_run(run, data, arguments.device, other_plugins(overrides))
     state = "" if run.result() else f"  (no result yet: {read_run(folder, []).progress})"
@@ -135,11 +132,7 @@ def probe(probes: dict[Path, "Probe"], folder: Path, arguments: argparse.Namespa
 
 
 def draw_probes(probes: dict[Path, "Probe"], name: "ProbeName") -> None:
-    """Draw the probes of all runs in one picture, in the folder of the first run.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
+    """Draw the probes of all runs in one picture, in the folder of the first run."""
     from stn_experiments.report.probes import probe_plot
     from stn_experiments.runs.evaluate import probe_file
 

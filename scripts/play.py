@@ -44,11 +44,7 @@ def main() -> None:
 
 
 def newest_run() -> Path:
-    """The folder of the run in ``outputs`` that finished last.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The folder of the run in ``outputs`` that finished last."""
     from stn_experiments.report.collect import find_runs
     from stn_experiments.storage.run_folder import RunFolder
 

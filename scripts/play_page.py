@@ -4,7 +4,7 @@ import io
 import os
 import socket
 import time
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from html import escape
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image
 from stn_experiments.common.errors import UserError
 from stn_experiments.data.drawn import as_digit
 from stn_experiments.data.mnist import Digits
+from stn_experiments.report.panels import data_uri
 from stn_experiments.runs.play import UNTOUCHED, Answer, Playground
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -86,7 +87,7 @@ def build(playground: Playground) -> gr.Blocks:
             file = playground.animate(*read(*inputs), name)
         except UserError as error:
             raise gr.Error(str(error)) from error
-        link = data_url(file.read_bytes(), "gif")
+        link = data_uri("image/gif", file.read_bytes())
         picture = f'<a href="{link}" download="{file.name}"><img src="{link}" alt="animation"></a>'
         return f"{picture}<small>{escape(str(file))}</small>"
 
@@ -125,7 +126,7 @@ def answer_html(answer: Answer, angle: float) -> str:
     undone = "" if answer.rotation is None else f"the transformer undoes <b>{answer.rotation:.1f}°</b>"
     with io.BytesIO() as file:
         answer.panel.save(file, "PNG", compress_level=1)
-        link = data_url(file.getvalue(), "png")
+        link = data_uri("image/png", file.getvalue())
     return (
         f'<div class="run"><img src="{link}" alt="{escape(answer.run)}"><div><div class="bars">{bars}</div>'
         f"<p>true rotation <b>{angle:.1f}°</b><br>{undone}</p></div></div>"
@@ -136,8 +137,3 @@ def ink(link: str) -> np.ndarray:
     """The ink (H, W) uint8 of a drawing, a transparent PNG in a link."""
     with Image.open(io.BytesIO(b64decode(link.partition(",")[2]))) as picture:
         return np.asarray(picture.convert("RGBA"))[..., 3]
-
-
-def data_url(content: bytes, kind: str) -> str:
-    """A picture as a link that contains it."""
-    return f"data:image/{kind};base64,{b64encode(content).decode()}"

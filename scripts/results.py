@@ -1,4 +1,4 @@
-"""Kept results, and the tables that are written from them: python scripts/results.py [--check]."""
+"""Kept results, and the tables that are written from them: python scripts/results.py."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def main() -> None:
-    """Write the tables, check them, or keep the runs of a command."""
+    """Write the tables, or keep the runs of a command."""
     arguments = parse()
     if arguments.name:
         file = RESULTS / f"{arguments.name}.json"
@@ -29,35 +29,20 @@ def main() -> None:
         text = page.read_text(encoding="utf-8")
         if (written := rewrite(text, kept)) != text:
             stale.append(page.name)
-            if not arguments.check:
-                write_atomically(page, written)
-    if arguments.check and stale:
-        raise UserError(
-            f"{', '.join(stale)}: the tables are not those of docs/results; make results writes them"
-        )
+            write_atomically(page, written)
     print(f"written     {', '.join(stale) or 'nothing: all tables are up to date'}")
 
 
 def parse() -> argparse.Namespace:
     """The arguments."""
-    parser = ArgumentParser(
-        description="Write the tables of README.md and docs/ from the runs that docs/results keeps.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit with 2 if a table is not up to date"
-    )
-    parser.add_argument("--keep", dest="name", metavar="NAME", help="keep runs as docs/results/NAME.json")
-    parser.add_argument("--command", help="with --keep: what trained them, with all seeds")
-    parser.add_argument(
-        "--root", type=Path, default=Path("outputs"), help="with --keep: the folder of the runs"
-    )
-    parser.add_argument(
-        "--evaluated",
-        default="",
-        metavar="DATA",
-        help="with --keep: the data that scripts/evaluate.py evaluated them on, if not their own",
-    )
+    about = "Write the tables of README.md and docs/ from the runs that docs/results keeps."
+    parser = ArgumentParser(description=about)
+    add = parser.add_argument
+    add("--keep", dest="name", metavar="NAME", help="keep runs as docs/results/NAME.json")
+    add("--command", help="with --keep: what trained them, with all seeds")
+    add("--root", type=Path, default=Path("outputs"), help="with --keep: the folder of the runs")
+    about = "with --keep: the data that scripts/evaluate.py evaluated them on, if not their own"
+    add("--evaluated", default="", metavar="DATA", help=about)
     arguments = parser.parse_args()
     if bool(arguments.name) != bool(arguments.command):
         raise UserError("--keep and --command belong together")

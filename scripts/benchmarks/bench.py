@@ -30,11 +30,11 @@ class Bench:
     repeats: int = 5
     seconds: float = 1.0
 
-    def config(self, *choices: str, last: Sequence[str] = ()) -> dict[str, Any]:
-        """The config of choices that the user does not override, the user's overrides, and then ``last``."""
+    def config(self, *choices: str) -> dict[str, Any]:
+        """The config of choices that the user does not override, and the user's overrides."""
         taken = {override.partition("=")[0] for override in self.overrides}
         own = [choice for choice in choices if choice.partition("=")[0] not in taken]
-        return self.compose([*own, *self.overrides, *last])
+        return self.compose([*own, *self.overrides])
 
     def configs(self, group: str, names: Sequence[str], *choices: str) -> list[dict[str, Any]]:
         """The config of each choice in a group, or of the user's alone."""
@@ -62,7 +62,7 @@ class Bench:
         """The training digits on the device."""
         return self._on_device(self.mnist.train)
 
-    def measure(self, jobs: Mapping[str, Job | str]) -> dict[str, Values]:
+    def measure(self, jobs: Mapping[str, Job | None]) -> dict[str, Values]:
         """See :func:`measure.interleaved`."""
         return interleaved(jobs, self.repeats, self.seconds, self.device)
 
@@ -88,9 +88,5 @@ class Bench:
 
 
 def task_of(config: Mapping[str, Any]) -> Task:
-    """The distortion of a config's data.
-
-    Raises:
-        UserError: the data have none.
-    """
+    """The distortion of a config's data."""
     return build(config["data"], "data", DistortedMnist).distortion

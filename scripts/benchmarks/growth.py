@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.bench import Bench, task_of
-from benchmarks.measure import Values
 from benchmarks.table import Table
 from benchmarks.training import our_loop
 from stn_experiments.common.errors import UserError
@@ -30,14 +29,14 @@ def tables(bench: Bench) -> list[Table]:
     """Time and peak memory of a step; all points are measured once, then all again for each repeat."""
     points = [f"{setting}={value}" for setting, values in POINTS.items() for value in values]
     configs = {
-        point: bench.config(*(["stn=tps"] if "control_points" in point else []), last=[point])
+        point: bench.compose([*(["stn=tps"] if "control_points" in point else []), *bench.overrides, point])
         for point in points
     }
     repeats = [
         {point: in_new_process(measure_step, config, bench.seconds) for point, config in configs.items()}
         for _ in range(bench.repeats)
     ]
-    rows: list[dict[str, Values]] = [
+    rows = [
         {"setting": point, **{name: tuple(one[point][name] for one in repeats) for name in repeats[0][point]}}
         for point in points
     ]
@@ -46,11 +45,7 @@ def tables(bench: Bench) -> list[Table]:
 
 
 def in_new_process(work: Callable[..., Result], *arguments: object) -> Result:
-    """Call a function in a process that has imported torch and done nothing else.
-
-    Raises:
-        UserError: the system ended the process.
-    """
+    """Call a function in a process that has imported torch and done nothing else."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])
     with ProcessPoolExecutor(1, context) as pool:
@@ -67,7 +62,7 @@ def measure_step(config: dict[str, Any], seconds: float) -> dict[str, float]:
     set_up_torch(experiment.trainer, experiment.device)
     job = our_loop(experiment, bench.train_set(task_of(config)))
     before = peak_memory(bench.device)
-    took = float(bench.measure({"": job})[""][0])
+    took = bench.measure({"": job})[""][0]
     peak = peak_memory(bench.device)
     return {
         "ms per step": 1e3 * took,

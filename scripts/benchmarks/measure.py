@@ -6,14 +6,19 @@ seconds, as Lightning's does.
 
 import time
 from collections.abc import Callable, Mapping
+from operator import truediv
+from typing import Any
 
 import torch
 
 Job = Callable[[int], float | None]
 """Does a number of units of work; returns the seconds that count, or ``None`` if all do."""
 
-Values = tuple[float, ...] | str
-"""One value for each repeat, or the reason why there are none."""
+Values = tuple[float, ...]
+"""One value for each repeat; none where nothing was measured."""
+
+Row = dict[str, Any]
+"""A row of a table: a label in its first column, ``Values`` in the others."""
 
 
 def repeat(once: Callable[[], object]) -> Job:
@@ -27,26 +32,23 @@ def repeat(once: Callable[[], object]) -> Job:
 
 
 def interleaved(
-    jobs: Mapping[str, Job | str], repeats: int, seconds: float, device: torch.device
+    jobs: Mapping[str, Job | None], repeats: int, seconds: float, device: torch.device
 ) -> dict[str, Values]:
     """Seconds per unit of each job, after a warm-up, in turns: A B A B.
 
     Args:
-        jobs: by name; a text is the reason why there is no job, and is returned.
+        jobs: by name; ``None`` has no values.
         repeats: measurements of each job.
         seconds: approximate length of a measurement.
         device: the device on which the jobs work.
     """
-    there = {name: job for name, job in jobs.items() if not isinstance(job, str)}
-    units = {name: _units(job, device, seconds) for name, job in there.items()}
-    turns = [
-        {name: timed(job, device, units[name]) / units[name] for name, job in there.items()}
-        for _ in range(repeats)
-    ]
-    return {
-        name: job if isinstance(job, str) else tuple(turn[name] for turn in turns)
-        for name, job in jobs.items()
-    }
+    units = {name: _units(job, device, seconds) for name, job in jobs.items() if job}
+    values: dict[str, Values] = dict.fromkeys(jobs, ())
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            if job:
+                values[name] += (timed(job, device, units[name]) / units[name],)
+    return values
 
 
 def timed(job: Job, device: torch.device, units: int) -> float:
@@ -58,23 +60,17 @@ def timed(job: Job, device: torch.device, units: int) -> float:
     return time.perf_counter() - start if counted is None else counted
 
 
-def per_repeat(figure: Callable[..., float], *columns: Values) -> Values:
-    """A figure of each repeat's values; where some are missing, the reason."""
-    reasons = [values for values in columns if isinstance(values, str)]
-    return reasons[0] if reasons else tuple(map(figure, *columns))
-
-
 def rate(seconds: Values, images: int) -> Values:
     """Images per second, if a unit of work is so many images."""
-    return per_repeat(lambda one: images / one, seconds)
+    return tuple(images / one for one in seconds)
 
 
 def ratio(one: Values, other: Values) -> Values:
-    """The quotient of each repeat's times."""
-    return per_repeat(lambda a, b: a / b, one, other)
+    """The quotient of each repeat's times; none where one of both is missing."""
+    return tuple(map(truediv, one, other))
 
 
-def speeds(seconds: Mapping[str, Values], images: int) -> dict[str, Values]:
+def speeds(seconds: Mapping[str, Values], images: int) -> Row:
     """Columns: images per second of each job, and how many times as fast the first is as each other job."""
     first, *others = seconds
     return {

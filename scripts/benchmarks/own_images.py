@@ -11,8 +11,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.bench import Bench
-from benchmarks.measure import Job, Values, repeat, speeds
-from benchmarks.rivals import Loader
+from benchmarks.measure import Job, Row, repeat, speeds
+from benchmarks.rivals import Loader, reads
 from benchmarks.table import Table
 from stn_experiments.config.build import build
 from stn_experiments.data.datasets import DataSet
@@ -62,7 +62,7 @@ def write_images(folder: Path, count: int) -> None:
         picture.save(folder / str(place % CLASSES) / f"{place}.jpg", quality=90)
 
 
-def later(bench: Bench, folder: str, augmentation: nn.Module | None = None) -> dict[str, Values]:
+def later(bench: Bench, folder: str, augmentation: nn.Module | None = None) -> Row:
     """Training images in batches, ours several together as in training."""
     size = bench.config()["trainer"]["batch_size"]
     per_chunk = batches_per_chunk(size)
@@ -89,9 +89,4 @@ def loaded(bench: Bench, folder: str, batches: int, augmentation: nn.Module | No
         [v2.Resize((SIDE, SIDE)), *augment, v2.PILToTensor(), v2.ToDtype(torch.float, True)]
     )
     loader = Loader(ImageFolder(folder, transform), bench.config()["trainer"]["batch_size"], bench.workers)
-
-    def take(units: int) -> None:
-        for images, labels in loader.passes(batches * units):
-            images.to(bench.device), labels.to(bench.device)
-
-    return take
+    return reads(loader, batches, bench.device)

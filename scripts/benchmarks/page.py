@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.bench import Bench
-from benchmarks.measure import Job, Values, per_repeat, repeat
+from benchmarks.measure import Job, repeat
 from benchmarks.table import Table
 from stn_experiments.runs.play import UNTOUCHED, Playground
 from stn_experiments.runs.train import train
@@ -24,22 +24,22 @@ BRIEF = ("trainer.epochs=1", "trainer.images_per_epoch=1280", "trainer.device=cp
 
 def tables(bench: Bench) -> list[Table]:
     """Milliseconds for each number and kind of runs."""
-    rows: list[dict[str, Values]] = []
+    rows = []
     threads = torch.get_num_threads()
     with TemporaryDirectory() as root:
         for name, runs in RUNS.items():
             seconds = bench.measure({"": change(bench, root, runs)})[""]
-            rows.append({"page": name, "ms": per_repeat(lambda one: 1000 * one, seconds)})
+            rows.append({"page": name, "ms": tuple(1000 * one for one in seconds)})
     torch.set_num_threads(threads)
     note = "From the sliders' values to the HTML with its pictures; one CPU thread, without a browser."
     title = "A change of a slider on the page to play with, milliseconds"
     return [Table(title, rows, note)]
 
 
-def change(bench: Bench, root: str, runs: list[list[str]]) -> Job | str:
-    """A job that answers a change of a slider, for briefly trained runs; or why there is none."""
+def change(bench: Bench, root: str, runs: list[list[str]]) -> Job | None:
+    """A job that answers a change of a slider, for briefly trained runs."""
     if find_spec("gradio") is None:
-        return "gradio is not installed"
+        return None
     from play_page import answer_html
 
     folders = []

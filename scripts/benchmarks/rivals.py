@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
+from benchmarks.measure import Job
 from stn_experiments.data.batch import Task
 from stn_experiments.data.canvas import SIDE
 from stn_experiments.data.distortions import Addition, Distortion, Mixed
@@ -64,23 +65,31 @@ class Loader:
         self.order[:] = index.view(-1, self.batch)[:count].tolist()
 
 
-def torchvision_samples(task: Task, digits: Digits) -> Samples | str:
-    """The digits under torchvision's equivalent of a distortion, or why it has none."""
+def reads(loader: Loader, batches: int, device: torch.device) -> Job:
+    """A job whose unit is to take so many batches to a device."""
+
+    def read(units: int) -> None:
+        for images, labels in loader.passes(batches * units):
+            images.to(device), labels.to(device)
+
+    return read
+
+
+def torchvision_samples(task: Task, digits: Digits) -> Samples | None:
+    """The digits under torchvision's equivalent of a distortion; it has no motion blur."""
     kinds = _kinds(task)
     if any(kind.blur > 1 for kind in kinds):
-        return "torchvision has no motion blur"
+        return None
     transforms = [_by_sample(kind, digits) for kind in kinds]
     transform = v2.RandomChoice(transforms) if isinstance(task, Mixed) else transforms[0]
     return Samples(digits, transform, pairs=isinstance(task, Addition))
 
 
-def kornia_draw(task: Task, digits: Digits) -> Callable[[Tensor], Tensor] | str:
-    """Images of the digits at an index under kornia's equivalent of a distortion, or why it has none."""
+def kornia_draw(task: Task, digits: Digits) -> Callable[[Tensor], Tensor] | None:
+    """Images of the digits at an index under kornia's equivalent; it pastes no crops of other images."""
     kinds = _kinds(task)
-    if isinstance(task, Mixed) or any(kind.clutter for kind in kinds):
-        return "kornia pastes no crops of other images"
-    if find_spec("kornia") is None:
-        return "kornia is not installed"
+    if isinstance(task, Mixed) or any(kind.clutter for kind in kinds) or find_spec("kornia") is None:
+        return None
     transform = _by_batch(kinds[0])
 
     def draw(index: Tensor) -> Tensor:

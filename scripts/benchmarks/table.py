@@ -1,13 +1,13 @@
 """Tables of measurements as Markdown."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.measure import Values
+from benchmarks.measure import Row, Values
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import write_atomically
 from stn_experiments.storage.environment import environment
@@ -20,30 +20,24 @@ class Table(NamedTuple):
     """Values by row and column; the first column has labels."""
 
     title: str
-    rows: Sequence[Mapping[str, Values]]
+    rows: Sequence[Row]
     note: str = ""
 
     def markdown(self) -> str:
-        """The table in Markdown: medians with spreads, and below it why some are missing."""
-        columns = list(self.rows[0])
-        lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
-        reasons: dict[str, str] = {}
+        """The table in Markdown: medians with spreads."""
+        first, *others = self.rows[0]
+        lines = [[first, *others], ["---", *["---:"] * len(others)]]
         for row in self.rows:
-            lines.append([str(row[columns[0]])])
-            for column in columns[1:]:
-                values = row[column]
-                if isinstance(values, str):
-                    text = f"– {reasons.setdefault(values, f'({len(reasons) + 1})')}"
-                else:
-                    text = number(values, "×" if "÷" in column else "")
-                lines[-1].append(text)
+            cells = (number(row[column], "×" if "÷" in column else "") for column in others)
+            lines.append([row[first], *cells])
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        below = "\n".join(f"{mark} {reason}  " for reason, mark in reasons.items())
-        return "\n\n".join(part for part in (f"## {self.title}", table, below, self.note) if part) + "\n"
+        return "\n\n".join(part for part in (f"## {self.title}", table, self.note) if part) + "\n"
 
 
-def number(values: tuple[float, ...], unit: str = "") -> str:
+def number(values: Values, unit: str = "") -> str:
     """The median, and half the range in percent of it if there are several values."""
+    if not values:
+        return "–"
     median = statistics.median(values)
     if isinstance(median, int):
         text = f"{median:,}"
@@ -54,11 +48,7 @@ def number(values: tuple[float, ...], unit: str = "") -> str:
 
 
 def write(file: Path, tables: Sequence[Table], command: str) -> None:
-    """Write tables to a file, below the command that measured them, the machine, versions and commit.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write tables to a file, below the command that measured them, the machine, versions and commit."""
     about = {"command": command, **environment(0)}
     for package in ("kornia", "lightning"):
         with suppress(PackageNotFoundError):

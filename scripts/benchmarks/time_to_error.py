@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import tutorial
 from benchmarks.bench import Bench, task_of
-from benchmarks.measure import Values, timed
+from benchmarks.measure import Row, timed
 from benchmarks.table import Table
 from benchmarks.training import our_loop
 from stn_experiments.common.errors import UserError
@@ -58,15 +58,14 @@ def tables(bench: Bench) -> list[Table]:
     return [Table(f"Time to a validation error on `{config['data']['name']}`", rows, note)]
 
 
-def row(name: str, curve: Sequence[Point]) -> dict[str, Values]:
-    """Seconds and images to each bound, and the last error, the time and the number of epochs."""
-    last, best = curve[-1], min(point.error for point in curve)
-    cells: dict[str, Values] = {"loop": name}
+def row(name: str, curve: Sequence[Point]) -> Row:
+    """Seconds and images to each bound, the best and the last error, the time and the number of epochs."""
+    cells: Row = {"loop": name}
     for bound in BOUNDS:
         above = [place for place, point in enumerate(curve) if point.error >= bound]
         below = curve[above[-1] + 1 :] if above else curve
-        reason = f"not reached in {len(curve)} epochs: at best {best:.2f} %, last {last.error:.2f} %"
-        cells[f"seconds to {bound} %"] = (below[0].seconds,) if below else reason
-        cells[f"images to {bound} %"] = (below[0].images,) if below else reason
-    cells |= {"last error, %": (last.error,), "seconds in all": (last.seconds,), "epochs": (len(curve),)}
-    return cells
+        cells[f"seconds to {bound} %"] = tuple(point.seconds for point in below[:1])
+        cells[f"images to {bound} %"] = tuple(point.images for point in below[:1])
+    best, last = min(point.error for point in curve), curve[-1]
+    cells |= {"best error, %": (best,), "last error, %": (last.error,)}
+    return cells | {"seconds in all": (last.seconds,), "epochs": (len(curve),)}

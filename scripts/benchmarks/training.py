@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import tutorial
 from benchmarks.bench import Bench, task_of
 from benchmarks.data import NAMES
-from benchmarks.measure import Job, Values, rate, ratio, repeat, speeds
+from benchmarks.measure import Job, rate, ratio, repeat, speeds
 from benchmarks.table import Table
 from stn_experiments.data.batch import Batch
 from stn_experiments.data.splits import TrainingSet
@@ -52,7 +52,7 @@ def our_speeds(
 ) -> Table:
     """Our loop and bare steps for each config; ``label`` is what they differ in, ``common`` what not."""
     names = [{group: config[group]["name"] for group in ("data", "backbone", "stn")} for config in configs]
-    rows: list[dict[str, Values]] = []
+    rows = []
     for config, of_config in zip(configs, names, strict=True):
         size = config["trainer"]["batch_size"]
         seconds = bench.measure(our_jobs(bench, build_experiment(config), build_experiment(config)))
@@ -60,7 +60,7 @@ def our_speeds(
     return Table(f"Training {common.format(**names[0])}, images/s in batches of {size}", rows, NOTE)
 
 
-def our_jobs(bench: Bench, one: Experiment, other: Experiment) -> dict[str, Job | str]:
+def our_jobs(bench: Bench, one: Experiment, other: Experiment) -> dict[str, Job | None]:
     """Our loop with one experiment, and bare steps with another; both without the consistency loss."""
     for experiment in (one, other):
         experiment.model.consistency = Consistency()
@@ -79,13 +79,13 @@ def tutorials_network(bench: Bench) -> Table:
     )
     experiments = [build_experiment(config)._replace(device=bench.device) for _ in range(2)]
     loader = tutorial.batches(bench.mnist.train, bench.workers)
-    jobs: dict[str, Job | str] = {
+    jobs: dict[str, Job | None] = {
         **our_jobs(bench, *map(with_tutorials_network, experiments)),
         "the tutorial's loop": tutorial.loop(tutorial.network().to(bench.device), loader, bench.device),
         "Lightning": lightning_loop(bench),
     }
     seconds = bench.measure(jobs)
-    rows: list[dict[str, Values]] = [
+    rows = [
         {"loop": name, "images/s": rate(values, size), "our loop ÷ this": ratio(values, seconds["our loop"])}
         for name, values in seconds.items()
     ]
@@ -137,12 +137,12 @@ def bare_steps(experiment: Experiment, batches: list[Batch]) -> Job:
     return repeat(lambda: captured(*next(source)[:2]))
 
 
-def lightning_loop(bench: Bench) -> Job | str:
+def lightning_loop(bench: Bench) -> Job | None:
     """Steps of Lightning's Trainer with the tutorial's network and DataLoader."""
     try:
         import lightning
     except ImportError:
-        return "lightning is not installed"
+        return None
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     loader = tutorial.batches(bench.mnist.train, bench.workers)

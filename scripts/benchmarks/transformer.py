@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.bench import Bench, task_of
-from benchmarks.measure import Job, Values, per_repeat, repeat
+from benchmarks.measure import Job, Row, ratio, repeat
 from benchmarks.table import Table
 from stn_experiments.models.classifier import INPUT, Classifier
 from stn_experiments.runs.experiment import build_experiment
@@ -24,18 +24,17 @@ def tables(bench: Bench) -> list[Table]:
         (batch,) = bench.batches(task_of(config), 1, size)
         model = experiment.model.to(bench.device).train()
         seconds = bench.measure(jobs(model, batch.images, batch.labels))
-        row: dict[str, Values] = {"stn": config["stn"]["name"]}
-        for name, values in seconds.items():
-            row[name] = per_repeat(lambda one: 1000 * one, values)
+        row: Row = {"stn": config["stn"]["name"]}
+        row |= {name: tuple(1000 * one for one in values) for name, values in seconds.items()}
         for way in ("forward", "backward"):
-            parts = (seconds[f"transformer {way}"], seconds[f"backbone {way}"])
-            row[f"% {way}"] = per_repeat(lambda transformer, backbone: 100 * transformer / backbone, *parts)
+            share = ratio(seconds[f"transformer {way}"], seconds[f"backbone {way}"])
+            row[f"% {way}"] = tuple(100 * one for one in share)
         rows.append(row)
     names = f"`{config['data']['name']}` and `{config['backbone']['name']}`"
     return [Table(f"Transformers on {names}, milliseconds per batch of {size}", rows)]
 
 
-def jobs(model: Classifier, images: Tensor, labels: Tensor) -> dict[str, Job | str]:
+def jobs(model: Classifier, images: Tensor, labels: Tensor) -> dict[str, Job | None]:
     """Forward and backward passes of the transformer at the input and of the backbone."""
     transformer = model.transformers[INPUT][0]  # type: ignore[index]
     seen = transformer(images).output

@@ -9,7 +9,6 @@ from kept.comparisons import BENCHMARKS, CHOICES, LESS, OTHERS, PLACES, TURNED, 
 from kept.records import Kept
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import UserError
-from stn_experiments.evaluation.intervals import difference_interval
 from stn_experiments.report import tables
 from stn_experiments.report.groups import Group
 from stn_experiments.report.published import SURENESS, Published, published
@@ -39,11 +38,7 @@ SCORES = {
 
 
 def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
-    """A page with all of its blocks written anew.
-
-    Raises:
-        UserError: a block has no such table, or a file of results that it needs is missing.
-    """
+    """A page with all of its blocks written anew."""
 
     def block(match: re.Match[str]) -> str:
         start, name, end = match.groups()
@@ -60,8 +55,8 @@ def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
 def headline(kept: Mapping[str, Kept]) -> str:
     """Errors with and without a transformer, and the published ones."""
     rows, figures = [], []
-    for data, letter in with_twins(kept):
-        groups = [kept[name].group for name in names_of(data, kept)]
+    for data, letter, names in with_twins(kept):
+        groups = [kept[name].group for name in names]
         pair = [published(group) for group in groups[:2]]
         figures += pair
         cells = [*map(error_and_interval, groups), "the same"][: 1 + len(TWINS)]
@@ -97,8 +92,8 @@ def sources(figures: Iterable[Published | None]) -> str:
 def differences(kept: Mapping[str, Kept]) -> str:
     """A sentence for each comparison: the difference, its interval and what follows."""
     lines = []
-    for data, letter in with_twins(kept):
-        transformer, *twins = (kept[name].group for name in names_of(data, kept))
+    for _, letter, names in with_twins(kept):
+        transformer, *twins = (kept[name].group for name in names)
         heads = TWINS.values() if len(twins) > 1 else [" and ".join(TWINS.values())]
         for twin, common in zip(twins, heads, strict=True):
             lines.append(f"- **{letter}, {common}:** {verdict(transformer, twin)}\n")
@@ -106,15 +101,11 @@ def differences(kept: Mapping[str, Kept]) -> str:
 
 
 def verdict(group: Group, twin: Group) -> str:
-    """Whether a transformer's error differs from its twin's by more than chance.
-
-    Raises:
-        UserError: they were tested on different images.
-    """
-    wrong, others = group.wrong(), twin.wrong()
-    if wrong is None or others is None or not group.is_tested_like(twin):
+    """Whether a transformer's error differs from its twin's by more than chance."""
+    interval = twin.difference(group)
+    if interval is None:
         raise UserError(f"the runs of {group.data} were tested on different images")
-    mean, low, high = interval = difference_interval(others, wrong)
+    mean, low, high = interval
     figures = f"{mean:.2f} percentage points (95 % interval {low:.2f} to {high:.2f})"
     if interval.holds_zero:
         return f"no difference beyond chance. The error without a transformer is higher by {figures}."
@@ -124,10 +115,11 @@ def verdict(group: Group, twin: Group) -> str:
 
 def runs(kept: Mapping[str, Kept]) -> str:
     """A row for each command whose runs were tested, with all that a reader needs to repeat it."""
+    kinds = {"with": "with", **{twin: f"without, {common}" for twin, common in TWINS.items()}}
     names = {
-        name: f"{letter}, {kind_of(name)}"
-        for data, letter in with_twins(kept)
-        for name in names_of(data, kept)
+        name: f"{letter}, {kinds[name.partition('-')[2]]}"
+        for _, letter, of_data in with_twins(kept)
+        for name in of_data
     }
     sizes = ["parameters", "epochs", "images_seen"]
     rows = []
@@ -146,12 +138,6 @@ def runs(kept: Mapping[str, Kept]) -> str:
     head += [*(size.replace("_", " ") for size in sizes), "training time", "commit"]
     machines = sorted({machine(kept[name].environment) for name in names})
     return f"{Table(head, rows).markdown()}\nMachine: {'; '.join(machines)}.\n{shell(kept, names)}"
-
-
-def kind_of(name: str) -> str:
-    """What distinguishes a file from others of its data."""
-    _, _, kind = name.partition("-")
-    return f"without, {TWINS[kind]}" if kind in TWINS else kind
 
 
 def machine(environment: Mapping[str, object]) -> str:
@@ -289,19 +275,15 @@ def shell(kept: Mapping[str, Kept], names: Iterable[str]) -> str:
     return "\n```sh\n" + "\n".join(lines) + "\n```\n"
 
 
-def with_twins(kept: Mapping[str, Kept]) -> Iterator[tuple[str, str]]:
-    """The data that have results with and without a transformer, and their letters."""
-    for data, letter in LETTERS.items():
-        if {f"{data}-with", f"{data}-epochs"} <= kept.keys():
-            yield data, letter
-
-
-def names_of(data: str, kept: Mapping[str, Kept]) -> list[str]:
-    """The files of a data set: with a transformer, and its twins.
+def with_twins(kept: Mapping[str, Kept]) -> Iterator[tuple[str, str, list[str]]]:
+    """The data that have results with and without a transformer, their letters and their files.
 
     Where the steps of both take equally long, the twin of equal epochs is that of equal time as well.
     """
-    return [f"{data}-with", *(name for twin in TWINS if (name := f"{data}-{twin}") in kept)]
+    for data, letter in LETTERS.items():
+        names = [name for kind in ("with", *TWINS) if (name := f"{data}-{kind}") in kept]
+        if {f"{data}-with", f"{data}-epochs"} <= {*names}:
+            yield data, letter, names
 
 
 TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {

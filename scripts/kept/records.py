@@ -42,11 +42,7 @@ class Kept:
 
     @property
     def group(self) -> Group:
-        """The only group.
-
-        Raises:
-            UserError: there are several.
-        """
+        """The only group."""
         if len(self.groups) != 1:
             raise UserError(f"the runs of {self.command} differ in more than the seed")
         return self.groups[0]
@@ -56,10 +52,7 @@ def keep(command: str, root: Path, configs: Path, file: Path, evaluated: str = "
     """Write the runs of a command, which are in the folder ``root``, to a file; returns their number.
 
     Where ``evaluated`` names other data, as for ``scripts/evaluate.py``, the scores are those on that data.
-
-    Raises:
-        UserError: a run is missing or not finished, or not evaluated on that data, or the runs differ in the
-            machine or have no clean commit.
+    All runs must be finished, evaluated on that data, of one machine, and of a clean commit.
     """
     if not command.startswith(COMMAND):
         raise UserError(f"--command must start with {COMMAND!r}, got {command!r}")
@@ -158,11 +151,7 @@ def six_digits(value: Any) -> Any:
 
 
 def load(file: Path) -> Kept:
-    """Read a file that :func:`keep` wrote.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Read a file that :func:`keep` wrote."""
     content = read_json(file)
     try:
         records = [record_of(content["config"], run) for run in content["runs"]]

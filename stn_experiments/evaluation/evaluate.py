@@ -11,12 +11,18 @@ from torch import Tensor
 from stn_experiments.common.bits import pack_bits
 from stn_experiments.data.batch import Batch, Pose, index_batch
 from stn_experiments.data.fingerprint import fingerprint
-from stn_experiments.data.splits import Pairs
+from stn_experiments.data.splits import KindSet, Pairs
 from stn_experiments.evaluation.coordinates import to_input_frame
-from stn_experiments.evaluation.localisation_scores import area, bounded, score
-from stn_experiments.evaluation.metrics import outside_share, theta_spread
+from stn_experiments.evaluation.localisation_scores import area, bounded, digit_frames, ink_inside, score
 from stn_experiments.evaluation.pose_scores import pair_rotation, pose_scores, residual_pose, whole_canvas
-from stn_experiments.evaluation.yardsticks import CENTRE_BOX, centre_box, mean_scores, named, yardsticks
+from stn_experiments.evaluation.yardsticks import (
+    CENTRE_BOX,
+    EXACT_FRAME,
+    centre_box,
+    mean_scores,
+    named,
+    yardsticks,
+)
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.prediction import Prediction
 
@@ -44,7 +50,7 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     """Cross-entropy ``loss`` and ``error`` in percent over a set, which is on the model's device.
 
     Of sequences, these are of their single labels, and ``sequence_error`` is the percentage with a wrong one.
-    Models with transformers also get ``theta_spread`` and ``outside_share`` (see ``metrics``). If the digits'
+    Models with transformers also get ``theta_spread`` and ``outside_share``. If the digits'
     places are known, attention with a location gets those of :func:`score`, beside some of the centre box as
     a yardstick. A model with one transformer, on images of one digit, gets those of :func:`pose_scores`.
     """
@@ -87,6 +93,33 @@ def evaluate_test(
         "test_digest": fingerprint(batch),
         "test_wrong": pack_bits(results["error"].flatten().bool().cpu().numpy()),
     }
+
+
+def evaluate_kind(model: Classifier, kind: KindSet) -> dict[str, float]:
+    """The scores of ``evaluate`` over all test digits under one distortion, without yardsticks.
+
+    A model with one transformer also has ``disturbance_inside``, the :func:`energy_inside` its outlines, if
+    there is clutter or noise, beside that of two of the :func:`yardsticks`.
+    """
+    batch, disturbance = kind
+    results = results_per_image(model, batch)
+    scores = summarise(results, batch)
+    if "outline" in results and disturbance.any():
+        outlines = {
+            "disturbance_inside": results["outline"],
+            named("disturbance_inside", CENTRE_BOX): centre_box(batch.pose, canvas_size(batch)),
+            named("disturbance_inside", EXACT_FRAME): digit_frames(batch.pose)[:, 0],
+        }
+        scores |= {name: energy_inside(outline, disturbance) for name, outline in outlines.items()}
+    return scores
+
+
+def energy_inside(outlines: Tensor, energy: Tensor) -> float:
+    """The fraction of the energy (N, h, w) of N images, taken together, inside outlines (N, K, 2)."""
+    chunks = zip(outlines.split(CHUNK), energy.split(CHUNK), strict=True)
+    inside = torch.cat([ink_inside(bounded(outline), part) for outline, part in chunks])
+    total = energy.sum((1, 2))
+    return ((inside * total).sum() / total.sum()).item()
 
 
 def pair_scores(model: Classifier, pairs: Pairs) -> dict[str, float]:
@@ -158,3 +191,14 @@ def canvas_size(batch: Batch) -> tuple[int, int]:
     """(height, width) of a batch's images."""
     height, width = batch.images.shape[-2:]
     return height, width
+
+
+def theta_spread(theta: Tensor) -> Tensor:
+    """Standard deviation of theta (N, P) over a set, averaged over P: 0 if theta ignores the input."""
+    return theta.std(0, correction=0).mean()
+
+
+def outside_share(grid: Tensor) -> Tensor:
+    """Share (B,) of the points of sampling grids (B, H', W', 2) that are outside the image."""
+    x, y = grid.unbind(-1)
+    return ((x.abs() > 1) | (y.abs() > 1)).float().mean((1, 2))

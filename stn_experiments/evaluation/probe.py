@@ -68,16 +68,15 @@ class Probe:
 
 def probe_steps(name: ProbeName, size: tuple[int, int]) -> list[Any]:
     """The steps of a probe on canvases of (height, width), see :class:`Probe`."""
-    if name == "position":
-        down, right = map(_offsets, size)
-        return [(x, y) for y in down for x in right]
-    lines: dict[ProbeName, list[Any]] = {
+    down, right = map(_offsets, size)
+    steps: dict[ProbeName, list[Any]] = {
         "rotation": list(range(-180, 181, 5)),
         "scale": [step / 20 for step in range(10, 33)],
+        "position": [(x, y) for y in down for x in right],
         "noise": [step / 20 for step in range(21)],
         "clutter": list(range(17)),
     }
-    return lines[name]
+    return steps[name]
 
 
 def _offsets(side: int) -> list[int]:
@@ -119,8 +118,10 @@ def probe(model: Classifier, name: ProbeName, digits: Digits, size: tuple[int, i
     if "answer" not in columns:
         return Probe(name, steps, **columns)
     true = true_answers(name, steps)
-    if name == "rotation":
-        columns["answer"] = _continuous(columns["answer"], steps.index(0))
+    if name == "rotation":  # without jumps of more than 180° between neighbours, in ±180° where it is 0
+        continuous = np.unwrap(columns["answer"], period=360)
+        turns = np.round(continuous[steps.index(0)] / 360)
+        columns["answer"] = (continuous - 360 * turns).tolist()
     counted = np.abs(true) <= (SLOPE_LIMIT if name == "rotation" else np.inf)
     slope, _ = np.polyfit(true[counted], np.asarray(columns["answer"])[counted], 1)
     return Probe(name, steps, **columns, slope=float(slope))
@@ -152,9 +153,3 @@ def _answer(name: ProbeName, step: Any, left: Residual) -> dict[str, Tensor]:
         "answer": mean.new_tensor(true_answers(name, step)) - mean,
         "spread": spread(left, one_class)[key],
     }
-
-
-def _continuous(degrees: Sequence[float], zero: int) -> list[float]:
-    """The same angles without jumps of more than 180° between neighbours, in ±180° at the index ``zero``."""
-    continuous = np.unwrap(degrees, period=360)
-    return (continuous - 360 * np.round(continuous[zero] / 360)).tolist()

@@ -9,8 +9,7 @@ from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.tracking.learning import Learning, learning_frames
 from stn_experiments.tracking.pictures import save_animation
 
-MOST = 4
-"""Runs in an animation."""
+MOST = 4  # runs
 
 
 def animate(folders: Sequence[Path], file: Path) -> None:
@@ -23,7 +22,7 @@ def animate(folders: Sequence[Path], file: Path) -> None:
     if len(folders) > MOST:
         raise UserError(f"--animation takes at most {MOST} runs, got {len(folders)}")
     try:
-        save_animation(learning_frames([read_learning(folder) for folder in folders]), file)
+        save_animation(learning_frames(list(map(read_learning, folders))), file)
     except (OSError, SyntaxError) as error:  # Pillow raises either for a damaged PNG
         raise UserError(f"--animation: {error}") from error
 

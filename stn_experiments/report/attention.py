@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from stn_experiments.evaluation.yardsticks import CENTRE_BOX, named
 from stn_experiments.report.groups import Group, first_mean
-from stn_experiments.report.tables import LOCATION, MISSING, POSE, Faint, Table
+from stn_experiments.report.tables import LOCATION, MISSING, POSE, Faint, Table, mean_text
 
 YARDSTICKS = {"canvas": "whole canvas", CENTRE_BOX: "best box that never moves", "exact_frame": "exact frame"}
 """The yardsticks that are rows, and their names. That of random views depends on the model."""
@@ -25,7 +25,7 @@ def attention(groups: Sequence[Group]) -> Table:
     for group in groups:
         if any(group.mean(name) is not None for name in LOCATION):
             scores = [score_text(group, name) for name in LOCATION]
-            poses = [text(group.mean(name), form) for name, (_, form) in POSE.items()]
+            poses = [mean_text(group, name, form) for name, (_, form) in POSE.items()]
             rows.setdefault(group.data, []).append([group.data, group.model, *scores, *poses])
     for data, of_data in rows.items():
         of_data += yardstick_rows(groups, data)
@@ -36,7 +36,7 @@ def attention(groups: Sequence[Group]) -> Table:
 def score_text(group: Group, name: str) -> str:
     """The mean of a score over the seeds, and in brackets that of random views."""
     random = group.mean(named(name, "random_views"))
-    return text(group.mean(name)) + ("" if random is None else f" ({random:.2f})")
+    return mean_text(group, name, "{:.2f}".format) + ("" if random is None else f" ({random:.2f})")
 
 
 def yardstick_rows(groups: Sequence[Group], data: str) -> list[list[str]]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -62,7 +63,7 @@ class Record:
 
     @property
     def names(self) -> Names:
-        """The names of the model; runs of earlier versions have no attention besides the transformer."""
+        """The names of the model."""
         settings = flatten(self.config)
         return Names(settings["backbone"], settings["stn"], settings.get("attention", "none"))
 
@@ -104,10 +105,8 @@ def collect(folders: Sequence[Path]) -> tuple[list[Record], list[str]]:
         except (UserError, OSError) as error:  # a run may be deleted while it is read
             skipped.append(f"{folder}: skipped, {error}")
     if not records:
-        where = ", ".join(map(str, folders))
-        raise UserError(
-            f"there is no run in {where}" + (f" that can be read: {skipped[0]}" if skipped else "")
-        )
+        reason = f" that can be read: {skipped[0]}" if skipped else ""
+        raise UserError(f"there is no run in {', '.join(map(str, folders))}{reason}")
     return records, skipped
 
 
@@ -160,28 +159,27 @@ def read_config(run: RunFolder) -> dict[str, Any]:
     """
     try:
         config = run.config()
-    except (UserError, ValueError, RecursionError) as error:
+    except UserError as error:
         raise UserError("config.yaml cannot be read") from error
     for name, kind in NEEDED.items():
-        group, _, key = name.rpartition(".")
-        settings = config.get(group) if group else config
-        if not isinstance(settings, Mapping) or type(settings.get(key)) is not kind:
+        node: Any = config
+        for key in name.split("."):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if type(node) is not kind:
             raise UserError(f"config.yaml has no {name}")
     return config
 
 
 def read_history(run: RunFolder, skipped: list[str]) -> Iterator[dict[str, Any]]:
     """The readable epochs of ``history.jsonl``."""
-    if not run.history_file.exists():
-        return
-    lines = run.history_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    file = run.history_file
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     for line_number, line in enumerate(lines, 1):
-        try:
+        metrics: Any = None
+        with suppress(ValueError):
             metrics = json.loads(line)
-        except (ValueError, RecursionError):
-            metrics = None
         if number(metrics, "epoch") is None or number(metrics, "val_error") is None:
-            skipped.append(f"{run.history_file}: line {line_number} skipped, it is no epoch")
+            skipped.append(f"{file}: line {line_number} skipped, it is no epoch")
         else:
             yield metrics
 
@@ -206,7 +204,6 @@ def read_evaluations(run: RunFolder, data: Mapping[str, Any], skipped: list[str]
 
 def number(values: Any, name: str) -> float | None:
     """A finite number in a dict, or ``None``."""
-    value = values.get(name) if isinstance(values, Mapping) else None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return float(value) if math.isfinite(value) else None
+    value: Any = values.get(name) if isinstance(values, Mapping) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None

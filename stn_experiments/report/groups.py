@@ -6,41 +6,26 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from stn_experiments.common.bits import unpack_bits
 from stn_experiments.config.tree import OPTIONAL_LOSS, decisive, flatten
+from stn_experiments.evaluation.intervals import Interval, difference_interval
 from stn_experiments.report.collect import Names, Record, number
 
 TRAINING_ONLY = ("data.online", "data.training", "data.train_digits", "data.valid_size")
 """Settings of data that do not change the test set."""
-NAMED_BY_TARGET = ("optimizer", "scheduler")
-"""Groups of settings without a name."""
-
-
-class Criterion(NamedTuple):
-    """What groups on the same data must share to be compared.
-
-    Args:
-        mark: the mark of those that differ.
-        number: its name in ``result.json``.
-        ratio: the largest number of compared groups is at most this multiple of the smallest.
-        meaning: of the mark.
-    """
-
-    mark: str
-    number: str
-    ratio: float
-    meaning: str
-
-
 CRITERIA = (
-    Criterion("*", "images_seen", 1.0, "another number of images seen in training"),
-    Criterion("†", "parameters", 1.3, "more than 30 % more or fewer parameters"),
+    ("*", "images_seen", 1.0, "another number of images seen in training"),
+    ("†", "parameters", 1.3, "more than 30 % more or fewer parameters"),
 )
-"""They are checked in this order. By default, a transformer adds at most 25 % of parameters."""
+"""What groups on the same data must share to be compared, checked in this order.
+
+Each is the mark of those that differ, a number in ``result.json``, the largest ratio between compared
+groups, and the meaning of the mark. By default, a transformer adds at most 25 % of parameters.
+"""
 
 
 @dataclass(frozen=True)
@@ -97,10 +82,7 @@ class Group:
         return mean(values) if values else None
 
     def wrong(self) -> np.ndarray | None:
-        """Which test images each finished run got wrong (S, N).
-
-        ``None`` if they were tested on different images, or if an earlier version made them.
-        """
+        """Which test images each finished run got wrong (S, N); ``None`` if they had different ones."""
         results = [run.result for run in self.finished]
         if len({result.get("test_digest") for result in results}) != 1:
             return None
@@ -109,10 +91,13 @@ class Group:
         except (KeyError, TypeError, ValueError):
             return None
 
-    def is_tested_like(self, other: "Group") -> bool:
-        """Whether the runs of both groups were tested on the same images."""
+    def difference(self, other: "Group") -> Interval | None:
+        """By how much its error exceeds another group's; ``None`` unless the test images are the same."""
         digests = {run.result.get("test_digest") for run in self.finished + other.finished}
-        return len(digests) == 1 and None not in digests
+        wrong, others = self.wrong(), other.wrong()
+        if len(digests) != 1 or None in digests or wrong is None or others is None:
+            return None
+        return difference_interval(wrong, others)
 
     def spread(self, name: str) -> float | None:
         """Its sample standard deviation over the seeds; ``None`` for fewer than two."""
@@ -122,11 +107,14 @@ class Group:
 
 def group_runs(records: Sequence[Record]) -> list[Group]:
     """The groups by data; those of one data set by test error, and those without a finished run last."""
-    groups = []
-    for data, of_data in split_by_data(records).items():
-        groups += [make_group(data, *model, runs) for model, runs in split_by_model(of_data).items()]
-    marks = find_marks(groups)
-    return sorted((replace(group, marks=mark) for group, mark in zip(groups, marks, strict=True)), key=rank)
+    groups = [
+        make_group(data, *model, runs)
+        for data, of_data in split_by_data(records).items()
+        for model, runs in split_by_model(of_data).items()
+    ]
+    marked = [replace(group, marks=mark) for group, mark in zip(groups, find_marks(groups), strict=True)]
+    marked.sort(key=lambda one: (one.data, not one.finished, one.mean("test_error") or 0, one.model))
+    return marked
 
 
 def split_by_data(runs: Sequence[Record]) -> dict[str, list[Record]]:
@@ -135,16 +123,14 @@ def split_by_data(runs: Sequence[Record]) -> dict[str, list[Record]]:
     for run in runs:
         by_name[run.data].append(run)
     for name, namesakes in by_name.items():
-        settings = [
-            {k: v for k, v in effective_settings(run).items() if changes_data(k)} for run in namesakes
-        ]
+        every = [effective_settings(run).items() for run in namesakes]
+        settings = [{key: value for key, value in one if changes_data(key)} for one in every]
         for run, text in zip(namesakes, differing_settings(settings), strict=True):
             by_settings[f"{name} {text}".strip()].append(run)
-    return {
-        name: list(of_set)
-        for settings, namesakes in by_settings.items()
-        for name, of_set in split_by_test_set(settings, namesakes).items()
-    }
+    found: dict[str, list[Record]] = {}
+    for name, namesakes in by_settings.items():
+        found |= split_by_test_set(name, namesakes)
+    return found
 
 
 def split_by_test_set(name: str, runs: Sequence[Record]) -> dict[str, list[Record]]:
@@ -168,12 +154,13 @@ def split_by_model(runs: Sequence[Record]) -> dict[tuple[Names, str], list[Recor
     All other settings are compared among all runs.
     """
     texts: list[list[str]] = [[] for _ in runs]
+    by_part = [split_settings(run) for run in runs]
     for part in (*Names._fields, None):
         alike = defaultdict(list)
         for index, run in enumerate(runs):
             alike[part and getattr(run.names, part)].append(index)
         for indices in alike.values():
-            settings = [settings_of(runs[index], part) for index in indices]
+            settings = [by_part[index][part] for index in indices]
             for index, text in zip(indices, differing_settings(settings), strict=True):
                 texts[index] += [text] if text else []
     found = defaultdict(list)
@@ -182,13 +169,14 @@ def split_by_model(runs: Sequence[Record]) -> dict[tuple[Names, str], list[Recor
     return found
 
 
-def settings_of(run: Record, part: str | None) -> dict[str, Any]:
-    """The settings of one part of a run's model; for ``None`` those of no part, and not of its test set."""
-    return {
-        key: value
-        for key, value in effective_settings(run).items()
-        if (part == key.partition(".")[0] if part else not changes_data(key) and not is_of_model(key))
-    }
+def split_settings(run: Record) -> dict[str | None, dict[str, Any]]:
+    """The settings of each part of a run's model, and for ``None`` those of no part; not of its test set."""
+    found: dict[str | None, dict[str, Any]] = defaultdict(dict)
+    for name, value in effective_settings(run).items():
+        group = name.partition(".")[0]
+        if not changes_data(name):
+            found[group if group in Names._fields else None][name] = value
+    return found
 
 
 def make_group(data: str, names: Names, settings: str, runs: Sequence[Record]) -> Group:
@@ -200,29 +188,22 @@ def make_group(data: str, names: Names, settings: str, runs: Sequence[Record]) -
     return Group(data, names, settings, one_each, unfinished, len(finished) - len(one_each))
 
 
-def rank(group: Group) -> tuple[str, bool, float, str]:
-    """The key by which groups are sorted."""
-    error = group.mean("test_error")
-    return group.data, error is None, error or 0, group.model
-
-
-def best(groups: Sequence[Group]) -> set[int]:
-    """The indices of the groups with the lowest test error on their data, rounded to the two digits shown.
+def best(groups: Sequence[Group]) -> list[Group]:
+    """The groups with the lowest test error on their data, rounded to the two digits shown.
 
     Groups with marks are not compared, and a single group on its data is not the best of several.
     """
-    errors: dict[str, dict[int, float]] = defaultdict(dict)
-    for index, group in enumerate(groups):
-        error = group.mean("test_error")
-        if error is not None and not group.marks:
-            errors[group.data][index] = round(error, 2)
-    return {
-        index
-        for of_data in errors.values()
+    compared = defaultdict(list)
+    for group in groups:
+        if group.finished and not group.marks:
+            compared[group.data].append((round(group.mean("test_error") or 0, 2), group))
+    return [
+        group
+        for of_data in compared.values()
         if len(of_data) > 1
-        for index, error in of_data.items()
-        if error == min(of_data.values())
-    }
+        for error, group in of_data
+        if error == min(error for error, _ in of_data)
+    ]
 
 
 def first_mean(groups: Sequence[Group], name: str, data: str) -> float | None:
@@ -237,22 +218,14 @@ def find_marks(groups: Sequence[Group]) -> list[str]:
     Groups with a mark do not count for the criteria that follow. Groups without the number get no mark.
     """
     marks = [""] * len(groups)
-    by_data = defaultdict(list)
-    for index, group in enumerate(groups):
-        if group.finished:
-            by_data[group.data].append(index)
-    for indices in by_data.values():
-        compared = indices
-        for criterion in CRITERIA:
-            means = {index: groups[index].mean(criterion.number) for index in indices}
-            values = {index: value for index, value in means.items() if value is not None}
-            low, high = fullest_range(
-                [values[index] for index in compared if index in values], criterion.ratio
-            )
-            for index, value in values.items():
+    for data in {group.data for group in groups}:
+        indices = [index for index, group in enumerate(groups) if group.data == data]
+        for mark, name, ratio, _ in CRITERIA:
+            means = {index: value for index in indices if (value := groups[index].mean(name)) is not None}
+            low, high = fullest_range([value for index, value in means.items() if not marks[index]], ratio)
+            for index, value in means.items():
                 if not low <= value <= high:
-                    marks[index] += criterion.mark
-            compared = [index for index in compared if not marks[index]]
+                    marks[index] += mark
     return marks
 
 
@@ -285,11 +258,6 @@ def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [" ".join(texts) for texts in differing]
 
 
-def is_of_model(name: str) -> bool:
-    """Whether a setting is one of a part of the model."""
-    return name.partition(".")[0] in Names._fields
-
-
 def changes_data(name: str) -> bool:
     """Whether a setting can change the test set."""
     return name.startswith("data.") and not name.startswith(TRAINING_ONLY)
@@ -305,7 +273,7 @@ def effective_settings(run: Record) -> dict[str, Any]:
     settings = {k: v for k, v in flatten(decisive(config)).items() if k not in ("seed", *named)}
     for weight in ("weight", "end"):
         settings.setdefault(f"{OPTIONAL_LOSS}.{weight}", 0.0)
-    for group in NAMED_BY_TARGET:
+    for group in ("optimizer", "scheduler"):  # they have no name
         if target := config.get(group, {}).get("_target_"):
             settings[group] = str(target).rpartition(".")[2]
     return settings

@@ -3,8 +3,8 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -14,8 +14,7 @@ from stn_experiments.tracking.panels import BORDER, CAPTION_SIZE, GAP, HEADS
 COLOURS = 64  # enough for a panel, with a third of the bytes
 
 
-@dataclass(frozen=True)
-class Strip:
+class Strip(NamedTuple):
     """The panel of a group: the column of inputs and the other columns, as data URIs."""
 
     group: Group

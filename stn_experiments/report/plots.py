@@ -11,14 +11,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from stn_experiments.report.groups import Group, best, first_mean
-from stn_experiments.report.robustness import Matrix
-from stn_experiments.report.tables import Bold
 
 # Okabe and Ito (2008), without the yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,7 +26,6 @@ MODELS_PER_PLOT = 8  # each has its own colour, marker and line
 WIDTH = 12.5  # inches
 PLOT_WIDTH = 0.62  # as a fraction of WIDTH; the legend has the rest
 LEGEND_COLUMNS = 58  # letters in a line of a legend
-HEAT_MAP_COLUMNS = 100  # letters in the line below a heat map
 NUMBER_SIZE = 10  # points
 OFFSETS = [
     radius * np.array([np.cos(angle), np.sin(angle)])
@@ -52,14 +48,10 @@ STYLE: Any = {
 }
 
 
-class SeriesStyle:
-    """The colour, marker and line of the series with an index, and the place of its first marker."""
-
-    def __init__(self, index: int) -> None:
-        self.colour = COLOURS[index % len(COLOURS)]
-        self.marker = MARKERS[index % len(MARKERS)]
-        self.line = LINES[index % len(LINES)]
-        self.first_marker = index % 3
+def series_style(index: int, **changes: Any) -> dict[str, Any]:
+    """The colour, marker and line of the series with an index, and other settings of ``Axes.plot``."""
+    lists = {"color": COLOURS, "marker": MARKERS, "linestyle": LINES}
+    return {name: values[index % len(values)] for name, values in lists.items()} | changes
 
 
 def error_curves(groups: Sequence[Group]) -> str | None:
@@ -83,7 +75,7 @@ def error_curves(groups: Sequence[Group]) -> str | None:
                     epochs, means, _ = over_seeds(group)
                     plot.plot(epochs, means, color=GREY, linewidth=0.6, zorder=1)
             for index, group in enumerate(chunk):
-                draw_curve(plot, group, SeriesStyle(index))
+                draw_curve(plot, group, index)
             error_axis(plot, "validation error, %")
             plot.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             plot.tick_params(labelbottom=True)
@@ -92,24 +84,15 @@ def error_curves(groups: Sequence[Group]) -> str | None:
         return to_svg(figure)
 
 
-def draw_curve(plot: Axes, group: Group, style: SeriesStyle) -> None:
-    """The curve of one model."""
+def draw_curve(plot: Axes, group: Group, index: int) -> None:
+    """The curve of the model with an index."""
     epochs, means, spreads = over_seeds(group)
-    plot.plot(
-        epochs,
-        means,
-        color=style.colour,
-        linestyle=style.line,
-        marker=style.marker,
-        markersize=5,
-        markevery=(style.first_marker, max(len(epochs) // 8, 1)) if len(epochs) > 8 else 1,
-        linewidth=1.6,
-        label=label(group),
-        zorder=3,
-    )
+    every = (index % 3, len(epochs) // 8) if len(epochs) > 8 else 1
+    style = series_style(index, markersize=5, markevery=every, linewidth=1.6, zorder=3)
+    plot.plot(epochs, means, label=label(group), **style)
     if spreads.any():
         low, high = np.maximum(means - spreads, MIN_ERROR), means + spreads
-        plot.fill_between(epochs, low, high, color=style.colour, alpha=0.2, linewidth=0, zorder=2)
+        plot.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0, zorder=2)
 
 
 def over_seeds(group: Group) -> tuple[list[int], np.ndarray, np.ndarray]:
@@ -127,9 +110,7 @@ def label(group: Group, prefix: str = "") -> str:
     """The text of a group in a legend."""
     seeds = f", {len(group.runs)} seeds" if len(group.runs) > 1 else ""
     state = "" if group.finished else " (unfinished)"
-    return "\n".join(
-        textwrap.wrap(f"{prefix}{group.model}{seeds}{state}", LEGEND_COLUMNS, subsequent_indent="  ")
-    )
+    return textwrap.fill(f"{prefix}{group.model}{seeds}{state}", LEGEND_COLUMNS, subsequent_indent="  ")
 
 
 def error_scatter(
@@ -153,26 +134,18 @@ def error_scatter(
     means = {name: first_mean(drawn, yardstick or "", name) for name in data}
     lines = {name: value for name, value in means.items() if value is not None}
     places = [(group.mean(name) or 0, max(group.mean("test_error") or 0, MIN_ERROR)) for group in drawn]
-    top = [groups[index] for index in best(groups)]
+    top = best(groups)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(max(4.0, legend_height([*texts, *lines])))
         plot = figure.subplots()
         for index, (group, place) in enumerate(zip(drawn, places, strict=True)):
-            style = SeriesStyle(data.index(group.data))
-            plot.plot(
-                *place,
-                color=style.colour,
-                marker=style.marker,
-                linestyle="none",
-                markersize=10 if group in top else 6,
-                markerfacecolor=style.colour if group.attends else "white",
-                markeredgewidth=1.4,
-                label=texts[index],
-            )
+            style = series_style(data.index(group.data), linestyle="none", markeredgewidth=1.4)
+            size, face = 10 if group in top else 6, style["color"] if group.attends else "white"
+            plot.plot(*place, markersize=size, markerfacecolor=face, label=texts[index], **style)
         for data_name, value in lines.items():
-            style = SeriesStyle(data.index(data_name))
+            colour = series_style(data.index(data_name))["color"]
             text = f"{data_name}: the best box that never moves"
-            plot.axvline(value, color=style.colour, linestyle=":", linewidth=1.4, zorder=1, label=text)
+            plot.axvline(value, color=colour, linestyle=":", linewidth=1.4, zorder=1, label=text)
         if limits:
             plot.set_xlim(*limits)
         else:
@@ -188,52 +161,13 @@ def error_scatter(
 def number_points(figure: Figure, plot: Axes, places: Sequence[tuple[float, float]]) -> None:
     """Number points from 1. A number is at the first place that is free, or else at the freest."""
     figure.draw_without_rendering()  # which sets the scales
-    points = plot.transData.transform(places) * 72 / figure.dpi
-    taken = list(points)
+    taken = points = plot.transData.transform(places) * 72 / figure.dpi
+    style: Any = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
     for number, (place, point) in enumerate(zip(places, points, strict=True), 1):
-        clearances = [np.linalg.norm(np.array(taken) - (point + offset), axis=1).min() for offset in OFFSETS]
-        dx, dy = OFFSETS[int(np.argmax(np.minimum(clearances, NUMBER_SIZE)))]
-        taken.append(point + np.array([dx, dy]))
-        text = plot.annotate(
-            str(number), place, (dx, dy), textcoords="offset points", ha="center", va="center", fontsize=8
-        )
-        text.set_in_layout(False)
-
-
-def heat_map(matrix: Matrix) -> str | None:
-    """The matrix as a heat map with the errors in it; ``None`` if it is empty."""
-    if not matrix.groups:
-        return None
-    errors = np.maximum(
-        np.array(matrix.errors, dtype=float), MIN_ERROR
-    )  # NaN if unknown; such a cell is white
-    low, high = np.nanmin(errors), np.nanmax(errors)
-    norm = LogNorm(low, high if high > low else 2 * low)
-    names = ["\n".join(textwrap.wrap(f"{group.data}: {group.model}", 48)) for group in matrix.groups]
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        columns = [
-            "\n".join(textwrap.wrap(name, max(6, HEAT_MAP_COLUMNS // len(matrix.data))))
-            for name in matrix.data
-        ]
-        rows = sum(0.25 + 0.2 * (1 + name.count("\n")) for name in names)
-        height = 1.3 + rows + 0.2 * max(name.count("\n") for name in columns)
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        plot = figure.subplots()
-        plot.imshow(errors, "cividis_r", norm, aspect="auto")
-        # The texts are those of the table, without the two columns of names.
-        for y, row in enumerate(matrix.table().rows):
-            for x, text in enumerate(row[2:]):
-                dark = norm(errors[y, x]) > 0.55  # larger errors are darker; false for NaN
-                weight = "bold" if isinstance(text, Bold) else "normal"
-                colour = "white" if dark else "black"
-                plot.text(x, y, text, ha="center", va="center", color=colour, weight=weight)
-        plot.set_xticks(range(len(columns)), columns, fontsize=8.5)
-        plot.set_yticks(range(len(names)), names, fontsize=8.5)
-        plot.set_xlabel("evaluated on")
-        plot.set_ylabel("trained on: model")
-        plot.tick_params(length=0)
-        plot.spines[:].set_visible(False)
-        return to_svg(figure)
+        clearances = [np.linalg.norm(taken - (point + offset), axis=1).min() for offset in OFFSETS]
+        offset = OFFSETS[int(np.argmax(np.minimum(clearances, NUMBER_SIZE)))]
+        taken = np.vstack([taken, point + offset])
+        plot.annotate(str(number), place, tuple(offset), **style).set_in_layout(False)
 
 
 def new_figure(height: float) -> Figure:

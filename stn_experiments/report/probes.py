@@ -15,11 +15,12 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from stn_experiments.common.files import read_json
 from stn_experiments.evaluation.probe import Probe, ProbeName
 from stn_experiments.report.groups import Group
-from stn_experiments.report.plots import MIN_ERROR, STYLE, WIDTH, SeriesStyle, error_axis, plain_ticks
+from stn_experiments.report.plots import MIN_ERROR, STYLE, WIDTH, error_axis, plain_ticks, series_style
 from stn_experiments.report.tables import Table
 from stn_experiments.runs.evaluate import probe_file
 
 DARK = "#59616b"
+LINE: Any = {"marker": "", "linewidth": 1.6}
 ROWS = 13
 """At most so many rows has the table of a line."""
 STEPS = {
@@ -92,16 +93,15 @@ def draw_lines(probes: Mapping[str, Probe], panels: Sequence[str]) -> Figure:
     for plot, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for index, (label, probe) in enumerate(probes.items()):
             if getattr(probe, panel) is not None:
-                draw_line(plot, panel, probe, (label, SeriesStyle(index)))
+                draw_line(plot, panel, probe, series_style(index, label=label, **LINE))
         finish(plot, panel, next(iter(probes.values())))
     lines = {str(line.get_label()): line for plot in figure.axes for line in plot.lines}
     figure.legend(lines.values(), lines, loc="outside lower left", fontsize=8.5, handlelength=3.2, ncols=2)
     return figure
 
 
-def draw_line(plot: Axes, panel: str, probe: Probe, series: tuple[str, SeriesStyle]) -> None:
+def draw_line(plot: Axes, panel: str, probe: Probe, style: Mapping[str, Any]) -> None:
     """The line of one probe in a plot of one number."""
-    label, style = series
     values = np.array(getattr(probe, panel))
     spread = np.array(probe.spread) if panel == "answer" else 0
     lines = np.array([values, values - spread, values + spread])
@@ -109,8 +109,8 @@ def draw_line(plot: Axes, panel: str, probe: Probe, series: tuple[str, SeriesSty
         lines = lines.clip(MIN_ERROR)
     if panel == "answer" and probe.name == "scale":
         lines = np.exp(lines)
-    plot.plot(probe.steps, lines[0], color=style.colour, linestyle=style.line, linewidth=1.6, label=label)
-    plot.fill_between(probe.steps, *lines[1:], color=style.colour, alpha=0.15, linewidth=0)
+    plot.plot(probe.steps, lines[0], **style)
+    plot.fill_between(probe.steps, *lines[1:], color=style["color"], alpha=0.15, linewidth=0)
 
 
 def finish(plot: Axes, panel: str, probe: Probe) -> None:
@@ -177,8 +177,8 @@ def draw_answers(plot: Axes, probe: Probe) -> None:
     """The mean answers along each axis of the canvas by the offset along it."""
     for axis, name in enumerate(("to the right", "down")):
         true, answers = np.array(probe.steps)[:, axis], np.array(probe.answer)[:, axis]
-        offsets, style = np.unique(true), SeriesStyle(axis)
+        offsets = np.unique(true)
         means = [answers[true == offset].mean() for offset in offsets]
-        plot.plot(offsets, means, color=style.colour, linestyle=style.line, linewidth=1.6, label=name)
+        plot.plot(offsets, means, **series_style(axis, label=name, **LINE))
     finish(plot, "answer", probe)
     plot.legend(fontsize=8.5)

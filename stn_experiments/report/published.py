@@ -17,15 +17,7 @@ COUNTS = {1: "one transformer, at best", 2: "two transformers, at best"}
 
 
 class Published(NamedTuple):
-    """A published figure.
-
-    Args:
-        error: in %.
-        model: the source's name of the model.
-        sureness: one of ``SURENESS``.
-        source: the paper or code.
-        notes: sentences about the source and its data.
-    """
+    """A published error in %, the source's name of the model, and how sure it is, one of ``SURENESS``."""
 
     error: float
     model: str

@@ -18,7 +18,7 @@ from stn_experiments.report.collect import State, collect
 from stn_experiments.report.groups import group_runs
 from stn_experiments.report.panels import data_uri, strips
 from stn_experiments.report.probes import probe_plot, read_probes
-from stn_experiments.report.robustness import robustness
+from stn_experiments.report.robustness import robustness, shades
 from stn_experiments.report.tables import Bold, Faint, details, footnotes, overview, to_csv
 
 
@@ -27,11 +27,6 @@ class Report:
 
     Args:
         folders: runs, or folders that hold runs at any depth.
-
-    Attributes:
-        groups: the runs, grouped by data and model.
-        data: the names of the data sets.
-        skipped: a line for each file that could not be read.
 
     Raises:
         UserError: a folder is missing, or there is no run that can be read.
@@ -47,6 +42,7 @@ class Report:
         self.footnotes = footnotes(self.groups)
         self.unfinished = [str(run) for group in self.groups for run in group.unfinished]
         self.matrix = robustness(self.groups)
+        self.shades = shades(self.matrix)
         self.strips = strips(self.groups, self.skipped)
         self.plots = self._draw()
 
@@ -59,10 +55,9 @@ class Report:
     @property
     def summary(self) -> str:
         """A sentence with the numbers of runs, models and data sets."""
-        runs, data = sum(len(group.runs) for group in self.groups), len(self.data)
-        models = len({(group.names, group.settings) for group in self.groups})
-        texts = (counted(runs, "run"), counted(models, "model"), counted(data, "data set"))
-        return "{} ({}) of {} on {}.".format(texts[0], self.counted, *texts[1:])
+        runs = counted(sum(len(group.runs) for group in self.groups), "run")
+        models = counted(len({(group.names, group.settings) for group in self.groups}), "model")
+        return f"{runs} ({self.counted}) of {models} on {counted(len(self.data), 'data set')}."
 
     @property
     def code_note(self) -> str:
@@ -112,8 +107,8 @@ class Report:
             ]
         if self.unfinished:
             parts += ["## Runs without a result\n", *[f"- {run}" for run in self.unfinished], ""]
-        if self.matrix.groups:
-            parts += ["## On other data\n", self.matrix.table().markdown()]
+        if self.matrix.rows:
+            parts += ["## On other data\n", self.matrix.markdown()]
         return "\n".join(parts)
 
     def html(self) -> str:
@@ -132,15 +127,9 @@ class Report:
             f"curves-{name}": plots.error_curves([group for group in self.groups if group.data == name])
             for name in self.data
         }
-        drawn["iou"] = plots.error_scatter(
-            self.groups,
-            "iou_mean",
-            "IoU of the attended box and the digit's ink box",
-            limits=(0, 1),
-            yardstick=named("iou_mean", CENTRE_BOX),
-        )
+        axis, yardstick = "IoU of the attended box and the digit's ink box", named("iou_mean", CENTRE_BOX)
+        drawn["iou"] = plots.error_scatter(self.groups, "iou_mean", axis, (0, 1), yardstick)
         drawn["time"] = plots.error_scatter(self.groups, "train_seconds", "training time, s")
-        drawn["robustness"] = plots.heat_map(self.matrix)
         for name in PROBES:
             if found := read_probes(self.groups, name, self.skipped):
                 drawn[f"probe-{name}"] = probe_plot(found).decode()

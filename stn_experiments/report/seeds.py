@@ -66,12 +66,8 @@ def with_band(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     band: dict[str, float] = {}
     for tag, some in values.items():
         if some:
-            spread = stdev(some) if len(some) > 1 else 0.0
-            band |= {
-                tag: mean(some),
-                f"lower/{tag}": mean(some) - spread,
-                f"upper/{tag}": mean(some) + spread,
-            }
+            middle, spread = mean(some), stdev(some) if len(some) > 1 else 0.0
+            band |= {tag: middle, f"lower/{tag}": middle - spread, f"upper/{tag}": middle + spread}
     return band
 
 
@@ -81,10 +77,9 @@ def margin_charts(written: Collection[str]) -> dict[str, dict[str, list[Any]]]:
     Charts whose tag is not among those that are ``written`` are omitted.
     """
     return {
-        f"{page}: mean over seeds ± standard deviation": {
+        "overview: mean over seeds ± standard deviation": {
             title.partition(" (")[0]: ["Margin", [tags[0], f"lower/{tags[0]}", f"upper/{tags[0]}"]]
-            for title, tags in reversed(charts.items())  # TensorBoard 2.21 draws the last of these first
+            for title, tags in reversed(CHARTS.items())  # TensorBoard 2.21 draws the last of these first
             if tags[0] in written
         }
-        for page, charts in CHARTS.items()
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stn_experiments.common.durations import time_text
-from stn_experiments.evaluation.intervals import difference_interval, error_interval
+from stn_experiments.evaluation.intervals import error_interval
 from stn_experiments.evaluation.yardsticks import YARDSTICKS, named
 from stn_experiments.report.groups import CRITERIA, Group, best
 from stn_experiments.report.published import SURENESS, published
@@ -31,13 +31,8 @@ POSE: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 """Scores of the digits' poses in V, their column heads and their form."""
 NUMBERS = (
-    "parameters",
-    "epochs",
-    "images_seen",
-    "test_images",
-    "glimpses_seen",
-    "train_seconds",
-    "images_per_second",
+    *("parameters", "epochs", "images_seen", "test_images", "glimpses_seen"),
+    *("train_seconds", "images_per_second"),
     *LOCATION,
     *POSE,
     *(named(name, yardstick) for name in LOCATION for yardstick in YARDSTICKS),
@@ -86,25 +81,17 @@ def overview(groups: Sequence[Group]) -> Table:
         chosen.setdefault((group.base, group.data), group)
     shown = list(chosen.values())
     top = best(shown)
-    head, columns = ["model", "parameters"], []
+    columns: list[tuple[str, dict[str, str]]] = []
     for name in dict.fromkeys(group.data for group in groups):
-        of_data = {group.model: index for index, group in enumerate(shown) if group.data == name}
-        errors = {model: error_text(shown[index]) for model, index in of_data.items()}
-        columns.append(
-            {model: Bold(errors[model]) if of_data[model] in top else errors[model] for model in errors}
-        )
-        head.append(name)
-        figures = {
-            model: str(figure) for model, index in of_data.items() if (figure := published(shown[index]))
-        }
-        if figures:
-            columns.append(figures)
-            head.append(PUBLISHED)
+        of_data = [group for group in shown if group.data == name]
+        columns.append((name, {group.model: bold_error(group, top) for group in of_data}))
+        if figures := {group.model: str(figure) for group in of_data if (figure := published(group))}:
+            columns.append((PUBLISHED, figures))
     rows = []
     for model in sorted({group.model for group in shown}):
         size = range_text([group for group in shown if group.model == model], "parameters")
-        rows.append([model, size, *(column.get(model, MISSING) for column in columns)])
-    return Table(head, rows)
+        rows.append([model, size, *(cells.get(model, MISSING) for _, cells in columns)])
+    return Table(["model", "parameters", *(head for head, _ in columns)], rows)
 
 
 def details(groups: Sequence[Group]) -> Table:
@@ -112,18 +99,15 @@ def details(groups: Sequence[Group]) -> Table:
     top = best(groups)
     glimpses = any(group.values("glimpses_seen") for group in groups)
     rows = []
-    for index, group in enumerate(groups):
-        error = error_text(group)
-        if group.finished and group.unfinished:
-            error += f"; {progress(group)}"
+    for group in groups:
         figure = published(group)
         rows.append(
             {
                 "data": group.data,
                 "model": group.model,
-                "test error %": Bold(error) if index in top else error,
+                "test error %": bold_error(group, top, with_progress=True),
                 "95 % interval": interval_text(group),
-                "above bold": difference_text(group, [groups[other] for other in top]),
+                "above bold": difference_text(group, top),
                 "seeds": str(len(group.finished) or MISSING),
                 "parameters": range_text([group], "parameters"),
                 "epochs": range_text([group], "epochs"),
@@ -141,9 +125,9 @@ def details(groups: Sequence[Group]) -> Table:
 def footnotes(groups: Sequence[Group]) -> list[str]:
     """A sentence for each mark in the tables, and for what else the compared models differ in."""
     notes = [
-        f"{criterion.mark} {criterion.meaning} than most models on the same data: not compared, never bold."
-        for criterion in CRITERIA
-        if any(criterion.mark in group.marks for group in groups)
+        f"{mark} {meaning} than most models on the same data: not compared, never bold."
+        for mark, _, _, meaning in CRITERIA
+        if any(mark in group.marks for group in groups)
     ]
     if (share := size_difference(groups)) >= 0.005:
         notes.append(
@@ -175,7 +159,7 @@ def to_csv(groups: Sequence[Group]) -> str:
     """The groups as CSV, with full numbers and empty fields."""
     top = best(groups)
     rows = []
-    for index, group in enumerate(groups):
+    for group in groups:
         figure = published(group)
         rows.append(
             {
@@ -185,7 +169,7 @@ def to_csv(groups: Sequence[Group]) -> str:
                 "test_error": group.mean("test_error"),
                 "test_error_spread": group.spread("test_error"),
                 "seeds": len(group.finished),
-                "best": int(index in top),
+                "best": int(group in top),
                 "marks": group.marks,
                 **{name: group.mean(name) for name in NUMBERS},
                 "published": figure and figure.error,
@@ -208,13 +192,13 @@ def error_text(group: Group) -> str:
     error, spread = group.mean("test_error"), group.spread("test_error")
     if error is None:
         return progress(group)
-    return " ".join(
-        [
-            f"{error:.2f}",
-            *([f"± {spread:.2f}"] if spread is not None else []),
-            *([group.marks] if group.marks else []),
-        ]
-    )
+    return f"{error:.2f}" + ("" if spread is None else f" ± {spread:.2f}") + f" {group.marks}".rstrip()
+
+
+def bold_error(group: Group, top: Sequence[Group], with_progress: bool = False) -> str:
+    """The error of a group, in bold if it is among the ``top``, perhaps with the progress of other runs."""
+    more = f"; {progress(group)}" if with_progress and group.finished and group.unfinished else ""
+    return (Bold if group in top else str)(error_text(group) + more)
 
 
 def interval_text(group: Group) -> str:
@@ -229,12 +213,10 @@ def interval_text(group: Group) -> str:
 def difference_text(group: Group, top: Sequence[Group]) -> str:
     """By how much the error in % exceeds that of the first of the ``top`` groups on the same data."""
     lowest = next((other for other in top if other.data == group.data), None)
-    if lowest is None or group is lowest or not group.is_tested_like(lowest):
+    interval = None if lowest is None or group is lowest else group.difference(lowest)
+    if interval is None:
         return MISSING
-    wrong, least = group.wrong(), lowest.wrong()
-    if wrong is None or least is None:
-        return MISSING
-    mean, low, high = interval = difference_interval(wrong, least)
+    mean, low, high = interval
     return f"{mean:.2f} ({low:.2f} to {high:.2f})" + (", may be chance" if interval.holds_zero else "")
 
 

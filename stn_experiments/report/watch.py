@@ -13,14 +13,11 @@ from stn_experiments.report.collect import Record, State, collect, number
 from stn_experiments.sweeps.progress import SweepStatus, active_sweeps
 
 CLEAR = "\x1b[2J\x1b[H"
+INTERVAL = 5.0  # seconds
 
 
-def watch(folders: Sequence[Path], seconds: float) -> None:
-    """Print the progress of the runs repeatedly, until all are finished or failed, or until Ctrl-C.
-
-    Raises:
-        UserError: a folder is missing, or there is no run that can be read.
-    """
+def watch(folders: Sequence[Path]) -> None:
+    """Print the progress of the runs repeatedly, until all are finished or failed, or until Ctrl-C."""
     try:
         while True:
             records, skipped = collect(folders)
@@ -29,7 +26,7 @@ def watch(folders: Sequence[Path], seconds: float) -> None:
             print((CLEAR if sys.stdout.isatty() else "") + status(records, sweeps, skipped), flush=True)
             if not sweeps and all(run.state in ("finished", "failed") for run in records):
                 return
-            time.sleep(seconds)
+            time.sleep(INTERVAL)
     except KeyboardInterrupt:
         print()
 

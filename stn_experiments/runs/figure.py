@@ -7,8 +7,7 @@ from PIL import Image
 
 from stn_experiments.data.batch import Batch, concat_batches, index_batch
 from stn_experiments.data.splits import KindSet
-from stn_experiments.evaluation.evaluate import canvas_size, predict
-from stn_experiments.evaluation.kinds import evaluate_kind
+from stn_experiments.evaluation.evaluate import canvas_size, evaluate_kind, predict
 from stn_experiments.evaluation.pose_scores import residual_pose, whole_canvas
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.tracking.panels import draw_panel, write_notes

@@ -7,8 +7,7 @@ from torch import Tensor
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.tree import OWN_DATA
 from stn_experiments.data.batch import Batch, index_batch
-from stn_experiments.evaluation.evaluate import predict
-from stn_experiments.evaluation.metrics import outside_share
+from stn_experiments.evaluation.evaluate import outside_share, predict
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.load import load_config
 from stn_experiments.runs.train import load_state, make_trainer, set_up_torch

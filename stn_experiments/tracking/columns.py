@@ -15,27 +15,24 @@ METRICS = (
 )
 """Tags that have a column."""
 
+NEVER_MOVES = "(flat line: a box that never moves)"
 CHARTS = {
-    "overview": {
-        "validation error, % (the faint line; Smoothing 0 shows it alone)": ["error/val"],
-        "does attention find the digit? fraction of the digits (flat line: a box that never moves)": [
-            *("attention/found", "attention/found_of_centre_box"),
-        ],
-        "does the box fit? IoU (flat line: a box that never moves)": [
-            *("attention/iou_mean", "attention/iou_mean_of_centre_box"),
-        ],
-        "is the digit inside the box? fraction of its ink (flat line: a box that never moves)": [
-            *("attention/ink_inside", "attention/ink_inside_of_centre_box"),
-        ],
-        "is the output upright? residual rotation, degrees (flat line: the input's)": [
-            *("pose/residual_rotation_deg", "pose/input_rotation_deg"),
-        ],
-        "does the transformer react to its input? spread of theta": ["transformer/theta_spread"],
-        "does it learn? gradient of the localisation network": ["transformer/localisation_gradient"],
-        "has it left the image? fraction of its grid outside": ["transformer/outside_share"],
-    }
+    "validation error, % (the faint line; Smoothing 0 shows it alone)": ["error/val"],
+    f"does attention find the digit? fraction of the digits {NEVER_MOVES}": [
+        *("attention/found", "attention/found_of_centre_box"),
+    ],
+    f"does the box fit? IoU {NEVER_MOVES}": ["attention/iou_mean", "attention/iou_mean_of_centre_box"],
+    f"is the digit inside the box? fraction of its ink {NEVER_MOVES}": [
+        *("attention/ink_inside", "attention/ink_inside_of_centre_box"),
+    ],
+    "is the output upright? residual rotation, degrees (flat line: the input's)": [
+        *("pose/residual_rotation_deg", "pose/input_rotation_deg"),
+    ],
+    "does the transformer react to its input? spread of theta": ["transformer/theta_spread"],
+    "does it learn? gradient of the localisation network": ["transformer/localisation_gradient"],
+    "has it left the image? fraction of its grid outside": ["transformer/outside_share"],
 }
-"""Pages of charts, each with the tags in it."""
+"""The charts of the page ``overview``, each with the tags in it."""
 
 
 def setting_columns(config: Mapping[str, Any]) -> list[str]:
@@ -54,6 +51,4 @@ def setting_columns(config: Mapping[str, Any]) -> list[str]:
 
 def charts() -> dict[str, dict[str, list[Any]]]:
     """``CHARTS`` in the form of ``SummaryWriter.add_custom_scalars``."""
-    return {
-        page: {title: ["Multiline", tags] for title, tags in some.items()} for page, some in CHARTS.items()
-    }
+    return {"overview": {title: ["Multiline", tags] for title, tags in CHARTS.items()}}

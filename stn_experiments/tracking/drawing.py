@@ -13,6 +13,8 @@ from stn_experiments.models.view import Heat
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
+Word = tuple[str, Sequence[Colour]]
+"""A word of a question and the colours of its background, as bands from the top."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 PAPER, FADED, INK, GREY = (255, 255, 255), (240, 241, 243), (32, 36, 42), (118, 124, 133)
@@ -48,13 +50,6 @@ class Place(NamedTuple):
         """Normalised points (N, 2) of the image as pixels of the cell."""
         halves = ((points.clamp(-FARTHEST, FARTHEST) + 1) / 2).tolist()
         return [(self.left + x * self.width, self.top + y * self.height) for x, y in halves]
-
-
-class Word(NamedTuple):
-    """A word of a question and the colours of its background, as bands from the top."""
-
-    text: str
-    shades: Sequence[Colour]
 
 
 def between(one: Colour, other: Colour, share: float) -> Colour:
@@ -182,15 +177,15 @@ def write_shaded(picture: Image.Image, words: Sequence[Word]) -> None:
     draw, font = ImageDraw.Draw(picture), _font(max(picture.height * WORD_SIZE, 1))
     gap, pitch = font.getlength(" "), picture.height * LINE_PITCH
     x, y = gap / 2, pitch / 2
-    for word in words:
-        length = font.getlength(word.text)
+    for text, shades in words:
+        length = font.getlength(text)
         if x > gap and x + length > picture.width:
             x, y = gap / 2, y + pitch
         top, bottom = y - pitch / 2, y + pitch / 2 - 1
-        for band, shade in enumerate(word.shades):
-            edge = min(top + pitch * band / len(word.shades), bottom)
+        for band, shade in enumerate(shades):
+            edge = min(top + pitch * band / len(shades), bottom)
             draw.rectangle([x - gap / 2, edge, x + length + gap / 2, bottom], shade)
-        draw.text((x, y), word.text, INK, font, anchor="lm")
+        draw.text((x, y), text, INK, font, anchor="lm")
         x += length + gap
 
 

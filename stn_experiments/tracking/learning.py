@@ -30,13 +30,10 @@ def learning_frames(runs: Sequence[Learning]) -> list[Image.Image]:
     """
     every = sorted(set().union(*(run.panels for run in runs)))
     epochs = [epoch for epoch in every if all(min(run.panels) <= epoch for run in runs)]
-    panels = [[_half(_latest(run, epoch)) for run in runs] for epoch in epochs]
+    latest = [[max(one for one in run.panels if one <= epoch) for run in runs] for epoch in epochs]
+    panels = [[_half(run.panels[one]) for run, one in zip(runs, row, strict=True)] for row in latest]
     charts = error_charts(runs, epochs, max(panel.height for panel in panels[0]))
     return [_side_by_side([*row, chart]) for row, chart in zip(panels, charts, strict=True)]
-
-
-def _latest(run: Learning, epoch: int) -> Path:
-    return run.panels[max(number for number in run.panels if number <= epoch)]
 
 
 def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -14,33 +14,8 @@ from stn_experiments.data.batch import Batch
 from stn_experiments.data.questions import decode_question
 from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.view import View
-from stn_experiments.tracking.drawing import (
-    COLOURS,
-    EDGE,
-    FADED,
-    FARTHEST,
-    GREY,
-    INK,
-    OUTSIDE,
-    OVERSAMPLE,
-    PAPER,
-    RIGHT,
-    WRONG,
-    Colour,
-    Word,
-    between,
-    blank,
-    draw_dashed,
-    draw_heat,
-    draw_marks,
-    draw_number,
-    draw_outline,
-    fit,
-    fitting_font,
-    paste_image,
-    write,
-    write_shaded,
-)
+from stn_experiments.tracking import drawing
+from stn_experiments.tracking.drawing import COLOURS, INK, OUTSIDE, OVERSAMPLE, PAPER, RIGHT, WRONG, Colour
 
 HEADS = ("a  input", "b  attends to", "c  sees", "d  prediction")
 BORDER, GAP = 14, 8
@@ -83,11 +58,13 @@ def draw_panel(
     panel = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(panel)
     if caption:
-        font = fitting_font(caption, CAPTION_SIZE, size[0] - 2 * BORDER)
+        font = drawing.fitting_font(caption, CAPTION_SIZE, size[0] - 2 * BORDER)
         draw.text((BORDER, BORDER), caption, INK, font)
     for column, head in enumerate(HEADS):
         x = BORDER + column * pitch + cell / 2
-        draw.text((x, top - GAP), head, GREY, fitting_font(head, HEAD_SIZE, cell), anchor="ms")
+        draw.text(
+            (x, top - GAP), head, drawing.GREY, drawing.fitting_font(head, HEAD_SIZE, cell), anchor="ms"
+        )
     for index in range(len(batch.images)):
         for column, picture in enumerate(_row(batch, prediction, index, cell, class_names)):
             panel.paste(picture, (BORDER + column * pitch, top + index * pitch))
@@ -105,7 +82,7 @@ def write_notes(panel: Image.Image, notes: Sequence[str]) -> Image.Image:
         row = top + index * (cell + GAP)
         noted.paste(panel.crop((0, row, panel.width, row + cell)), (0, top + index * pitch))
         middle = top + index * pitch + cell + GAP / 2 + NOTE_SIZE / 2
-        draw.text((BORDER, middle), line, INK, fitting_font(line, NOTE_SIZE, width), anchor="lm")
+        draw.text((BORDER, middle), line, INK, drawing.fitting_font(line, NOTE_SIZE, width), anchor="lm")
     return noted
 
 
@@ -152,8 +129,8 @@ def _of_one(view: View, index: int) -> View:
 
 
 def _image_cell(image: Tensor, cell: int) -> Image.Image:
-    picture = blank(cell, PAPER)
-    paste_image(picture, image, fit(image, picture.size, IMAGE_SHARE))
+    picture = drawing.blank(cell, PAPER)
+    drawing.paste_image(picture, image, drawing.fit(image, picture.size, IMAGE_SHARE))
     return picture.reduce(OVERSAMPLE)
 
 
@@ -162,36 +139,40 @@ def _place_cell(image: Tensor, views: ColouredViews, boxes: Tensor, cell: int) -
     if all(view.outline is None for view, _ in views):
         gates = [view.gates for view, _ in views if view.gates is not None]
         return _gates_cell(torch.cat(gates), views[0][1], cell) if gates else _empty_cell(cell)
-    picture = blank(cell, OUTSIDE)
-    place = fit(image, picture.size, CANVAS_SHARE)
-    paste_image(picture, image, place)
+    picture = drawing.blank(cell, OUTSIDE)
+    place = drawing.fit(image, picture.size, CANVAS_SHARE)
+    drawing.paste_image(picture, image, place)
     for view, colour in views:
         if view.heat is not None:
-            draw_heat(picture, view.heat, place, colour)
-    ImageDraw.Draw(picture).polygon(place.pixels(geometry.boundary_points(1)), outline=EDGE, width=OVERSAMPLE)
+            drawing.draw_heat(picture, view.heat, place, colour)
+    ImageDraw.Draw(picture).polygon(
+        place.pixels(geometry.boundary_points(1)), outline=drawing.EDGE, width=OVERSAMPLE
+    )
     many = len(views) > len(COLOURS)
     notes = {
-        draw_outline(picture, view.outline, place, colour, many)
+        drawing.draw_outline(picture, view.outline, place, colour, many)
         for view, colour in views
         if view.outline is not None
     }
     for view, colour in views:
         if view.marks is not None:
-            draw_marks(picture, view.marks, place, colour, many)
+            drawing.draw_marks(picture, view.marks, place, colour, many)
     # After the outlines, which are thicker and would hide it where they fit well.
     for box in boxes:
-        draw_dashed(picture, place.pixels(box))
+        drawing.draw_dashed(picture, place.pixels(box))
     for number, (view, colour) in enumerate(views, 1):
         if many and view.outline is not None:
-            draw_number(picture, number, place.pixels(view.outline[:1].nan_to_num(FARTHEST))[0], colour)
+            drawing.draw_number(
+                picture, number, place.pixels(view.outline[:1].nan_to_num(drawing.FARTHEST))[0], colour
+            )
     picture = picture.reduce(OVERSAMPLE)
-    write(picture, " ".join(sorted(notes - {""})), views[0][1], (0.5, 0.92), SMALL_TEXT)
+    drawing.write(picture, " ".join(sorted(notes - {""})), views[0][1], (0.5, 0.92), SMALL_TEXT)
     return picture
 
 
 def _gates_cell(gates: Tensor, colour: Colour, cell: int) -> Image.Image:
     """The weights (G,) of channels as bars from 0 to 1."""
-    picture = blank(cell, FADED)
+    picture = drawing.blank(cell, drawing.FADED)
     draw = ImageDraw.Draw(picture)
     left, right, top, bottom = (round(picture.width * share) for share in (0.08, 0.92, 0.24, 0.92))
     draw.rectangle([left, top, right, bottom], OUTSIDE)
@@ -200,7 +181,7 @@ def _gates_cell(gates: Tensor, colour: Colour, cell: int) -> Image.Image:
         x, height = left + number * step, value * (bottom - top)
         draw.rectangle([x, bottom - height, x + max(step - 1, 1), bottom], colour)
     picture = picture.reduce(OVERSAMPLE)
-    write(picture, "channel weights", INK, (0.5, 0.12), SMALL_TEXT)
+    drawing.write(picture, "channel weights", INK, (0.5, 0.12), SMALL_TEXT)
     return picture
 
 
@@ -208,38 +189,40 @@ def _output_cell(views: ColouredViews, cell: int) -> Image.Image:
     """The outputs of all views, in rows and columns."""
     if not views:
         return _empty_cell(cell)
-    picture = blank(cell, PAPER)
+    picture = drawing.blank(cell, PAPER)
     columns = math.ceil(math.sqrt(len(views)))
     rows = math.ceil(len(views) / columns)
     width, height = picture.width // columns, picture.height // rows
     for number, (view, colour) in enumerate(views):
         row, column = divmod(number, columns)
-        place = fit(view.output, (width, height), IMAGE_SHARE)
+        place = drawing.fit(view.output, (width, height), IMAGE_SHARE)
         place = place._replace(left=place.left + column * width, top=place.top + row * height)
-        paste_image(picture, view.output, place)
+        drawing.paste_image(picture, view.output, place)
         many = len(views) > len(COLOURS)
-        draw_outline(picture, geometry.boundary_points(1), place, colour, many)
+        drawing.draw_outline(picture, geometry.boundary_points(1), place, colour, many)
         if many:
-            draw_number(picture, number + 1, (place.left + width * 0.17, place.top + height * 0.17), colour)
+            drawing.draw_number(
+                picture, number + 1, (place.left + width * 0.17, place.top + height * 0.17), colour
+            )
     return picture.reduce(OVERSAMPLE)
 
 
 def _prediction_cell(
-    logits: Tensor, names: list[str], label: int, asked: list[Word], cell: int
+    logits: Tensor, names: list[str], label: int, asked: list[drawing.Word], cell: int
 ) -> Image.Image:
     """The predicted class, below the question, if there is one."""
     picture = Image.new("RGB", (cell, cell), PAPER)
     probability, predicted = logits.float().softmax(0).max(0)
     right = int(predicted) == label and bool(probability.isfinite())
     colour = RIGHT if right else WRONG
-    write_shaded(picture, asked)
+    drawing.write_shaded(picture, asked)
     places, size = ((0.56, 0.78, 0.92), 0.28) if asked else ((0.34, 0.69, 0.88), 0.5)
     name = names[int(predicted)]
     size, edge = (size, "") if name.isdecimal() else (NAME_SIZE, " ")
-    write(picture, f"{edge}{name}{edge}", colour, (0.5, places[0]), size)
-    write(picture, f"{100 * float(probability):.1f} %", colour, (0.5, places[1]), SMALL_TEXT)
+    drawing.write(picture, f"{edge}{name}{edge}", colour, (0.5, places[0]), size)
+    drawing.write(picture, f"{100 * float(probability):.1f} %", colour, (0.5, places[1]), SMALL_TEXT)
     if not right:
-        write(picture, f"{edge}true {names[label]}{edge}", INK, (0.5, places[2]), SMALL_TEXT)
+        drawing.write(picture, f"{edge}true {names[label]}{edge}", INK, (0.5, places[2]), SMALL_TEXT)
     return picture
 
 
@@ -250,15 +233,15 @@ def _sequence_cell(logits: Tensor, labels: Tensor, cell: int) -> Image.Image:
     right = (predicted == labels) & probability.isfinite()
     for place, (name, is_right) in enumerate(zip(predicted.tolist(), right.tolist(), strict=True)):
         middle = (place + 0.5) / len(labels)
-        write(picture, str(name), RIGHT if is_right else WRONG, (middle, 0.34), 1 / len(labels))
+        drawing.write(picture, str(name), RIGHT if is_right else WRONG, (middle, 0.34), 1 / len(labels))
     together = f"{100 * float(probability.prod()):.1f} %"
-    write(picture, together, RIGHT if right.all() else WRONG, (0.5, 0.69), SMALL_TEXT)
+    drawing.write(picture, together, RIGHT if right.all() else WRONG, (0.5, 0.69), SMALL_TEXT)
     if not right.all():
-        write(picture, "true " + " ".join(map(str, labels.tolist())), INK, (0.5, 0.88), SMALL_TEXT)
+        drawing.write(picture, "true " + " ".join(map(str, labels.tolist())), INK, (0.5, 0.88), SMALL_TEXT)
     return picture
 
 
-def _asked(question: Tensor, views: ColouredViews) -> list[Word]:
+def _asked(question: Tensor, views: ColouredViews) -> list[drawing.Word]:
     """The words of a question (T,), each shaded by its weight in each view that weighs them."""
     words = decode_question(question)
     shades = []
@@ -266,11 +249,11 @@ def _asked(question: Tensor, views: ColouredViews) -> list[Word]:
         if view.words is not None:
             weights = view.words[question != 0].nan_to_num(0)
             shares = weights / weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
-            shades.append([between(PAPER, colour, share) for share in shares.tolist()])
-    return list(map(Word, words, zip(*shades, strict=True) if shades else [[PAPER]] * len(words)))
+            shades.append([drawing.between(PAPER, colour, share) for share in shares.tolist()])
+    return list(zip(words, zip(*shades, strict=True) if shades else [[PAPER]] * len(words), strict=True))
 
 
 def _empty_cell(cell: int) -> Image.Image:
-    picture = Image.new("RGB", (cell, cell), FADED)
-    write(picture, "no attention", GREY, (0.5, 0.5), SMALL_TEXT)
+    picture = Image.new("RGB", (cell, cell), drawing.FADED)
+    drawing.write(picture, "no attention", drawing.GREY, (0.5, 0.5), SMALL_TEXT)
     return picture

@@ -20,16 +20,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 def save_animation(frames: Sequence[Image.Image], path: Path, seconds_per_frame: float = 0.5) -> None:
     """Write RGB pictures of one size as an endless GIF. Equal neighbours are stored once.
 
-    Args:
-        frames: the pictures in their order.
-        path: the GIF.
-        seconds_per_frame: how long each is shown; the last one is shown for at least two seconds.
-
-    Raises:
-        ValueError: there are no frames.
+    Each is shown for ``seconds_per_frame``, the last one for at least ``LAST_SECONDS``.
     """
-    if not frames:
-        raise ValueError("an animation needs at least one frame, got none")
     first, *others = _in_one_palette(frames)
     seconds = [seconds_per_frame] * len(others) + [max(seconds_per_frame, LAST_SECONDS)]
     durations = [round(1000 * second) for second in seconds]

@@ -5,7 +5,14 @@ import torch
 from stn_experiments.common.bits import unpack_bits
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.sequences import Sequences
-from stn_experiments.evaluation.evaluate import CHUNK, evaluate, evaluate_test, predict
+from stn_experiments.evaluation.evaluate import (
+    CHUNK,
+    evaluate,
+    evaluate_test,
+    outside_share,
+    predict,
+    theta_spread,
+)
 from stn_experiments.evaluation.yardsticks import SCORES, YARDSTICKS
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.tracking.tensorboard import TAGS
@@ -220,3 +227,16 @@ def test_a_test_result_tells_how_many_glimpses_a_prediction_is_made_from(build, 
     assert evaluate_test(build(*ram), batch)["glimpses_seen"] == 4 * 3
     assert evaluate_test(build(*ram, "attention.copies=1"), batch)["glimpses_seen"] == 3
     assert "glimpses_seen" not in evaluate_test(build("stn=none"), batch)
+
+
+def test_theta_spread_is_zero_for_constant_theta():
+    assert theta_spread(torch.ones(9, 6)) == 0
+    theta = torch.stack([torch.zeros(6), torch.full((6,), 2.0)])
+    assert theta_spread(theta) == 1
+
+
+def test_outside_share_counts_points_beyond_the_edge_in_either_direction():
+    grid = torch.zeros(2, 2, 3, 2)
+    grid[0, 0, :, 0] = 1.1
+    grid[0, 1, 0, 1] = -2
+    assert outside_share(grid).tolist() == pytest.approx([4 / 6, 0])

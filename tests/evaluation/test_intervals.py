@@ -65,8 +65,3 @@ def test_one_seed_counts_the_images_alone():
     normal = 196 * np.sqrt(0.01 * 0.99 / 10_000)
     assert interval.high - 1 == pytest.approx(normal, rel=0.03)
     assert error_interval(np.zeros((1, 50), bool)) == (0, 0, 0)
-
-
-def test_unequal_test_sets_are_not_compared():
-    with pytest.raises(ValueError, match="3 and 4 images are not the same test set"):
-        difference_interval(np.zeros((1, 3)), np.zeros((1, 4)))

@@ -5,9 +5,7 @@ import torch
 
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.splits import KindSet
-from stn_experiments.evaluation import kinds as module
-from stn_experiments.evaluation.evaluate import evaluate
-from stn_experiments.evaluation.kinds import energy_inside, evaluate_kind
+from stn_experiments.evaluation.evaluate import energy_inside, evaluate, evaluate_kind
 from stn_experiments.runs.experiment import build_experiment
 
 LEFT = [[-1, -1], [0, -1], [0, 1], [-1, 1]]
@@ -15,7 +13,7 @@ WHOLE = [[-3, -3], [3, -3], [3, 3], [-3, 3]]
 
 
 def test_the_energy_inside_is_that_of_all_images_together(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr("stn_experiments.evaluation.evaluate.CHUNK", 2)
     energy = torch.zeros(3, 2, 4)
     energy[0, 0] = torch.tensor([2.0, 1, 1, 0])  # 3 of 4 in the left half
     energy[1, 1] = torch.tensor([0.0, 0, 0, 12])  # 0 of 12

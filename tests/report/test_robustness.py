@@ -1,4 +1,4 @@
-from stn_experiments.report.robustness import robustness
+from stn_experiments.report.robustness import robustness, shades
 from stn_experiments.storage.run_folder import data_digest
 from tests.report.harness import DISTORTIONS, bold
 
@@ -10,10 +10,14 @@ def test_evaluations_become_a_matrix(write_run, groups):
     others = {"noisy-22": 8.0, "noisy-33": 9.0, own: 7.0, "rotated-00": 6.0}
     write_run("c", 7.0, stn="none", evaluations=others)
     write_run("d", 9.0, stn="tps")
-    table = robustness(groups()).table()
+    table = robustness(groups())
     assert table.head == ["trained on", "model", "clean", "noisy", "noisy-33", "rotated", "rotated-00"]
     assert table.rows == [
         ["rotated", "compact + affine", "3.50", "4.00", "–", "2.00", "–"],
         ["rotated", "compact + none", "–", "8.00", "9.00", "7.00", "6.00"],
     ]
     assert bold(table) == ["2.00", "7.00"]
+    found = shades(table)
+    assert found.keys() == {"2.00", "3.50", "4.00", "6.00", "7.00", "8.00", "9.00"}
+    assert found["2.00"] == "background: hsl(215 45% 96%)"
+    assert found["9.00"] == "background: hsl(215 45% 30%); color: white"

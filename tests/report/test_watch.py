@@ -25,13 +25,13 @@ def test_watching_ends(write_run, root, monkeypatch, capsys, end):
     folder = write_run("run")
 
     def sleep(seconds):
-        assert seconds == 3.0
+        assert seconds == 5.0
         if end == "Ctrl-C":
             raise KeyboardInterrupt
         (folder / "result.json").write_text('{"test_error": 1.0}')
 
     monkeypatch.setattr(watching.time, "sleep", sleep)
-    watching.watch([root], 3.0)
+    watching.watch([root])
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first == "all runs: 0 finished, 0 running, 0 failed, 1 stopped"
     assert last == ("" if end == "Ctrl-C" else "all runs: 1 finished, 0 running, 0 failed, 0 stopped")

@@ -336,7 +336,7 @@ def test_a_failed_run_is_shown_everywhere_until_it_finishes(command, small, monk
 
     sleepless = SimpleNamespace(sleep=lambda seconds: pytest.fail("all runs have ended"))
     monkeypatch.setattr(watching, "time", sleepless)
-    code, out, err = command("report.py", root, "--watch", "0.01")
+    code, out, err = command("report.py", root, "--watch")
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "all runs: 1 finished, 0 running, 1 failed, 0 stopped"
     assert f"  {broken.name}: 1 of 1 epochs, failed: training stopped: a test" in out
@@ -354,7 +354,7 @@ def test_a_failed_run_is_shown_everywhere_until_it_finishes(command, small, monk
     assert out.splitlines()[-1] == "2 of 2 runs done"
     assert (broken / "result.json").exists()
     assert not (broken / "failure.json").exists()
-    code, out, err = command("report.py", root, "--watch", "0.01")
+    code, out, err = command("report.py", root, "--watch")
     assert (code, err, out) == (0, "", "all runs: 2 finished, 0 running, 0 failed, 0 stopped\n")
 
 
@@ -365,7 +365,7 @@ def test_watching_shows_an_active_sweep(command, small, monkeypatch, root):
         try:
             return finish(run)
         finally:
-            watching.watch([root], 0.01)
+            watching.watch([root])
 
     def stop(seconds):
         shown.append(seconds)
