@@ -63,33 +63,25 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The words and options of the command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="RUN",
-        help="the folder of a run, or a folder of runs; optionally overrides that select other data, as for "
+    about = (
+        "the folder of a run, or a folder of runs; optionally overrides that select other data, as for "
         "scripts/train.py: data=cluttered data.distortion.clutter=10. data=rotated,rts evaluates on both. "
-        "Other data are drawn on the canvas of the run's own data",
+        "Other data are drawn on the canvas of the run's own data"
     )
+    parser.add_argument("words", nargs="+", metavar="RUN", help=about)
     either = parser.add_mutually_exclusive_group()
-    either.add_argument(
-        "--missing",
-        action="store_true",
-        help="skip evaluations on the same data that are newer than the checkpoint",
+    about = "skip evaluations on the same data that are newer than the checkpoint"
+    either.add_argument("--missing", action="store_true", help=about)
+    about = (
+        "instead, show 1,000 test digits under one distortion, in steps, on the canvas of the run's own "
+        "data: error, confidence, IoU and what the transformer undoes, as a table, a plot and JSON"
     )
-    either.add_argument(
-        "--probe",
-        choices=PROBES,
-        help="instead, show 1,000 test digits under one distortion, in steps, on the canvas of the run's own "
-        "data: error, confidence, IoU and what the transformer undoes, as a table, a plot and JSON",
+    either.add_argument("--probe", choices=PROBES, help=about)
+    about = (
+        "a folder with further choices, FOLDER/data/NAME.yaml; plugins=[PACKAGE] names the package with "
+        "their classes, unless the run has it"
     )
-    parser.add_argument(
-        "--config-dir",
-        type=Path,
-        metavar="FOLDER",
-        help="a folder with further choices, FOLDER/data/NAME.yaml; plugins=[PACKAGE] names the package with "
-        "their classes, unless the run has it",
-    )
+    parser.add_argument("--config-dir", type=Path, metavar="FOLDER", help=about)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     arguments = parser.parse_intermixed_args()
     refuse_spaces(arguments.words)

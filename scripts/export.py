@@ -9,19 +9,12 @@ def main() -> None:
     """Export a part of a run, and print how to use the file."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
-    parser.add_argument(
-        "--format",
-        choices=["onnx", "torch"],
-        required=True,
-        help="onnx: for ONNX Runtime and others; torch: for torch.export.load",
-    )
+    about = "onnx: for ONNX Runtime and others; torch: for torch.export.load"
+    parser.add_argument("--format", choices=["onnx", "torch"], required=True, help=about)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="FILE.onnx or FILE.pt2")
-    parser.add_argument(
-        "--part",
-        choices=["classifier", "transformer", "both"],
-        default="classifier",
-        help="classifier (default): logits of images; transformer: V, theta and box of images; both",
-    )
+    parts = ["classifier", "transformer", "both"]
+    about = "classifier (default): logits of images; transformer: V, theta and box of images; both"
+    parser.add_argument("--part", choices=parts, default="classifier", help=about)
     arguments = parser.parse_args()
 
     from stn_experiments.runs.export import export_run  # imported here, because --help needs no torch
