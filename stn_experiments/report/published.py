@@ -11,7 +11,7 @@ from stn_experiments.report.groups import Group
 DATA = yaml.safe_load((files("stn_experiments.report") / "published.yaml").read_text(encoding="utf-8"))
 SURENESS = dict(zip(DATA["sureness"], "ᵃᵇᶜ", strict=True))
 """How sure a figure is, and the mark of that."""
-NETWORKS = {"fcn": "FCN", "cnn": "CNN", "compact": "CNN", "polar": "PTN"}
+NETWORKS = {"fcn": "FCN", "cnn": "CNN", "compact": "CNN", "polar": "PTN", "gcnn": "P4CNN"}
 FAMILIES = {"affine": "affine", "projective": "projective", "tps": "TPS"}
 COUNTS = {1: "one transformer, at best", 2: "two transformers, at best"}
 
