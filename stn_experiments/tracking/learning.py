@@ -10,7 +10,6 @@ from PIL import Image
 from stn_experiments.tracking.drawing import PAPER
 
 CHART_WIDTH, DPI = 260, 100  # in pixels, and of matplotlib
-MARGINS = (50, 46, 8, 30)  # left, bottom, right and top of the axes, in pixels
 MIN_ERROR = 0.01  # percent: a logarithmic axis has no 0
 LONGEST_NAME = 28  # characters of a run's name in the legend
 
@@ -56,12 +55,8 @@ def error_charts(runs: Sequence[Learning], epochs: Iterable[int], height: int) -
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here: training starts without it
     from matplotlib.figure import Figure
 
-    figure = Figure((CHART_WIDTH / DPI, height / DPI), DPI)
-    canvas = FigureCanvasAgg(figure)
-    left, bottom, right, top = MARGINS
-    axes = figure.add_axes(
-        (left / CHART_WIDTH, bottom / height, 1 - (left + right) / CHART_WIDTH, 1 - (bottom + top) / height)
-    )
+    figure = Figure((CHART_WIDTH / DPI, height / DPI), DPI, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     lines = [axes.plot([], [], ".-", label=run.name[:LONGEST_NAME])[0] for run in runs]
     errors = [error for run in runs for error in run.errors.values()] or [100]
     axes.set(xlim=(0, max(max(run.errors, default=1) for run in runs) + 0.5), xlabel="epoch", yscale="log")
