@@ -39,14 +39,6 @@ def test_a_short_run_learns(real_run):
     assert result["residual_rotation_deg"] < result["input_rotation_deg"]
 
 
-def test_the_report_has_the_run(real_run, run_script, tmp_path):
-    done = run_script("report.py", real_run[0], "--output", tmp_path)
-    assert done.returncode == 0, done.stderr
-    error = json.loads((real_run[1] / "result.json").read_text())["test_error"]
-    assert f"{error:.2f}" in (tmp_path / "table.md").read_text()
-    assert f"{error:.2f}" in (tmp_path / "index.html").read_text()
-
-
 @pytest.fixture(scope="session")
 def tensorboard(real_run):
     """The address of a TensorBoard that serves the real run."""

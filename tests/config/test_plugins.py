@@ -115,10 +115,7 @@ def test_plugins_are_part_of_the_name_of_a_run(config):
         ("my_package", "got 'my_package'$"),
         ([3], "got 3$"),
         (["../my_package"], r"got '\.\./my_package'$"),
-        (
-            ["no_such"],
-            r"got 'no_such' \(ModuleNotFoundError: No module named 'no_such'\): install it, or add",
-        ),
+        (["no_such"], r"got 'no_such' \(ModuleNotFoundError: No module named 'no_such'\): install it, or"),
         (["broken"], r"got 'broken' \(SyntaxError: .*\): install it, or add its folder to PYTHONPATH$"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -116,19 +115,6 @@ def test_intersection_agrees_with_sutherland_hodgman(points, least, seed):
     torch.testing.assert_close(intersection_area(quads, quads), area(quads), atol=1e-6, rtol=1e-5)
 
 
-@property_test
-@given(seed=seeds, x=st.floats(-5, 5), y=st.floats(-5, 5), start=st.integers(1, 31))
-def test_intersection_does_not_depend_on_place_or_start(seed, x, y, start):
-    generator = torch.Generator().manual_seed(seed)
-    lines, quads = around(generator, 4, 32, 0.1), around(generator, 4, 4, 1.0)
-    both, shift = intersection_area(lines, quads), torch.tensor([x, y])
-    for other in [
-        intersection_area(lines + shift, quads + shift),
-        intersection_area(lines.roll(start, 1), quads.roll(start, 1)),
-    ]:
-        torch.testing.assert_close(other, both, atol=1e-5, rtol=0)
-
-
 def test_repeated_corners_and_places_far_out_keep_the_area():
     square, triangle = polygon(*SQUARE), polygon((0, 0), (0, 0), (1, 0), (1, 1))
     assert intersection_area(square, triangle).item() == pytest.approx(0.5)
@@ -234,53 +220,12 @@ def pose_of(boxes, ink):
     return Pose(torch.eye(3).expand(*boxes.shape[:2], 3, 3), boxes, ink)
 
 
-def covered(line, size, per_pixel=6):
-    """Which points of a canvas of (height, width) a convex line (N, 2) in pixels encloses, by NumPy."""
-    (height, width), step = size, 1 / per_pixel
-    x, y = np.meshgrid(np.arange(step / 2, width, step), np.arange(step / 2, height, step))
-    after = np.roll(line, -1, 0)
-    turns = [
-        (b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0]) for a, b in zip(line, after, strict=True)
-    ]
-    return (np.array(turns) >= 0).all(0) | (np.array(turns) <= 0).all(0)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_iou_with_ink_box_and_frame_agree_with_counted_points(digits, size):
-    """All shapes lie on the canvas."""
-    generator = torch.Generator().manual_seed(3)
-    angle, *shift = torch.rand(3, 24, generator=generator) - 0.5
-    matrix = geometry.similarity(2 * angle, torch.full((24,), 0.6), 6 * torch.stack(shift, 1))
-    matrix = geometry.normalised(matrix, (28, 28), size)
-    boxes = geometry.transform(matrix, geometry.boundary_points(1) * torch.tensor([0.4, 0.7]))
-    lines = boxes + 0.3 * (torch.rand(24, 1, 2, generator=generator) - 0.5)
-    ink = torch.rand(24, 1, 4, 4, generator=generator)
-    scores = score([lines], Pose(matrix[:, None], boxes[:, None], ink))
-
-    half = np.array(size[::-1]) / 2
-    corners = np.array([[-14, -14], [14, -14], [14, 14], [-14, 14]])
-    for item in range(24):
-        turn, (dx, dy) = 2 * float(angle[item]), (6 * float(part[item]) for part in shift)
-        rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-        frame = 0.6 * corners @ rotation + np.array([dx, dy]) + half
-        box = 0.6 * corners * np.array([0.4, 0.7]) @ rotation + np.array([dx, dy]) + half
-        view = (lines[item].numpy() + 1) * half
-        frame, box, view = (covered(line, size) for line in (frame, box, view))
-        by_box, by_frame = ((view & other).sum() / (view | other).sum() for other in (box, frame))
-        assert scores["iou_mean"][item].item() == pytest.approx(by_box, abs=0.03)
-        assert scores["frame_iou_mean"][item].item() == pytest.approx(by_frame, abs=0.03)
-        if abs(max(by_box, by_frame) - 0.5) > 0.03:
-            assert scores["found"][item].item() == float(max(by_box, by_frame) > 0.5)
-    assert 0.2 < scores["found"].mean() < 0.9
-
-
 @pytest.mark.parametrize("canvas", [60, (61, 45)])
 def test_the_frame_and_the_ink_box_are_found_and_the_whole_canvas_is_not(digits, canvas):
-    pose = (
-        Distortion(canvas=canvas, place="anywhere", clutter=4)
-        .draw(digits, torch.arange(40), torch.Generator().manual_seed(0))
-        .pose
-    )
+    """Boxes are so small that they have an IoU below a half with their frames."""
+    distortion, generator = Distortion(canvas=canvas, place="anywhere"), torch.Generator().manual_seed(0)
+    pose = distortion.draw(digits, torch.arange(40), generator).pose
+    pose = pose._replace(box=pose.box.mean(2, keepdim=True).lerp(pose.box, 0.8))
     whole = geometry.boundary_points(8).expand(40, -1, -1)
     assert score([digit_frames(pose)[:, 0]], pose)["found"].eq(1).all()
     assert score([pose.box[:, 0]], pose)["found"].eq(1).all()
@@ -309,6 +254,8 @@ def test_score_takes_the_best_view_of_each_digit_and_then_the_mean():
             expected += torch.cat([iou, ink_inside(line, ink[item, digit, None]), off_target]) / 3
         ours = [scores[name][item].item() for name in ("iou_mean", "ink_inside", "off_target")]
         assert ours == pytest.approx(expected.tolist(), abs=1e-5)
+        frames = [overlap(view[item, None], geometry.boundary_points(1)[None])[0].item() for view in outlines]
+        assert scores["frame_iou_mean"][item].item() == pytest.approx(max(frames), abs=1e-5)
     assert scores["iou_above_half"].equal((scores["iou_mean"] > 0.5).float())
 
 

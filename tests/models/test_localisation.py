@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -24,25 +23,16 @@ def test_each_step_of_a_recurrent_one_depends_on_the_memory_of_the_one_before():
         FEATURES["keypoints"]((1, 20, 30), 8), torch.eye(2, 3).flatten(), 3
     ).eval()
     torch.nn.init.normal_(network.theta.weight)
-    image = torch.rand(2, 1, 20, 30)
-    with torch.no_grad():
-        x, thetas = network.features(image).double().numpy(), network(image).numpy()
-    w = {name: value.detach().double().numpy() for name, value in network.memory.named_parameters()}
-
-    def sigmoid(value):
-        return 1 / (1 + np.exp(-value))
-
-    h = np.zeros_like(x)
-    for step in range(3):  # Cho et al. 2014, as torch writes it
-        of_x, of_h = (
-            np.split(value @ w[f"weight_{name}"].T + w[f"bias_{name}"], 3, 1)
-            for value, name in ((x, "ih"), (h, "hh"))
-        )
-        reset, update = (sigmoid(of_x[gate] + of_h[gate]) for gate in (0, 1))
-        h = (1 - update) * np.tanh(of_x[2] + reset * of_h[2]) + update * h
-        expected = h @ network.theta.weight.detach().numpy().T + network.theta.bias.detach().numpy()
-        np.testing.assert_allclose(thetas[:, step], expected, atol=1e-4)
-    assert not np.allclose(thetas[:, 1], thetas[:, 2], atol=1e-3)
+    image, memory = (
+        torch.rand(2, 1, 20, 30),
+        torch.nn.GRUCell(network.memory.input_size, network.memory.hidden_size),
+    )
+    memory.load_state_dict(network.memory.state_dict())
+    features, thetas, hidden = network.features(image), network(image), None
+    for step in range(3):
+        hidden = network.memory(features, hidden)
+        torch.testing.assert_close(thetas[:, step], network.theta(hidden))
+    assert not torch.allclose(thetas[:, 1], thetas[:, 2], atol=1e-3)
 
 
 def test_expected_positions_are_means_under_the_softmax():

@@ -188,10 +188,7 @@ def test_it_compiles_into_one_graph_with_the_same_output_and_gradient(generator,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"family": ThinPlateSpline(), "steps": 2},
-            "steps must be 1 for ThinPlateSpline, whose transforms do",
-        ),
+        ({"family": ThinPlateSpline(), "steps": 2}, "steps must be 1 for ThinPlateSpline, whose transforms"),
         ({"output_size": (28, 181)}, "output_size must be at most 4 times the input's 28×45, got 28×181"),
         (
             {"family": "similar"},
@@ -208,10 +205,7 @@ def test_it_compiles_into_one_graph_with_the_same_output_and_gradient(generator,
         ({"width": 0}, "width must be an integer at least 1, got 0"),
         ({"antialias": 1}, "antialias must be true or false, got 1"),
         ({"steps": 0}, "steps must be an integer at least 1, got 0"),
-        (
-            {"start": [1.0, 0.0]},
-            r"start must be null, a standard deviation or the 6 numbers of theta of Affine, got \[1.0, 0.0\]",
-        ),
+        ({"start": [1.0, 0.0]}, r"start must be null, a standard deviation or the 6 numbers of theta of"),
         ({"start": -1}, "start must be a number from 0 to 10 or a list, each a number .* or null, got -1"),
     ],
 )

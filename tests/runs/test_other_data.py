@@ -68,10 +68,7 @@ def test_data_of_a_further_folder_of_configs(compose, tmp_path):
     ("override", "message"),
     [
         ("seed=3", "only data can be changed"),
-        (
-            "data.distortion.angle=[1",
-            r"^data\.distortion\.angle=\[1 cannot be read: put special characters in",
-        ),
+        ("data.distortion.angle=[1", r"^data\.distortion\.angle=\[1 cannot be read: put special characters"),
         ("data.distortion.angle=${x", "cannot be read: put special characters in quotes"),
         ("data=nowhere", "data must be one of .*, got nowhere"),
     ],

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +5,7 @@ from hypothesis import strategies as st
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.storage import checkpoints
+from tests.data.damage import CreatesAFile
 
 STATE = {
     "epoch": 3,
@@ -122,16 +121,6 @@ def test_a_flipped_bit_of_a_weight_is_damage(tmp_path):
     )
     with pytest.raises(checkpoints.DamagedCheckpoint, match="its digest does not match"):
         checkpoints.load(path)
-
-
-class CreatesAFile:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

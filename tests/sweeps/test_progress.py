@@ -327,6 +327,7 @@ def test_a_failed_run_is_shown_everywhere_until_it_finishes(command, small, monk
     assert code == TrainingFailed.exit_code
     assert err.endswith("seed=1: training stopped: a test broke it\n")
     assert out.splitlines()[-1] == "1 of 2 runs done, 1 failed"
+    assert "run outputs" not in out  # a run of a sweep has its own line
     (whole,) = (file.parent for file in root.glob("*-seed0-*/result.json"))
     (broken,) = (file.parent for file in root.glob("*-seed1-*/failure.json"))
     failure = {"status": "failed", "why": "training stopped: a test\nbroke it"}

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import sys
 from contextlib import contextmanager
@@ -257,17 +256,6 @@ def test_a_file_that_cannot_be_used_is_one_line_and_is_left_there(runs, make, tm
 # Continuing
 
 
-def kill_in_run(number, actions, config):
-    """Search in a child process that ends without any clean-up as its n-th run begins."""
-    actions[number] = lambda: os._exit(9)
-    if not (pid := os.fork()):
-        try:
-            search(config)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-
-
 def interrupt_in_run(number, actions, config):
     """Press Ctrl-C as the n-th run begins."""
     actions[number] = raising(KeyboardInterrupt)
@@ -275,20 +263,15 @@ def interrupt_in_run(number, actions, config):
         search(config)
 
 
-SLOW_NUMBERS = [pytest.param(numbers, marks=pytest.mark.slow) for numbers in ([1], [6])]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [kill_in_run, interrupt_in_run])
-@pytest.mark.parametrize("numbers", [*SLOW_NUMBERS, [1, 1, 2, 2, 3]], ids=str)
-def test_an_interrupted_search_continues_as_if_it_had_not_been(runs, actions, make, stop, numbers):
+def test_an_interrupted_search_continues_as_if_it_had_not_been(runs, actions, make):
     """``numbers`` are those of the runs, in each command, during which the search is stopped."""
     search(whole := make(root="whole"))
-    values, config = tried(runs), make()
+    values, config, numbers = tried(runs), make(), (1, 1, 2, 2, 3)
     for number in numbers:
         runs.clear()
         actions.clear()
-        stop(number, actions, config)
+        interrupt_in_run(number, actions, config)
     runs.clear()
     actions.clear()
     text = search(config)

@@ -54,7 +54,6 @@ def later(monkeypatch):
     return lambda seconds: monkeypatch.setattr(time, "time", lambda: now() + seconds)
 
 
-@pytest.mark.slow
 def write(folder, first_step, steps, value):
     board = TensorBoard(folder, first_step)
     board.hyperparameters({"seed": 0})
