@@ -16,6 +16,9 @@ from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from stn_experiments.config.compose import compose as compose_config
 from stn_experiments.data import datasets
 from stn_experiments.data.mnist import Digits, Mnist
+from stn_experiments.runs.experiment import build_experiment
+from stn_experiments.storage import checkpoints
+from stn_experiments.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +26,11 @@ ROOT = Path(__file__).parent.parent
 # would only wait for one another.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def variation(*values):
+    """Parameters that vary the others of a test so little that they are for the slow tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 parse_yaml, PARSED = FileConfigSource.load_config, {}
@@ -126,6 +134,32 @@ def command(monkeypatch, tmp_path, capfd):
         return code, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def refused(command):
+    """What a script says in its one line, without doing anything else."""
+
+    def run(script, *words, code=2):
+        found, out, err = command(script, *words)
+        assert (found, out, err.count("\n")) == (code, "", 1), words
+        assert err.startswith("error: ")
+        return err.removeprefix("error: ").removesuffix("\n")
+
+    return run
+
+
+@pytest.fixture
+def untrained(compose, tmp_path):
+    """Write the folder of a run of some settings, with the weights from before training."""
+
+    def write(name, *settings):
+        run, config = RunFolder(tmp_path / name), compose(*settings)
+        run.create(config)
+        checkpoints.save({"model": build_experiment(config).model.state_dict()}, run.model)
+        return run.folder
+
+    return write
 
 
 @pytest.fixture

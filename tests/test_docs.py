@@ -10,8 +10,6 @@ import torch
 from stn_experiments.data import npz
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.runs.experiment import build_experiment
-from stn_experiments.storage import checkpoints
-from stn_experiments.storage.run_folder import RunFolder
 from tests.config.test_shipped_configs import CHOICES
 from tests.conftest import ROOT
 from tests.data.signs import write_signs
@@ -73,18 +71,10 @@ def test_each_command_describes_a_network_that_runs(compose, monkeypatch, tmp_pa
         assert logits.shape[:2] == (1, experiment.data.classes)
 
 
-@pytest.fixture
-def untrained_run(compose, few_digits, tmp_path):
-    """The folder outputs/RUN of a run with the weights from before training."""
-    run = RunFolder(tmp_path / "outputs" / "RUN")
-    config = compose(*few_digits, "data=cluttered")
-    run.create(config)
-    checkpoints.save({"model": build_experiment(config).model.state_dict()}, run.model)
-
-
 @pytest.mark.parametrize("page", [name for name, blocks in BLOCKS.items() if blocks])
-def test_each_snippet_runs(page, tmp_path, monkeypatch, untrained_run):
+def test_each_snippet_runs(page, tmp_path, monkeypatch, untrained, few_digits):
     """The snippets of a page share their names."""
+    untrained("outputs/RUN", *few_digits, "data=cluttered")
     monkeypatch.chdir(tmp_path)
     names = {}
     for block in BLOCKS[page]:

@@ -14,7 +14,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 from stn_experiments.cli.command import (
-    ArgumentParser,
     Failure,
     attempt,
     exit_with_failures,
@@ -33,7 +32,6 @@ WRONG = [
     ("data=mnits", "data must be one of addition affnist"),
     ("stn=null", "a group takes one of its choices, as in stn=none or attention=none, not null"),
     ("data=rotated,rts", "data=rotated,rts has several values: add -m to sweep over them\n"),
-    ("trainer.epochs =1", "there is a space in trainer.epochs =1, write trainer.epochs=1\n"),
     ("-m seed=0, 1", "there is a space in seed=0, 1, write seed=0,1\n"),
     ("run.name=../up", "run.name must be up to 80 letters, digits and any of _.+-, got '../up'"),
     ("run.root=a(b)", "put special characters in quotes, 'run.root=\"a(b)\"'"),
@@ -183,12 +181,6 @@ def test_the_patch_of_hydras_parser_ends_with_the_command(command):
     assert argparse.ArgumentParser.error is before
 
 
-def test_our_parser_prints_no_usage(capsys):
-    with pytest.raises(UserError, match="unrecognized arguments: --foo; --help lists the options"):
-        ArgumentParser().parse_args(["--foo"])
-    assert capsys.readouterr() == ("", "")
-
-
 # scripts/train.py and scripts/evaluate.py
 
 
@@ -204,21 +196,20 @@ def test_a_wrong_command_line_is_one_clear_line(command, tmp_path, line, words):
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "words"),
+    ("line", "words"),
     [
-        (["nowhere"], 2, "nowhere is no run: there is no such folder"),
-        ([], 2, "the following arguments are required: RUN"),
-        (["nowhere", "--device", "tpu"], 2, "invalid choice: 'tpu'"),
-        (["x", "x", "data=rts,clean"], 2, "error: each of 4 evaluations: x is no run: there is no such"),
-        (["nowhere", "data", "=rts"], 2, "there is a space in data =rts, write data=rts"),
+        (["nowhere"], "nowhere is no run: there is no such folder"),
+        (["x" * 300], "is no run: there is no such folder"),
+        (["."], ". is no run: it has no config.yaml, which the folder of each run has"),
+        (["data=clean,rts"], "the folder of a run is needed"),
+        (["--missing"], "the following arguments are required: RUN"),
+        (["nowhere", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["x", "x", "data=rts,clean"], "each of 4 evaluations: x is no run: there is no such"),
+        (["nowhere", "data", "=rts"], "there is a space in data =rts, write data=rts"),
     ],
 )
-def test_evaluate_rejects_a_wrong_command_line(command, tmp_path, line, code, words):
-    got, _, err = command("evaluate.py", *line)
-    assert got == code
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert words in err
+def test_evaluate_rejects_a_wrong_command_line(refused, tmp_path, line, words):
+    assert words in refused("evaluate.py", *line)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,15 +257,14 @@ def test_training_prints_a_line_per_epoch_and_the_paths(command, few_digits, tmp
 @pytest.mark.parametrize(
     ("launcher", "package"), [("joblib", "joblib"), ("slurm", "submitit"), ("submitit_local", "submitit")]
 )
-def test_a_launcher_that_is_not_installed_is_one_line(command, monkeypatch, launcher, package):
+def test_a_launcher_that_is_not_installed_is_one_line(refused, monkeypatch, launcher, package):
     Plugins.instance()  # Hydra looks only once for what is installed
     for choice in ("joblib", "submitit_slurm", "submitit_local"):
         monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], f"{choice}.yaml")
     monkeypatch.setitem(sys.modules, f"hydra_plugins.hydra_{package}_launcher", None)
     monkeypatch.setitem(sys.modules, f"hydra_plugins.hydra_{package}_launcher.{package}_launcher", None)
-    code, out, err = command("train.py", "-m", f"hydra/launcher={launcher}", "seed=-1,-2")
     line = f"this hydra/launcher needs {package}, which is not installed: pip install '.[sweep]'"
-    assert (code, out, err) == (2, "", f"error: {line}\n")
+    assert refused("train.py", "-m", f"hydra/launcher={launcher}", "seed=-1,-2") == line
 
 
 def test_options_may_stand_between_overrides():

@@ -16,6 +16,7 @@ from stn_experiments.runs.train import train as train_run
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.lock import lock_file
 from stn_experiments.training.loop import Trainer
+from tests.conftest import variation
 from tests.runs.harness import Command, assert_complete, make_quick, outcome
 
 INT, TERM, USR2 = STOP_SIGNALS
@@ -144,13 +145,13 @@ def test_stopped_can_be_sent_by_a_worker():
     ("number", "point", "call", "saved"),
     [
         (INT, STEP, 1, 1),
-        (TERM, STEP, 6, 6),
-        (INT, EVALUATION, 1, 4),
+        variation(TERM, STEP, 6, 6),
+        variation(INT, EVALUATION, 1, 4),
         (TERM, EVALUATION, 2, 8),
-        (USR2, RECORD, 1, 4),
+        variation(USR2, RECORD, 1, 4),
         (TERM, SAVE, 1, 4),
-        (TERM, RECORD, 2, 8),  # after the last step
-        (TERM, TEST, 1, 8),
+        variation(TERM, RECORD, 2, 8),  # after the last step
+        variation(TERM, TEST, 1, 8),
         (USR2, ANIMATION, 1, 8),
     ],
 )
@@ -194,7 +195,7 @@ def test_a_second_ctrl_c_stops_within_a_step(train, whole, monkeypatch):
     assert outcome(train.run) == whole
 
 
-@pytest.mark.parametrize(("point", "call"), [(STEP, 2), (RECORD, 2), (TEST, 1)])
+@pytest.mark.parametrize(("point", "call"), [(STEP, 2), variation(RECORD, 2), (TEST, 1)])
 def test_a_stopped_sweep_does_not_begin_its_next_run(train, command, monkeypatch, point, call):
     """Not even if the signal arrives after the last epoch of a run."""
     before_call(monkeypatch, point, call, lambda: send(TERM))

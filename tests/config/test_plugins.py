@@ -12,7 +12,6 @@ from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.replay import replay
 from stn_experiments.runs.train import train
-from stn_experiments.storage import checkpoints
 from stn_experiments.storage.run_folder import RunFolder, run_digest
 from tests.conftest import ROOT
 
@@ -71,16 +70,13 @@ def test_a_run_with_plugins_is_trained_drawn_evaluated_loaded_and_replayed_from_
 
 
 @pytest.mark.slow
-def test_a_run_without_plugins_is_evaluated_on_data_of_one(few_digits, command, compose, tmp_path):
-    run = RunFolder(tmp_path / "outputs" / "RUN")
-    settings = compose(*few_digits, "data=rotated")
-    run.create(settings)
-    checkpoints.save({"model": build_experiment(settings).model.state_dict()}, run.model)
+def test_a_run_without_plugins_is_evaluated_on_data_of_one(few_digits, command, untrained):
+    run = untrained("RUN", *few_digits, "data=rotated")
     words = ("--config-dir", CONFIGS, "data=occluded", "--device", "cpu", "data.valid_size=40")
-    code, out, _ = command("evaluate.py", run.folder, *words, "plugins=[my_package]")
+    code, out, _ = command("evaluate.py", run, *words, "plugins=[my_package]")
     assert code == 0
     assert "on occluded" in out
-    code, _, err = command("evaluate.py", run.folder, *words)
+    code, _, err = command("evaluate.py", run, *words)
     assert code == 2
     assert "plugins=[PACKAGE] allows another package" in err
 

@@ -17,21 +17,12 @@ from stn_experiments.evaluation.yardsticks import SCORES, YARDSTICKS
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.tracking.tensorboard import TAGS
 from tests.evaluation.harness import turned
+from tests.models.harness import Given
 
 
 @pytest.fixture
 def batch(digits):
     return Distortion(angle=30).draw(digits, torch.arange(40), torch.Generator().manual_seed(5))
-
-
-@pytest.fixture
-def build(compose, few_digits):
-    """The model of a config for 28×28 pixels."""
-
-    def make(*settings):
-        return build_experiment(compose("data=rotated", *few_digits, *settings)).model
-
-    return make
 
 
 def test_evaluation_in_chunks_is_the_same_as_in_one(build, batch, monkeypatch):
@@ -77,17 +68,12 @@ def test_evaluation_leaves_the_model_as_it_was(build, batch):
 def test_attention_is_scored_against_the_truth(build, batch):
     """An identity transformer shows the input's pose; one that knows the pose undoes it."""
     truth = batch.pose.matrix[:, 0, :2].flatten(1)
-
-    class Known(torch.nn.Module):
-        def forward(self, images):
-            return truth
-
     model = build("stn=affine")
     identity = evaluate(model, batch)
     assert identity["residual_rotation_deg"] == pytest.approx(identity["input_rotation_deg"], rel=1e-4)
     assert identity["residual_translation_px"] == pytest.approx(identity["input_translation_px"], abs=1e-3)
     assert 0.3 < identity["iou_mean"] < 0.9
-    model.transformers["input"][0].localisation = Known()
+    model.transformers["input"][0].localisation = Given(truth)
     known = evaluate(model, batch)
     assert known["residual_rotation_deg"] == pytest.approx(0, abs=1e-2)
     assert known["residual_scale"] == pytest.approx(0, abs=1e-3)
@@ -102,21 +88,6 @@ def test_attention_is_scored_against_the_truth(build, batch):
 def test_every_score_that_tensorboard_shows_exists(build, batch):
     scores = evaluate(build(), batch)
     assert {name for name in TAGS if name.startswith("val_")} <= {f"val_{name}" for name in scores}
-
-
-class OfPose(torch.nn.Module):
-    """Stands for a localisation network: the theta that shows each digit turned by its own angle.
-
-    It knows the poses of two batches, which it is asked for one after the other.
-    """
-
-    def __init__(self, pair, degrees):
-        super().__init__()
-        turn = torch.linalg.inv(turned(degrees.tolist()))
-        self.thetas = [(batch.pose.matrix[:, 0] @ turn)[:, :2].flatten(1) for batch in pair]
-
-    def forward(self, images):
-        return self.thetas.pop(0)
 
 
 @pytest.mark.parametrize("angle", [90, 180])
@@ -134,7 +105,9 @@ def test_pairs_tell_what_is_left_apart_from_the_class_and_the_digit(build, digit
     expected = np.sqrt(np.square(difference).mean() / 2)
     assert whole["input_pair_rotation_deg"] == pytest.approx(expected, rel=1e-3)
     for left in (torch.zeros(40), pair[0].labels * 36.0, torch.linspace(-170, 180, 40)):
-        model.transformers["input"][0].localisation = OfPose((pair[0], *pair), left)
+        turn = torch.linalg.inv(turned(left.tolist()))  # each digit is shown turned by its own angle
+        thetas = [(batch.pose.matrix[:, 0] @ turn)[:, :2].flatten(1) for batch in (pair[0], *pair)]
+        model.transformers["input"][0].localisation = Given(*thetas)
         scores = evaluate_test(model, pair[0], lambda: pair)
         assert scores["pair_rotation_deg"] == pytest.approx(0, abs=0.05)
         assert (scores["residual_rotation_deg"] > 50) == bool(left.any())

@@ -6,7 +6,7 @@ import torch
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.splits import KindSet
 from stn_experiments.evaluation.evaluate import energy_inside, evaluate, evaluate_kind
-from stn_experiments.runs.experiment import build_experiment
+from tests.models.harness import Given
 
 LEFT = [[-1, -1], [0, -1], [0, 1], [-1, 1]]
 WHOLE = [[-3, -3], [3, -3], [3, 3], [-3, 3]]
@@ -26,21 +26,13 @@ def test_the_energy_inside_is_that_of_all_images_together(monkeypatch):
     assert energy_inside(lost, energy[:1]) == 0
 
 
-@pytest.fixture
-def build(compose, few_digits):
-    def make(*settings):
-        return build_experiment(compose("data=cluttered", *few_digits, *settings)).model
-
-    return make
-
-
 def drawn(digits, **options):
     distortion = Distortion(canvas=60, place="anywhere", **options)
     return KindSet(*distortion.draw_disturbed(digits, torch.arange(40), torch.Generator().manual_seed(5)))
 
 
 def test_a_kind_has_the_scores_of_a_set_and_how_much_of_the_disturbance_v_holds(build, digits):
-    model, kind = build("stn=affine"), drawn(digits, clutter=6)
+    model, kind = build("data=cluttered", "stn=affine"), drawn(digits, clutter=6)
     found = evaluate_kind(model, kind)
     assert found.items() >= {k: v for k, v in evaluate(model, kind.batch).items() if "_of_" not in k}.items()
     assert found["disturbance_inside"] == pytest.approx(1)  # of the identity
@@ -48,11 +40,7 @@ def test_a_kind_has_the_scores_of_a_set_and_how_much_of_the_disturbance_v_holds(
     assert 0 < of_box < 1
     assert 0.1 < of_frame < 0.5  # the frame is 0.22 of the canvas
 
-    class Known(torch.nn.Module):
-        def forward(self, images):
-            return kind.batch.pose.matrix[:, 0, :2].flatten(1)
-
-    model.transformers["input"][0].localisation = Known()
+    model.transformers["input"][0].localisation = Given(kind.batch.pose.matrix[:, 0, :2].flatten(1))
     assert evaluate_kind(model, kind)["disturbance_inside"] == pytest.approx(of_frame)
 
 
@@ -61,6 +49,6 @@ def test_a_kind_has_the_scores_of_a_set_and_how_much_of_the_disturbance_v_holds(
     [("stn=none", {"clutter": 6}), ("stn=none attention=mask", {"noise": 0.3}), ("stn=affine", {})],
 )
 def test_without_a_transformer_or_a_disturbance_there_is_no_share(build, digits, settings, options):
-    found = evaluate_kind(build(*settings.split()), drawn(digits, **options))
+    found = evaluate_kind(build("data=cluttered", *settings.split()), drawn(digits, **options))
     assert "error" in found
     assert not [name for name in found if name.startswith("disturbance")]

@@ -8,8 +8,8 @@ from stn_experiments.data.distortions import Distortion
 from stn_experiments.evaluation import probe as module
 from stn_experiments.evaluation.evaluate import evaluate
 from stn_experiments.evaluation.probe import PROBES, UNTOUCHED, draw_step, probe, probe_steps, true_answers
-from stn_experiments.runs.experiment import build_experiment
 from tests.evaluation.harness import similarities, turned
+from tests.models.harness import Given
 
 SIZE = (28, 28)
 FEW = {
@@ -26,33 +26,11 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(module, "probe_steps", lambda name, size: FEW[name])
 
 
-@pytest.fixture
-def build(compose, few_digits):
-    """The model of a config for 28×28 pixels."""
-
-    def make(*settings):
-        return build_experiment(compose("data=rotated", *few_digits, *settings)).model.eval()
-
-    return make
-
-
-class Knows(torch.nn.Module):
-    """Stands for a localisation network: theta is a function of the pose at each step, one call a step."""
-
-    def __init__(self, name, digits, answer, family):
-        super().__init__()
-        self.family = family
-        steps = [UNTOUCHED[name], *FEW[name]]
-        poses = [draw_step(name, step, digits, SIZE).pose.matrix[:, 0] for step in steps]
-        self.matrices = [answer(pose) for pose in poses]
-
-    def forward(self, images):
-        return self.family.theta(self.matrices.pop(0))
-
-
 def answering(model, name, digits, answer):
-    transformer = model.transformers["input"][0]
-    transformer.localisation = Knows(name, digits, answer, transformer.family)
+    """The probe of a transformer whose theta is a function of the pose at each step."""
+    poses = [draw_step(name, step, digits, SIZE).pose.matrix[:, 0] for step in (UNTOUCHED[name], *FEW[name])]
+    (transformer,) = model.transformers["input"]
+    transformer.localisation = Given(*(transformer.family.theta(answer(pose)) for pose in poses))
     return probe(model, name, digits, SIZE)
 
 
@@ -97,7 +75,7 @@ def test_the_answer_is_the_mean_over_the_digits_and_the_spread_their_deviation_f
 
 @pytest.mark.parametrize("name", PROBES)
 def test_the_first_step_is_a_direct_evaluation_of_the_digits_as_they_are(build, digits, few_steps, name):
-    model, step = build("stn=affine"), UNTOUCHED.get(name, 0)
+    model, step = build("stn=affine").eval(), UNTOUCHED.get(name, 0)
     batch = Distortion().draw(digits, torch.arange(40), torch.Generator())
     found, index = probe(model, name, digits, SIZE), FEW[name].index(step)
     drawn = draw_step(name, step, digits, SIZE)

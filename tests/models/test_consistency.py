@@ -25,6 +25,7 @@ from stn_experiments.models.grids import (
 )
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
+from tests.models.harness import Given
 
 WIDE = (20, 40)
 EVERYTHING = Consistency(weight=1, angle=180, scale=1.3, translation=0.2)
@@ -41,17 +42,6 @@ CASES = [
     (ThinPlateSpline(), EVERYTHING, WIDE),
 ]
 """Families, with further transforms that they can follow, on images of some size."""
-
-
-class Given(torch.nn.Module):
-    """A localisation network that gives one theta after the other."""
-
-    def __init__(self, *thetas):
-        super().__init__()
-        self.thetas = list(thetas)
-
-    def forward(self, source):
-        return self.thetas.pop(0)
 
 
 def with_localisation(localisation, family, size, channels=1):
@@ -131,15 +121,6 @@ def test_a_shift_of_the_whole_image_by_a_quarter_of_its_width(size, expected):
         with_localisation(Given(identity, identity), Affine(), size), torch.ones(1, 1, *size), matrix
     )
     assert loss.item() == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("side", [1.0, 0.5, 0.1])
-def test_a_quarter_turn_of_a_centred_square_is_the_same_for_each_size(side):
-    """Each corner is a side away from where it was: 4 · side² / side²."""
-    theta = torch.tensor([[side, 0, 0, 0, side, 0]])
-    matrix = geometry.similarity(torch.tensor([math.pi / 2]), torch.ones(1), torch.zeros(1, 2))
-    model = with_localisation(Given(theta, theta), Affine(), (20, 20))
-    assert loss_of(model, torch.ones(1, 1, 20, 20), matrix).item() == pytest.approx(4, rel=1e-5)
 
 
 def test_the_distance_does_not_depend_on_the_size_of_the_boxes_and_has_the_right_gradient(generator):

@@ -13,7 +13,6 @@ from stn_experiments.models.glimpses import GlimpseConfig
 from stn_experiments.models.grids import Similarity
 from stn_experiments.models.rotation_backbones import (
     GCNN,
-    HalvingMaxPool,
     LogPolarSampling,
     P4Convolution,
     Polar,
@@ -111,16 +110,6 @@ def test_more_copies_make_scores_invariant_under_smaller_rotations(generator):
     assert change(small(Compact)) > 0.6
 
 
-def test_copies_are_rotated_about_the_centre(generator):
-    images = torch.rand(3, 2, 11, 11, generator=generator)
-    copies = RotatedCopies(4, (11, 11))(images)
-    for quarters in range(4):
-        either = [turned(images, sign * quarters) for sign in (1, -1)]
-        assert any(torch.allclose(copies[:, quarters], one, atol=1e-5) for one in either)
-    long = torch.rand(3, 2, 11, 16, generator=generator)
-    torch.testing.assert_close(RotatedCopies(2, (11, 16))(long)[:, 1], long.flip(2, 3), atol=1e-5, rtol=0)
-
-
 def test_with_one_copy_the_network_is_the_compact_one(generator):
     pooling, compact = small(TIPooling, copies=1), small(Compact)
     images = torch.rand(3, 1, 28, 28, generator=generator)
@@ -130,14 +119,6 @@ def test_with_one_copy_the_network_is_the_compact_one(generator):
         assert one.equal(other)
     features = pooling.stages(images)
     torch.testing.assert_close(features, compact.stages(images).flatten(1), atol=1e-4, rtol=1e-4)
-
-
-def test_pooling_halves_sides_rounded_up(generator):
-    maps = torch.rand(2, 3, 7, 10, generator=generator)
-    pooled = HalvingMaxPool()(maps)
-    assert pooled.shape[2:] == (4, 5)
-    torch.testing.assert_close(HalvingMaxPool()(maps.flip(2, 3)), pooled.flip(2, 3))
-    torch.testing.assert_close(HalvingMaxPool()(maps[:, :, :6]), F.max_pool2d(maps[:, :, :6], 2))
 
 
 @pytest.mark.parametrize(("kind", "first"), [(GCNN, "stem"), (TIPooling, "stem"), (Polar, "polar")])

@@ -118,18 +118,6 @@ def test_each_step_refines_the_last_and_reads_the_original(family, generator):
     torch.testing.assert_close(view.output, Sampler()(source, GridGenerator(family(), (20, 34))(theta)))
 
 
-def test_the_view_holds_the_transform_and_its_result(generator):
-    source = torch.rand(3, 1, 28, 45, generator=generator)
-    model = transformer()
-    torch.nn.init.normal_(model.localisation.theta.weight, std=0.1, generator=generator)
-    view = model(source)
-    assert view.transform.grid.shape == (3, 20, 34, 2)
-    assert view.output.shape == (3, 1, 20, 34)
-    expected = F.grid_sample(source, view.transform.grid, align_corners=False)
-    torch.testing.assert_close(view.output, expected)
-    torch.testing.assert_close(view.outline, model.grid_generator.outline(view.transform.theta))
-
-
 def test_antialiasing_averages_the_pixels_that_a_small_output_would_skip(generator):
     source = torch.rand(1, 1, 60, 84, generator=generator)
     model = transformer((1, 60, 84), (20, 28))
@@ -159,14 +147,6 @@ def test_theta_and_grid_keep_single_precision_under_autocast():
     assert 0 < (whole.transform.theta - half.transform.theta).abs().max() < 0.05
     # The grid is computed from theta exactly; an error of 1/256 would be a quarter of a pixel.
     assert torch.equal(model.grid_generator(half.transform.theta), half.transform.grid)
-
-
-def test_it_works_in_other_networks(generator):
-    """As in the README, inside a network on many channels."""
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), transformer((8, 30, 40), (15, 20)))
-    images = torch.rand(2, 3, 30, 40, generator=generator)
-    view = network.eval()(images)
-    assert view.output.shape == (2, 8, 15, 20)
 
 
 @pytest.mark.slow

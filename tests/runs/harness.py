@@ -125,11 +125,6 @@ def wait_until(condition):
         time.sleep(0.005)
 
 
-def files(folder):
-    """The content of all files below a folder."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def assert_complete(run):
     """Each file of a run's folder is complete, and no temporary one is left."""
     for path in run.folder.rglob("*"):

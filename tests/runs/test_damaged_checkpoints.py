@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from stn_experiments.storage import checkpoints
-from tests.runs.harness import assert_one_line, files, flip_a_bit, interrupt_after, outcome
+from tests.conftest import variation
+from tests.data.damage import files
+from tests.runs.harness import assert_one_line, flip_a_bit, interrupt_after, outcome
 
 DAMAGES = {
     "a flipped bit": flip_a_bit,
@@ -98,7 +100,7 @@ def test_a_checkpoint_that_does_not_fit_this_run_is_refused(train, interrupted, 
     assert all(after[path] == content for path, content in before.items() if path.suffix == ".pt")
 
 
-@pytest.mark.parametrize("name", ["model", "best"])
+@pytest.mark.parametrize("name", ["model", variation("best")])
 @pytest.mark.parametrize("trouble", ["damaged", "missing", "of another run", "of another epoch", "no model"])
 def test_without_the_weights_to_test_there_is_no_result(train, finished, whole, trouble, name):
     """No other file has them, and other weights would give another run's result."""
@@ -128,7 +130,7 @@ def test_without_the_weights_to_test_there_is_no_result(train, finished, whole, 
 
 def test_a_damaged_result_is_written_again(train, finished, whole):
     content, weights = finished.result_file.read_bytes(), finished.last.read_bytes()
-    for damaged in (b"", content[:-40], b"\xff" + content, b"[]", b"{}", b"null"):
+    for damaged in (content[:-40], b"[]"):
         finished.result_file.write_bytes(damaged)
         code, out, err = train()
         assert (code, err) == (0, "")

@@ -13,11 +13,12 @@ from stn_experiments.runs import train as train_module
 from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.storage import checkpoints, run_folder
 from stn_experiments.storage.lock import lock_file
+from tests.conftest import variation
+from tests.data.damage import files
 from tests.runs.harness import (
     FULL,
     assert_complete,
     assert_one_line,
-    files,
     inject,
     outcome,
     small_files,
@@ -28,14 +29,14 @@ from tests.runs.harness import (
     ("name", "count", "code"),
     [
         ("config.yaml", 1, 2),
-        ("environment.json", 1, 2),
-        ("panel-0002.png", 1, 4),
+        variation("environment.json", 1, 2),
+        variation("panel-0002.png", 1, 4),
         ("history.jsonl", 2, 4),
         ("model.pt", 1, 4),
-        ("best.pt", 1, 4),
-        ("last.pt", 1, 4),
+        variation("best.pt", 1, 4),
+        variation("last.pt", 1, 4),
         ("last.pt", 2, 4),
-        ("training.gif", 1, 4),
+        variation("training.gif", 1, 4),
         ("result.json", 1, 4),
     ],
 )
@@ -54,7 +55,9 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_resumes(
     assert outcome(train.run) == whole
 
 
-@pytest.mark.parametrize(("name", "number"), [("last.pt", errno.ENOSPC), ("history.jsonl", errno.EIO)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("last.pt", errno.ENOSPC), variation("history.jsonl", errno.EIO)]
+)
 def test_a_disk_that_fails_only_at_fsync_is_no_different(train, whole, monkeypatch, name, number):
     """Network file systems accept all writes and fail at fsync."""
 

@@ -157,26 +157,6 @@ def test_the_line_of_a_single_evaluation_has_no_name(runs, evaluate):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["data=clean,rts"], "the folder of a run is needed"),
-        (["empty"], "empty is no run: it has no config.yaml, which the folder of each run has"),
-        (["nowhere"], "nowhere is no run: there is no such folder"),
-        (["x" * 300], "is no run: there is no such folder"),
-        (["--missing"], "the following arguments are required: RUN"),
-    ],
-)
-def test_a_folder_without_a_run_is_one_line(evaluate, tmp_path, words, says):
-    (tmp_path / "empty").mkdir()
-    code, printed, errors = evaluate(*words)
-    assert (code, printed["test error"]) == (2, ())
-    (line,) = errors
-    assert line.startswith("error: ")
-    assert says in line
-    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
-
-
-@pytest.mark.parametrize(
     ("shape", "classes", "says"),
     [
         ((3, 28, 28), 10, "reads grey images, got colour images: convert those in other.npz"),

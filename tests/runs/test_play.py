@@ -8,41 +8,20 @@ from PIL import Image
 from stn_experiments.common.errors import UserError
 from stn_experiments.evaluation.pose_scores import residual_pose, whole_canvas
 from stn_experiments.runs import play as module
-from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.play import UNTOUCHED, Playground
-from stn_experiments.storage import checkpoints
-from stn_experiments.storage.run_folder import RunFolder
+from tests.models.harness import Given
 
 STILL = {**UNTOUCHED, "shear": 0, "bend": 0, "seed": 0}
 
 
 @pytest.fixture
-def play(compose, few_digits, tmp_path):
+def play(untrained, few_digits):
     """A playground of untrained runs, each of some settings."""
 
     def make(*runs):
-        folders = []
-        for number, settings in enumerate(runs):
-            run = RunFolder(tmp_path / f"run{number}")
-            config = compose(*few_digits, *settings)
-            run.create(config)
-            checkpoints.save({"model": build_experiment(config).model.state_dict()}, run.model)
-            folders.append(run.folder)
-        return Playground(folders)
+        return Playground([untrained(f"run{n}", *few_digits, *some) for n, some in enumerate(runs)])
 
     return make
-
-
-class Knows(torch.nn.Module):
-    """Stands for a localisation network of similarities, which knows the poses."""
-
-    def __init__(self, poses):
-        super().__init__()
-        self.poses = poses
-
-    def forward(self, images):
-        (a, b, x), (_, _, y), _ = self.poses.permute(1, 2, 0)
-        return torch.stack([a, b, x, y], 1)
 
 
 def test_the_angle_turns_the_digit_as_its_pose_says(play):
@@ -83,7 +62,8 @@ def test_the_transformers_rotation_is_beside_the_true_one(play):
     ]
     finds, ignores = (torch.cat([poses[place][:, 0] for place in places]) for places in ((0, 1), (1, 2)))
     for model, matrix in zip(ground.models, (finds, ignores), strict=True):
-        model.transformers["input"][0].localisation = Knows(matrix)
+        (a, b, x), (_, _, y), _ = matrix.permute(1, 2, 0)
+        model.transformers["input"][0].localisation = Given(torch.stack([a, b, x, y], 1))
     found, ignored = ground.answers(ground.test_digit(7, 0), values, "", 60)
     assert found.rotation == pytest.approx(-110, abs=0.01)
     assert ignored.rotation == pytest.approx(0, abs=0.01)

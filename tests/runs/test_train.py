@@ -19,9 +19,8 @@ from stn_experiments.storage.environment import environment
 from stn_experiments.storage.run_folder import RunFolder, data_digest, run_digest
 from stn_experiments.tracking.panels import draw_panel
 from tests.data.signs import write_signs
-from tests.runs.harness import npz_settings, small_panels
+from tests.runs.harness import npz_settings, small_panels, without_times
 
-TIMES = ("train_seconds", "images_per_second")
 FIXED_FIELDS = (
     "test_error val_error epochs images_seen test_images train_seconds images_per_second parameters seed "
     "data backbone stn attention device precision commit status"
@@ -38,10 +37,6 @@ def config(compose, few_digits, tmp_path, monkeypatch):
         return settings
 
     return make
-
-
-def without_times(result):
-    return {key: value for key, value in result.items() if key not in TIMES}
 
 
 def test_the_folder_of_a_finished_run(config):
