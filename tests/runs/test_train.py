@@ -1,5 +1,4 @@
 import json
-import os
 
 import numpy as np
 import pytest
@@ -11,12 +10,11 @@ from stn_experiments.data import datasets
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.runs import train as module
 from stn_experiments.runs.evaluate import evaluate_run
-from stn_experiments.runs.experiment import RunConfig, build_experiment, find_device
+from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.load import load_run
 from stn_experiments.runs.train import summary, train
 from stn_experiments.storage import checkpoints
-from stn_experiments.storage.environment import environment
-from stn_experiments.storage.run_folder import RunFolder, data_digest, run_digest
+from stn_experiments.storage.run_folder import RunFolder, run_digest
 from stn_experiments.tracking.panels import draw_panel
 from tests.data.signs import write_signs
 from tests.runs.harness import npz_settings, small_panels, without_times
@@ -128,57 +126,6 @@ def test_a_finished_run_is_not_trained_again_unless_forced(config, capsys, monke
     assert RunFolder.of(settings).last.stat().st_mtime_ns != before
 
 
-def test_other_content_of_a_data_file_makes_another_run(config, tmp_path):
-    file = tmp_path / "own.npz"
-    settings = config("data=npz", f"data.file={file}")
-    file.write_bytes(b"one")
-    first = run_digest(settings)
-    file.write_bytes(b"two")
-    os.utime(file, (1, 1))
-    second = run_digest(settings)
-    file.write_bytes(b"one")
-    assert run_digest(settings) == first != second
-    file.unlink()
-    assert run_digest(settings) == first
-
-
-def test_only_other_content_of_a_folder_of_images_makes_another_run(compose, tmp_path):
-    for root in ("here", "there"):
-        for name in ("a/1.png", "b/2.png"):
-            (tmp_path / root / name).parent.mkdir(parents=True)
-            (tmp_path / root / name).write_bytes(name.encode())
-    here, there = (compose("data=folder", f"data.folder={tmp_path / root}") for root in ("here", "there"))
-    first = run_digest(here)
-    assert run_digest(there) == first
-    (tmp_path / "here" / ".hidden").write_bytes(b"1")
-    os.utime(tmp_path / "here" / "a" / "1.png", (1, 1))
-    assert run_digest(here) == first
-    found = {first}
-    for change in (
-        lambda folder: (folder / "a" / "1.png").write_bytes(b"other"),
-        lambda folder: (folder / "a" / "1.png").rename(folder / "b" / "1.png"),
-        lambda folder: (folder / "b" / "3.png").write_bytes(b""),
-        lambda folder: (folder / "b" / "2.png").unlink(),
-    ):
-        change(tmp_path / "here")
-        found.add(run_digest(here))
-    assert len(found) == 5
-    assert run_digest(compose("data=folder", f"data.folder={tmp_path / 'none'}")) not in found
-
-
-def test_the_place_of_a_data_file_makes_no_other_run(config, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for folder in ("here", "there"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "own.npz").write_bytes(b"content")
-    files = ("here/own.npz", "there/own.npz", tmp_path / "here" / "own.npz")
-    configs = [config("data=npz", f"data.file={file}") for file in files]
-    for digest_of in (run_digest, lambda one: data_digest(one["data"])):
-        assert len({digest_of(one) for one in configs}) == 1
-    (tmp_path / "there" / "own.npz").write_bytes(b"other content")
-    assert data_digest(configs[0]["data"]) != data_digest(configs[1]["data"])
-
-
 def test_a_run_on_a_relative_file_is_evaluated_in_any_working_folder(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     npz_settings(tmp_path)
@@ -286,38 +233,11 @@ def test_the_last_epoch_is_tested_and_the_best_one_is_told_beside_it(config, mon
     assert again["test_loss"] == pytest.approx(result["test_loss"])
 
 
-@pytest.mark.parametrize(
-    ("panels", "epochs", "expected"),
-    [(100, 3, [1, 2, 3]), (2, 5, [3, 5]), (3, 10, [4, 7, 10]), (1, 750, [750])],
-)
-def test_panels_are_spread_over_the_epochs(panels, epochs, expected):
-    assert RunConfig(panels=panels).panel_epochs(epochs) == expected
-
-
 def test_a_run_of_many_epochs_has_few_panels(config):
     settings = config("trainer.epochs=3", "run.panels=2")
     train(settings)
     names = [path.name for path in sorted(RunFolder.of(settings).animation.parent.glob("*.png"))]
     assert names == ["panel-0000.png", "panel-0002.png", "panel-0003.png", "panel-test.png"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [["seed=1"], ["data.online=false"], ["optimizer.lr=0.1"], ["stn.padding=border"], ["trainer.epochs=9"]],
-)
-def test_a_setting_that_can_change_the_result_makes_another_run(config, change):
-    assert run_digest(config(*change)) != run_digest(config())
-
-
-def test_a_setting_that_cannot_change_the_result_does_not(config):
-    elsewhere = ("data.root=/nowhere", "trainer.device=auto")
-    saved = (
-        "run.force=true",
-        "run.checkpoint_seconds=1",
-        "run.checkpoint_steps=2",
-        "run.name=mine",
-    )
-    assert run_digest(config(*elsewhere, *saved, root="other")) == run_digest(config())
 
 
 def test_a_mistake_creates_no_folder_and_fetches_no_data(config, tmp_path, monkeypatch):
@@ -329,30 +249,6 @@ def test_a_mistake_creates_no_folder_and_fetches_no_data(config, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_config_must_be_complete(config):
-    settings = config()
-    del settings["optimizer"]
-    with pytest.raises(UserError, match="optimizer is missing from the config"):
-        build_experiment(settings)
-
-
-def test_the_learning_rate_of_the_localisation_network_has_a_factor(config):
-    experiment = build_experiment(config("trainer.localisation_lr=0.5", "optimizer.lr=0.01"))
-    rates = {(group["part"], group["lr"]) for group in experiment.optimizer.param_groups}
-    assert rates == {("network", 0.01), ("localisation", 0.005)}
-
-
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert find_device("auto").type == "cpu"
-    with pytest.raises(UserError, match="this machine, which has no cuda"):
-        find_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert find_device("auto").type == "cuda"
-    assert find_device("cpu").type == "cpu"
-
-
 def test_a_precision_that_the_cpu_emulates_is_a_warning(config, monkeypatch, caplog):
     monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
     experiment = build_experiment(config("trainer.precision=bfloat16"))
@@ -362,11 +258,6 @@ def test_a_precision_that_the_cpu_emulates_is_a_warning(config, monkeypatch, cap
     experiment = build_experiment(config("trainer.precision=auto"))
     module.set_up_torch(experiment.trainer, experiment.device)
     assert caplog.messages == [warning]
-
-
-def test_the_commit_is_unknown_outside_a_checkout(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert environment(0)["commit"] == "unknown"
 
 
 @pytest.mark.slow

@@ -28,3 +28,8 @@ def test_a_system_without_a_list_of_processors(monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", refuse)
     assert cpu_name()
+
+
+def test_the_commit_is_unknown_outside_a_checkout(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert environment(0)["commit"] == "unknown"
