@@ -13,6 +13,7 @@ from stn_experiments.models.glimpses import GlimpseConfig
 from stn_experiments.models.grids import Similarity
 from stn_experiments.models.rotation_backbones import (
     GCNN,
+    HalvingMaxPool,
     LogPolarSampling,
     P4Convolution,
     Polar,
@@ -119,6 +120,12 @@ def test_with_one_copy_the_network_is_the_compact_one(generator):
         assert one.equal(other)
     features = pooling.stages(images)
     torch.testing.assert_close(features, compact.stages(images).flatten(1), atol=1e-4, rtol=1e-4)
+
+
+def test_pooling_is_by_2_with_sides_rounded_up(generator):
+    maps = torch.rand(2, 3, 7, 10, generator=generator)
+    assert HalvingMaxPool()(maps).shape[2:] == (4, 5)
+    torch.testing.assert_close(HalvingMaxPool()(maps[:, :, :6]), F.max_pool2d(maps[:, :, :6], 2))
 
 
 @pytest.mark.parametrize(("kind", "first"), [(GCNN, "stem"), (TIPooling, "stem"), (Polar, "polar")])
