@@ -91,12 +91,12 @@ def test_poses_boxes_and_ink_say_where_the_digits_are(digits, generator):
 @pytest.mark.parametrize("templates", [TEMPLATES, TWO_STEP_TEMPLATES])
 def test_no_answer_of_a_kind_is_likelier_than_another(squares, generator, templates):
     task = Questions(canvas=40, two_steps=templates == TWO_STEP_TEMPLATES)
-    batch = task.draw(squares, torch.zeros(10_000, dtype=torch.long), generator, posed=False)
+    batch = task.draw(squares, torch.zeros(20_000, dtype=torch.long), generator, posed=False)
     lines = [" ".join(decode_question(question)) for question in batch.question]
     for kind in templates:
         start = kind.removesuffix(" zero")
         answers = batch.labels[torch.tensor([line.startswith(start) for line in lines])]
-        assert len(answers) == pytest.approx(10_000 / len(templates), rel=0.06)
+        assert len(answers) == pytest.approx(20_000 / len(templates), rel=0.06)
         shares = answers.bincount()[kind.startswith("which is") and kind.endswith("least") :] / len(answers)
         assert len(shares) == (5 if "many" in kind else 9 if kind.startswith("which is") else 10)
         assert shares.tolist() == pytest.approx([1 / len(shares)] * len(shares), abs=0.03)
