@@ -269,18 +269,12 @@ def cycle(table, count):
         ({"y_test": np.tile([1.0, 1.0, -1.0], (6, 1))}, ["'y_test'", "one-hot"]),
         ({"y_test": np.zeros((6, 3, 1))}, ["'y_test'", "one-hot", "shape (6, 3, 1)"]),
         ({"y_test": np.zeros((6, 10_001), bool)}, ["'y_test'", "up to 10000, got shape (6, 10001)"]),
-        (
-            {"y_test": ["cat"] * 6},
-            ["'y_test'", "numbers, got texts such as 'cat'; number the classes from 0"],
-        ),
+        ({"y_test": ["cat"] * 6}, ["'y_test'", "got texts such as 'cat'; number the classes from 0"]),
         ({"y_test": [b"cat"] * 6}, ["'y_test'", "got texts such as b'cat'"]),
         ({"y_test": np.zeros(6, complex)}, ["'y_test'", "numbers, got complex128"]),
         ({"y_test": 5}, ["'y_test'", "at least one image or label", "shape ()"]),
         ({"y_train": cycle(ONE_HOT, 10), "y_valid": [3] * 4}, ["'y_valid'", "have 3 classes", "got 4"]),
-        (
-            {"y_train": cycle(np.eye(9), 10), "y_test": cycle(ONE_HOT, 6)},
-            ["'y_train'", "have 3 classes as the one-hot labels do, got 9"],
-        ),
+        ({"y_train": cycle(np.eye(9), 10), "y_test": cycle(ONE_HOT, 6)}, ["'y_train'", "as the one-hot"]),
     ],
 )
 def test_invalid_arrays_are_refused(write, changes, parts):

@@ -11,19 +11,22 @@ from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.model_size import scale_to
 from tests.conftest import ROOT
 
-TABLE = yaml.safe_load((ROOT / "configs" / "sweep" / "table1.yaml").read_text())
-LISTS = {name: value.split(",") for name, value in TABLE["hydra"]["sweeper"]["params"].items()}
+
+def lists(sweep):
+    """What a sweep varies, and its values."""
+    config = yaml.safe_load((ROOT / "configs" / "sweep" / f"{sweep}.yaml").read_text())
+    return {name: str(words).split(",") for name, words in config["hydra"]["sweeper"]["params"].items()}
+
+
+LISTS, FULL, RIVALS = map(lists, ("table1", "table1_full", "rivals"))
 CELLS = [
     pytest.param(cell, id="-".join(cell), marks=() if cell[0] == "cluttered" else pytest.mark.slow)
     for cell in itertools.product(LISTS["data"], LISTS["backbone"], LISTS["stn"])
 ]
 TARGET = 400_000
-FULL = yaml.safe_load((ROOT / "configs" / "sweep" / "table1_full.yaml").read_text())["hydra"]["sweeper"][
-    "params"
-]
 FULL_CELLS = [
     pytest.param(data, recipe, id=f"{data}-{recipe}", marks=() if data == "rotated" else pytest.mark.slow)
-    for data, recipe in itertools.product(FULL["data"].split(","), FULL["experiment"].split(","))
+    for data, recipe in itertools.product(FULL["data"], FULL["experiment"])
 ]
 
 WIDTHS = [  # what each backbone's widths are called, and the layers that have them
@@ -34,9 +37,6 @@ WIDTHS = [  # what each backbone's widths are called, and the layers that have t
     ("tipooling", "width", ["layer1.0.0.0"]),
     ("polar", "width", ["polar.1"]),
 ]
-RIVALS = yaml.safe_load((ROOT / "configs" / "sweep" / "rivals.yaml").read_text())["hydra"]["sweeper"][
-    "params"
-]
 
 
 def size(model):
@@ -44,12 +44,7 @@ def size(model):
 
 
 def test_the_papers_table_is_120_runs():
-    assert {name: len(values) for name, values in LISTS.items()} == {
-        "seed": 3,
-        "data": 5,
-        "backbone": 2,
-        "stn": 4,
-    }
+    assert [len(LISTS[name]) for name in ("seed", "data", "backbone", "stn")] == [3, 5, 2, 4]
     assert len(set(itertools.product(*LISTS.values()))) == 120
 
 
@@ -64,14 +59,14 @@ def test_every_network_of_the_papers_table_has_one_size(compose, cell):
 
 
 def test_the_full_table_has_the_networks_and_data_of_the_table():
-    assert FULL["data"].split(",") == LISTS["data"]
+    assert FULL["data"] == LISTS["data"]
     stn = {"none": "", **{name: f"_{name}" for name in LISTS["stn"] if name != "none"}}
     expected = {
         f"paper/{'st_' if suffix else ''}{backbone}{suffix}"
         for backbone in LISTS["backbone"]
         for suffix in stn.values()
     }
-    assert set(FULL["experiment"].split(",")) == expected
+    assert set(FULL["experiment"]) == expected
     assert len(FULL_CELLS) == 40
 
 
@@ -95,9 +90,9 @@ def test_every_run_of_the_full_table_is_as_the_papers(compose, data, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RIVALS["experiment"].split(","))
+@pytest.mark.parametrize("recipe", RIVALS["experiment"])
 def test_the_transformer_and_its_rivals_have_one_size_and_equally_many_steps(compose, recipe):
-    for data in RIVALS["data"].split(","):
+    for data in RIVALS["data"]:
         experiment = build_experiment(compose("sweep=rivals", f"data={data}", f"experiment={recipe}"))
         assert abs(size(experiment.model) - 100_000) <= 0.03 * 100_000
         assert bool(experiment.model.transformers) == (recipe == "rivals/transformer")
@@ -107,11 +102,10 @@ def test_the_transformer_and_its_rivals_have_one_size_and_equally_many_steps(com
 
 @pytest.mark.slow
 def test_the_networks_of_a_sweep_over_places_differ_in_these_alone(compose):
-    sweep = yaml.safe_load((ROOT / "configs" / "sweep" / "places.yaml").read_text())
-    lists = {name: words.split(",") for name, words in sweep["hydra"]["sweeper"]["params"].items()}
+    sweep = lists("places")
     places = {"none": [], "input": ["input"], "feature_map": ["layer2"], "shared": ["input"]}
-    assert lists["experiment"] == [f"places/{name}" for name in places]
-    for data, recipe in itertools.product(lists["data"], lists["experiment"]):
+    assert sweep["experiment"] == [f"places/{name}" for name in places]
+    for data, recipe in itertools.product(sweep["data"], sweep["experiment"]):
         model = build_experiment(compose("sweep=places", f"data={data}", f"experiment={recipe}")).model
         assert abs(size(model) - 100_000) <= 0.03 * 100_000
         assert list(model.transformers) == places[recipe.rpartition("/")[2]]
