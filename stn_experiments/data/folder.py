@@ -3,7 +3,7 @@
 import math
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -116,34 +116,52 @@ def _draw(name: str, paths: list[str], fraction: float, generator: Generator) ->
     return sorted(torch.randperm(len(paths), generator=generator)[:count].tolist())
 
 
-def check_memory(splits: FolderSplits, shape: tuple[int, int, int]) -> None:
-    """Check that images (C, H, W) fit in memory: those for training as bytes, the others as float32.
+def fits_in_memory(splits: FolderSplits, shape: tuple[int, int, int]) -> bool:
+    """Whether the training images (C, H, W), as bytes, fit in memory beside the others, as float32.
 
     Raises:
-        UserError: they do not.
+        UserError: the others alone do not fit.
     """
     train, valid, test = (sum(map(len, classes.values())) for classes in splits[:3])
-    needed = (train + 4 * (valid + test)) * math.prod(shape) / 1e9
-    if needed > MAX_GB:
+    one = math.prod(shape) / 1e9
+    others = 4 * (valid + test) * one
+    if others > MAX_GB:
         raise UserError(
-            f"size must be smaller for {train + valid + test:,} images: at {shape[1]}×{shape[2]} pixels they "
-            f"need {needed:.1f} GB of memory, and at most {MAX_GB} GB are allowed"
+            f"size or fractions must be smaller: the {valid + test:,} images for validation and test need "
+            f"{others:.1f} GB of memory at {shape[1]}×{shape[2]} pixels, and at most {MAX_GB} GB are allowed"
         )
+    return train * one + others <= MAX_GB
 
 
-def read_images(classes: Classes, shape: tuple[int, int, int], fit: Fit) -> LabelledImages:
-    """Decode files by several threads: images (N, *shape) uint8.
+class ImageFiles:
+    """Images of some classes, which are decoded by several threads whenever they are asked for.
 
-    Raises:
-        UserError: a file is damaged or no image.
+    Args:
+        classes: the files.
+        shape: (C, H, W) of each image.
+        fit: how a file is brought to it.
     """
-    paths = [path for some in classes.values() for path in some]
-    labels = [label for label, some in enumerate(classes.values()) for _ in some]
-    images = torch.empty(len(paths), *shape, dtype=torch.uint8)
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(partial(_read_into, fit=fit), paths, images):
-            pass
-    return LabelledImages(images, torch.tensor(labels))
+
+    def __init__(self, classes: Classes, shape: tuple[int, int, int], fit: Fit) -> None:
+        self.paths = [path for paths in classes.values() for path in paths]
+        self.labels = torch.tensor([label for label, some in enumerate(classes.values()) for _ in some])
+        self.shape, self.fit = shape, fit
+
+    def read(self, index: Sequence[int]) -> LabelledImages:
+        """Images (N, C, H, W) uint8.
+
+        Raises:
+            UserError: a file is damaged or no image.
+        """
+        images = torch.empty(len(index), *self.shape, dtype=torch.uint8)
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(partial(_read_into, fit=self.fit), [self.paths[i] for i in index], images):
+                pass
+        return LabelledImages(images, self.labels[list(index)])
+
+    def read_all(self) -> LabelledImages:
+        """All images."""
+        return self.read(range(len(self.paths)))
 
 
 def _read_into(path: str, target: Tensor, fit: Fit) -> None:

@@ -2,10 +2,10 @@
 
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -15,7 +15,7 @@ from stn_experiments.common.ranges import Pixels, Range, Seed, Size, height_widt
 from stn_experiments.data.augmentation import Augmentation
 from stn_experiments.data.batch import Batch, collect
 from stn_experiments.data.distortions import CHUNK_PIXELS
-from stn_experiments.data.folder import Fit, check_memory, find_images, read_images
+from stn_experiments.data.folder import Fit, ImageFiles, find_images, fits_in_memory
 from stn_experiments.data.npz import LabelledImages, read_npz
 from stn_experiments.data.splits import Splits, TrainingSet, without_pose
 
@@ -70,7 +70,8 @@ class NpzFile:
                 logger.warning(
                     "warning: %s: the %s images have labels of no training image: %s", self.file, name, text
                 )
-        return _own_splits(self._content[:3], self.training, device)
+        train, *held_out = self._content[:3]
+        return _own_splits(_in_memory(train, device), held_out, self.training, device)
 
 
 class ImageFolder:
@@ -107,36 +108,61 @@ class ImageFolder:
             self._files = find_images(Path(folder).expanduser(), fractions, seed)
         except UserError as error:
             raise UserError(f"folder {folder}: {error}") from error
-        check_memory(self._files, self.shape)
+        self._in_memory = fits_in_memory(self._files, self.shape)
         self.class_names = self._files.class_names
         self.classes = len(self.class_names)
         self.train_size = sum(map(len, self._files.train.values()))
 
     def load(self, device: torch.device) -> Splits:
-        """Decode all images, and put the three splits on a device.
+        """Decode all images and put them on a device; training images by the batch if they do not fit there.
 
         Raises:
             UserError: a file is damaged.
         """
-        splits = [read_images(classes, self.shape, self.fit) for classes in self._files[:3]]
-        return _own_splits(splits, self.training, device)
+        train, *held_out = (ImageFiles(classes, self.shape, self.fit) for classes in self._files[:3])
+        if self._in_memory:
+            images = _in_memory(train.read_all(), device)
+        else:
+            logger.info("the training images are too large for memory: they are read for every batch")
+            images = OwnImages(self.train_size, partial(_read_batch, train, device))
+        return _own_splits(images, [files.read_all() for files in held_out], self.training, device)
+
+
+class OwnImages(NamedTuple):
+    """Training images: how many, and what gives those at an index (B,) on the device."""
+
+    size: int
+    at: Callable[[Tensor], LabelledImages]
+
+
+def _in_memory(images: LabelledImages, device: torch.device) -> OwnImages:
+    images = LabelledImages(*(field.to(device) for field in images))
+    return OwnImages(
+        len(images.labels),
+        lambda index: LabelledImages(*(field.index_select(0, index) for field in images)),
+    )
+
+
+def _read_batch(files: ImageFiles, device: torch.device, index: Tensor) -> LabelledImages:
+    return LabelledImages(*(field.to(device) for field in files.read(index.tolist())))
 
 
 def _own_splits(
-    splits: Sequence[LabelledImages], training: Augmentation | None, device: torch.device
+    train: OwnImages,
+    held_out: Sequence[LabelledImages],
+    training: Augmentation | None,
+    device: torch.device,
 ) -> Splits:
     """Training, validation and test images on a device, with unknown poses."""
-    train, valid, test = (LabelledImages(*(part.to(device) for part in split)) for split in splits)
-    draw = partial(_draw_own, train, training or Augmentation())
-    return Splits(TrainingSet(len(train.labels), draw), without_pose(valid), without_pose(test))
+    valid, test = (without_pose(LabelledImages(*(part.to(device) for part in split))) for split in held_out)
+    augmentation = training or Augmentation()
+    per_chunk = max(1, CHUNK_PIXELS // valid.images[0, 0].numel())  # fits a CPU's cache
 
+    def draw(index: Tensor, generator: Generator, posed: bool = False) -> Batch:
+        def chunk(part: Tensor) -> Batch:
+            batch = without_pose(train.at(part))
+            return batch._replace(images=augmentation.apply(batch.images, generator))
 
-def _draw_own(
-    images: LabelledImages, training: Augmentation, index: Tensor, generator: Generator, posed: bool = False
-) -> Batch:
-    def draw(part: Tensor) -> Batch:
-        batch = without_pose(LabelledImages(*(field.index_select(0, part) for field in images)))
-        return batch._replace(images=training.apply(batch.images, generator))
+        return collect(map(chunk, index.split(per_chunk)), len(index))
 
-    count = max(1, CHUNK_PIXELS // images.images[0, 0].numel())  # fits a CPU's cache
-    return collect(map(draw, index.split(count)), len(index))
+    return Splits(TrainingSet(train.size, draw), valid, test)

@@ -10,7 +10,7 @@ from PIL import Image
 from stn_experiments.common.errors import UserError
 from stn_experiments.data import folder as module
 from stn_experiments.data.augmentation import Augmentation
-from stn_experiments.data.folder import find_images, read_images
+from stn_experiments.data.folder import ImageFiles, find_images
 from stn_experiments.data.own_images import ImageFolder
 from tests.data.signs import NAMES, write_signs
 
@@ -145,16 +145,16 @@ def grid(height, width):
 def test_an_image_of_the_right_size_is_read_as_it_is(tmp_path):
     image = grid(5, 8)
     for fit in module.FITS:
-        images, labels = read_images(save(tmp_path, image), (3, 5, 8), fit)
+        images, labels = ImageFiles(save(tmp_path, image), (3, 5, 8), fit).read_all()
         assert images[0].movedim(0, 2).numpy().tolist() == np.asarray(image).tolist()
         assert labels.tolist() == [0]
-    grey, _ = read_images(save(tmp_path, image), (1, 5, 8), "resize")
+    grey, _ = ImageFiles(save(tmp_path, image), (1, 5, 8), "resize").read_all()
     assert grey[0, 0].numpy().tolist() == np.asarray(image.convert("L")).tolist()
 
 
 @pytest.mark.parametrize(("fit", "left", "top"), [("resize", 8, 8), ("crop", 66, 8), ("pad", 0, 0)])
 def test_another_size_is_resized_cropped_or_padded(tmp_path, fit, left, top):
-    (image,), _ = read_images(save(tmp_path, grid(100, 200)), (3, 16, 16), fit)
+    (image,), _ = ImageFiles(save(tmp_path, grid(100, 200)), (3, 16, 16), fit).read_all()
     red, green, blue = image.int()
     assert int(red[8, 0]) == pytest.approx(left, abs=8)
     assert int(green[0, 8]) == pytest.approx(top, abs=8)
@@ -180,9 +180,9 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_is_read(tmp_path, kind, channels):
     change, suffix = KINDS[kind]
-    (image,), _ = read_images(
+    (image,), _ = ImageFiles(
         save(tmp_path, change(grid(40, 40)), f"1.{suffix}"), (channels, 40, 40), "resize"
-    )
+    ).read_all()
     expected = np.asarray(grid(40, 40).convert("RGB" if channels == 3 else "L"), int).reshape(
         40, 40, channels
     )
@@ -195,13 +195,13 @@ def test_a_photograph_is_upright_and_a_large_one_is_read_as_well_as_a_small_one(
     exif = Image.Exif()
     exif[0x0112] = 6  # taken with the camera on its side
     photo = save(tmp_path, grid(400, 800).rotate(90, expand=True), "1.jpg", exif=exif)
-    (turned,), _ = read_images(photo, (3, 20, 40), "resize")
+    (turned,), _ = ImageFiles(photo, (3, 20, 40), "resize").read_all()
     assert (turned.movedim(0, 2).numpy() - np.asarray(grid(20, 40), int)).__abs__().max() < 16
 
 
 def test_labels_are_in_the_order_of_the_classes(tmp_path):
     classes = {**save(tmp_path / "x", grid(4, 4)), "b": [save(tmp_path / "y", grid(4, 4))["a"][0]] * 3}
-    assert read_images(classes, (3, 4, 4), "resize").labels.tolist() == [0, 1, 1, 1]
+    assert ImageFiles(classes, (3, 4, 4), "resize").read_all().labels.tolist() == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "gone", "a folder"])
@@ -245,12 +245,28 @@ def test_a_data_set_of_a_folder(tmp_path, generator):
     assert drawn[0].equal(drawn[1])
 
 
-def test_images_that_need_too_much_memory_are_refused_before_any_is_read(tmp_path, monkeypatch):
+def test_training_images_that_do_not_fit_in_memory_are_read_for_every_batch(tmp_path, monkeypatch, caplog):
+    data = ImageFolder(str(write_signs(tmp_path, 6, classes=3)), size=16, training=Augmentation(angle=20))
+    whole = data.load(CPU)
+    monkeypatch.setattr(module, "MAX_GB", 24 * 16 * 16 * 3 * 1e-9)  # six images for validation and test
+    assert not caplog.records
+    data = ImageFolder(str(tmp_path), size=16, training=Augmentation(angle=20))
+    caplog.set_level("INFO")
+    read = data.load(CPU)
+    assert "read for every batch" in caplog.text
+    assert read.train.size == whole.train.size == 12
+    index = torch.tensor([11, 0, 5, 5])
+    one, other = (splits.train.draw(index, torch.Generator().manual_seed(0)) for splits in (whole, read))
+    assert one.images.equal(other.images)
+    assert one.labels.equal(other.labels)
+    Path(data._files.train[NAMES[0]][0]).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"00000.png cannot be read as an image"):
+        read.train.draw(torch.arange(12), torch.Generator())
+
+
+def test_images_of_which_those_for_validation_and_test_do_not_fit_are_refused(tmp_path, monkeypatch):
     root = touch(tmp_path, *(f"{name}/{i}.png" for name in "ab" for i in range(10)))
-    # 14 training images of 3072 bytes, and four times as much for each of the six others
-    monkeypatch.setattr(module, "MAX_GB", 116_800e-9)
+    monkeypatch.setattr(module, "MAX_GB", 6 * 4 * 32 * 32 * 3 * 1e-9)
     ImageFolder(str(root), size=32)
-    with pytest.raises(
-        UserError, match=r"^size must be smaller for 20 images: at 33×32 pixels they need 0.0 GB"
-    ):
+    with pytest.raises(UserError, match=r"^size or fractions .* the 6 images .* need 0.0 GB .* 33×32 pixels"):
         ImageFolder(str(root), size=(33, 32))
