@@ -5,6 +5,7 @@ import pickle
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -191,6 +192,28 @@ def test_a_second_ctrl_c_stops_within_a_step(train, whole, monkeypatch):
     assert (code, err) == (130, "interrupted\n")
     assert "stopped after" not in out
     assert saved_steps(train.run) == 4
+    assert train()[0] == 0
+    assert outcome(train.run) == whole
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs to know which file is open")
+def test_a_second_ctrl_c_during_saving_keeps_the_previous_checkpoint(train, whole, monkeypatch):
+    fsync, calls = os.fsync, []
+
+    def interrupt(opened):
+        if Path(f"/proc/self/fd/{opened}").readlink().name.strip(".").startswith("last.pt."):
+            calls.append(opened)
+            if len(calls) == 2:
+                send(INT)
+        fsync(opened)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupt)
+        before_call(patch, STEP, 6, lambda: send(INT))
+        code, _, err = train()
+    assert (code, err, len(calls)) == (130, "interrupted\n", 2)
+    assert saved_steps(train.run) == 4
+    assert_resumable(train.run)
     assert train()[0] == 0
     assert outcome(train.run) == whole
 

@@ -277,3 +277,12 @@ def test_the_recipe_for_traffic_signs_finds_and_names_them(compose, tmp_path):
     with Image.open(run.test_panel) as panel:
         inputs = np.asarray(panel.convert("RGB").crop((14, 60, 134, panel.height - 14))).astype(int)
     assert np.ptp(inputs, axis=-1).mean() > 20, "the panel is in colour"
+
+
+def test_every_model_is_tested_on_the_very_same_images(config):
+    one, other = (
+        build_experiment(config("data=cluttered", *more)).data.load(torch.device("cpu")).test
+        for more in (("stn=none",), ("stn=affine", "seed=1"))
+    )
+    assert one.images.equal(other.images)
+    assert one.pose.box.equal(other.pose.box)
