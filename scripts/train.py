@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stn_experiments.cli.command import Failure
 from stn_experiments.cli.hydra_command import run_hydra_command, run_job
-from stn_experiments.config.compose import to_plain
+from stn_experiments.config.compose import as_written, to_plain
 from stn_experiments.config.names import with_run_name
 from stn_experiments.config.tree import flatten
 from stn_experiments.storage.run_folder import RunFolder
@@ -28,7 +28,7 @@ def train(config: DictConfig) -> None:
     """Train one run, or search for settings; print the outcome."""
     hydra_config = HydraConfig.get()
     is_sweep = hydra_config.mode == RunMode.MULTIRUN
-    overrides = hydra_config.overrides.task
+    overrides = as_written(hydra_config.overrides.task)
     settings = with_run_name(to_plain(config, overrides), overrides, is_sweep)
     folder = RunFolder.of(settings)
     is_search = OmegaConf.select(config, "search") is not None

@@ -22,7 +22,7 @@ from stn_experiments.cli.command import (
 )
 from stn_experiments.cli.workarounds import raise_usage_errors
 from stn_experiments.common.errors import UserError
-from stn_experiments.config.compose import error_line, refuse_lists
+from stn_experiments.config.compose import as_written, error_line, refuse_lists
 
 
 def run_hydra_command(main: Callable[[], Any]) -> None:
@@ -50,13 +50,13 @@ def run_job(job: Callable[[], None]) -> Failure | None:
     continue; ``sweeps.progress`` records it and reports all failures at the end.
     """
     hydra = HydraConfig.get()
-    is_sweep = hydra.mode == RunMode.MULTIRUN
+    overrides, is_sweep = as_written(hydra.overrides.task), hydra.mode == RunMode.MULTIRUN
 
     def checked() -> None:
-        refuse_lists(hydra.overrides.task)
+        refuse_lists(overrides)
         job()
 
-    failure = attempt(checked, " ".join(hydra.overrides.task) if is_sweep else "")
+    failure = attempt(checked, " ".join(overrides) if is_sweep else "")
     if failure and not is_sweep:
         exit_with_failures([failure])  # Hydra would print a line of its own about an exception
     return failure

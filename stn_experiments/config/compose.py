@@ -47,6 +47,13 @@ def refuse_lists(overrides: Iterable[str]) -> None:
             raise UserError(f"{group} must be one choice, got {choice}: {sweep} trains one after the other")
 
 
+def as_written(overrides: Sequence[str]) -> list[str]:
+    """The overrides that Hydra's own config lists, whose interpolations refer to the config of the run."""
+    words = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(words, list)
+    return words
+
+
 def to_plain(config: DictConfig | ListConfig, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """A composed config as dicts and values, with all interpolations resolved.
 

@@ -29,6 +29,7 @@ from stn_experiments.cli.workarounds import choose_jobs, continue_after_lost_job
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import digest, read_json, to_json, write_atomically
+from stn_experiments.config.compose import as_written
 from stn_experiments.storage.lock import is_locked, run_lock
 from stn_experiments.sweeps.gpus import use_one_gpu
 from stn_experiments.sweeps.slurm import (
@@ -93,7 +94,7 @@ class SweepProgress(Callback):
         """Lock the sweep's folder and write its plan."""
         SweepProgress.sweeping = True
         words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-        words += list(config.hydra.overrides.task)
+        words += as_written(config.hydra.overrides.task)
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         final = {override.get_key_element(): override for override in parser.parse_overrides(words)}
         sweeps = {key: override for key, override in final.items() if override.is_sweep_override()}
@@ -167,7 +168,9 @@ class SweepProgress(Callback):
             record(self._folder, number, state="running", began=time.time())
             if self._prints:
                 words = [
-                    word for word in config.hydra.overrides.task if word.partition("=")[0] in self._swept
+                    word
+                    for word in as_written(config.hydra.overrides.task)
+                    if word.partition("=")[0] in self._swept
                 ]
                 print(f"\nrun {number + 1}: {' '.join(words)}\n  {sweep_status(self._folder)}", flush=True)
 

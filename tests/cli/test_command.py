@@ -40,6 +40,8 @@ WRONG = [
     ("data=npz", "data.file is missing: give it a value"),
     ("data.root=/does/not/exist", "data.root: /does/not/exist is no readable folder"),
     ("--foo", "unrecognized arguments: --foo"),
+    ("seed=${nowhere}", "Interpolation key 'nowhere' not found"),
+    ("seed=${trainer.epochs} trainer.epochs=-1", "seed must be an integer from 0 to 2147483647, got -1"),
     ("seed=[1", "seed=[1 cannot be read: put special characters in quotes"),
 ]
 """Lines of each kind; those of single settings are in ``tests/runs/test_bad_input.py``."""
