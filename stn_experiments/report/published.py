@@ -32,17 +32,25 @@ class Published(NamedTuple):
 
 def published(group: Group) -> Published | None:
     """The published figure for a group, if there is one for its model, data and protocol."""
-    names = list(model_names(group))
+    figures = {figure.model: figure for figure in reversed(list(of_data(group)))}
+    return next((figures[name] for name in model_names(group) if name in figures), None)
+
+
+def lowest_published(group: Group) -> Published | None:
+    """The lowest published figure for a group's data and protocol, of any model."""
+    return min(of_data(group), key=lambda figure: figure.error, default=None)
+
+
+def of_data(group: Group) -> Iterator[Published]:
+    """All published figures for a group's data and protocol, in the order of the file."""
     for source in DATA["sources"]:
         column = source["columns"].get(group.runs[0].data)
         if column is None or not is_of(column["settings"], group.runs[0].config["data"]):
             continue
         notes = tuple(part["note"] for part in (source, column) if "note" in part)
         for sureness, errors in column["errors"].items():
-            for model in names:
-                if model in errors:
-                    return Published(errors[model], model, sureness, source["name"], notes)
-    return None
+            for model, error in errors.items():
+                yield Published(error, model, sureness, source["name"], notes)
 
 
 def model_names(group: Group) -> Iterator[str]:

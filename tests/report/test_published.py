@@ -1,6 +1,6 @@
 import pytest
 
-from stn_experiments.report.published import DATA, is_of, published
+from stn_experiments.report.published import DATA, is_of, lowest_published, published
 from stn_experiments.report.tables import footnotes
 from tests.report.harness import SETTINGS
 
@@ -100,3 +100,10 @@ def test_footnotes_name_the_sources_of_the_shown_figures_and_how_sure_they_are(w
     *_, sources, version, _ = footnotes(groups())
     assert "Published: Mnih et al. 2014, arXiv 1406.6247; Jaderberg et al." in sources
     assert "4.04 for RAM" in version
+
+
+@pytest.mark.parametrize(("settings", "error"), [(ROTATED12K, "1.83ᵃ PTN"), ({"data.online": True}, "None")])
+def test_the_lowest_published_error_is_of_any_model_on_the_same_data(write_run, groups, settings, error):
+    write_run("run", 1.0, data="rotated12k", backbone="gcnn", stn="similarity", **settings)
+    figure = lowest_published(groups()[0])
+    assert (f"{figure} {figure.model}" if figure else "None") == error
