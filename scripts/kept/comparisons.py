@@ -43,14 +43,18 @@ PLACES = [
     Row(("reads a feature map, warps the image",), "places-shared", "places-input"),
     Row(("is not there",), "places-none", "places-input"),
 ]
-ROTATED12K, HOMOGRAPHY = "bench-rotated12k-none", "bench-homography-none"
+ROTATED12K, GCNN = "bench-rotated12k-none", "bench-rotated12k-gcnn"
+SIM2MNIST, HOMOGRAPHY = "bench-sim2mnist-both", "bench-homography-none"
 BENCHMARKS = [
     Row(("`rotated12k`", "`stn.family.scale=false`"), "bench-rotated12k-with", ROTATED12K),
     Row(("`rotated12k`", "no transformer"), ROTATED12K, ROTATED12K),
+    Row(("`rotated12k`", "`backbone=gcnn stn.family.scale=false`"), "bench-rotated12k-both", GCNN),
+    Row(("`rotated12k`", "`backbone=gcnn`, no transformer"), GCNN, GCNN),
+    Row(("`sim2mnist10k`", "`backbone=gcnn stn=scale_translation`"), SIM2MNIST, SIM2MNIST),
     Row(("`homography_noise`", "`stn=projective stn.steps=2`"), "bench-homography-with", HOMOGRAPHY),
     Row(("`homography_noise`", "no transformer"), HOMOGRAPHY, HOMOGRAPHY),
 ]
-"""Networks on other papers' benchmarks, each compared with that without a transformer."""
+"""Networks on other papers' benchmarks, compared with the same without a transformer, or with themselves."""
 
 CHOICES = {
     "rotated as in training": {"the default": "turning-with", "no transformer": "turning-none"},
@@ -61,6 +65,10 @@ CHOICES = {
     "10,000 for training, rotated in the full circle": {
         "`stn.family.scale=false`": "bench-rotated12k-with",
         "no transformer": ROTATED12K,
+    },
+    "the same, read by group convolutions": {
+        "`backbone=gcnn stn.family.scale=false`": "bench-rotated12k-both",
+        "`backbone=gcnn`, no transformer": GCNN,
     },
     "rotated, 1,000 for training": {
         "`stn.consistency.weight=0`": "turning1000-without",
