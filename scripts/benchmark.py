@@ -1,6 +1,7 @@
 """Speed beside other ways to do the same: python scripts/benchmark.py [QUESTION ...] [overrides]."""
 
 import argparse
+import math
 import shlex
 import sys
 from functools import partial
@@ -25,8 +26,8 @@ def main() -> None:
         if question not in QUESTIONS:
             raise UserError(f"a question must be one of {', '.join(QUESTIONS)}, got {question}")
     for name in ("repeats", "seconds"):
-        if not getattr(arguments, name) > 0:
-            raise UserError(f"--{name} must be above 0, got {getattr(arguments, name)}")
+        if not 0 < getattr(arguments, name) < math.inf:
+            raise UserError(f"--{name} must be above 0 and finite, got {getattr(arguments, name)}")
 
     from benchmarks.bench import Bench  # torch is slow to load, and --help does not need it
     from benchmarks.table import Table, write

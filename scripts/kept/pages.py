@@ -78,6 +78,7 @@ def benchmarks(kept: Mapping[str, Kept]) -> str:
     rows = [
         [
             *cells,
+            str(len(kept[name].group.finished)),
             mean_text(kept[name].group, "pair_rotation_deg", "{:.1f}°"),
             tables.mean_text(kept[name].group, "train_seconds", time_text),
             f"{one} {one.model}" if one else MISSING,
@@ -87,7 +88,7 @@ def benchmarks(kept: Mapping[str, Kept]) -> str:
     head = ["data", "network", "test error %", "95 % interval", "more than without a transformer"]
     notes = dict.fromkeys(f"\n{note}\n" for one in figures if one for note in one.notes)
     table = Table(
-        [*head, "rotation left in a pair", "training time", "published: alike, or the lowest"], rows
+        [*head, "seeds", "rotation left in a pair", "training time", "published: alike, or the lowest"], rows
     ).markdown()
     return table + sources(figures) + "".join(notes) + shell(kept, compared)
 

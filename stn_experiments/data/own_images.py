@@ -108,7 +108,7 @@ class ImageFolder:
             self._files = find_images(Path(folder).expanduser(), fractions, seed)
         except UserError as error:
             raise UserError(f"folder {folder}: {error}") from error
-        self._in_memory = fits_in_memory(self._files, self.shape)
+        self._fits = fits_in_memory(self._files, self.shape)
         self.class_names = self._files.class_names
         self.classes = len(self.class_names)
         self.train_size = sum(map(len, self._files.train.values()))
@@ -120,10 +120,12 @@ class ImageFolder:
             UserError: a file is damaged.
         """
         train, *held_out = (ImageFiles(classes, self.shape, self.fit) for classes in self._files[:3])
-        if self._in_memory:
+        if self._fits:
             images = _in_memory(train.read_all(), device)
         else:
-            logger.info("the training images are too large for memory: they are read for every batch")
+            logger.warning(
+                "the training images do not fit in memory: they are read for every batch, which is slower"
+            )
             images = OwnImages(self.train_size, partial(_read_batch, train, device))
         return _own_splits(images, [files.read_all() for files in held_out], self.training, device)
 

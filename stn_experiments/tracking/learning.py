@@ -54,12 +54,14 @@ def error_charts(runs: Sequence[Learning], epochs: Iterable[int], height: int) -
     """The validation errors until each of ``epochs``, on axes that fit all, ``height`` pixels high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here: training starts without it
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure((CHART_WIDTH / DPI, height / DPI), DPI, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     lines = [axes.plot([], [], ".-", label=run.name[:LONGEST_NAME])[0] for run in runs]
     errors = [error for run in runs for error in run.errors.values()] or [100]
     axes.set(xlim=(0, max(max(run.errors, default=1) for run in runs) + 0.5), xlabel="epoch", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(max(min(errors), MIN_ERROR) / 1.2, max(*errors, 2 * MIN_ERROR) * 1.2)
     axes.set_title("validation error %", fontsize=10)
     axes.yaxis.set_major_formatter("{x:g}")

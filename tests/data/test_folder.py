@@ -251,7 +251,6 @@ def test_training_images_that_do_not_fit_in_memory_are_read_for_every_batch(tmp_
     monkeypatch.setattr(module, "MAX_GB", 24 * 16 * 16 * 3 * 1e-9)  # six images for validation and test
     assert not caplog.records
     data = ImageFolder(str(tmp_path), size=16, training=Augmentation(angle=20))
-    caplog.set_level("INFO")
     read = data.load(CPU)
     assert "read for every batch" in caplog.text
     assert read.train.size == whole.train.size == 12

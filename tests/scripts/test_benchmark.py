@@ -174,8 +174,8 @@ QUESTIONS = "data, own_images, training, transformer, page, time_to_error, growt
     ("arguments", "words"),
     [
         (["speed"], f"a question must be one of {QUESTIONS}, got speed"),
-        (["--repeats", "0"], "--repeats must be above 0, got 0"),
-        (["--seconds", "nan"], "--seconds must be above 0, got nan"),
+        (["--repeats", "0"], "--repeats must be above 0 and finite, got 0"),
+        (["--seconds", "inf"], "--seconds must be above 0 and finite, got inf"),
         (["trainer.foo=1"], "trainer.foo is not a setting"),
         (["--output", "/proc/nowhere"], "--output must be a file that can be written"),
         (["time_to_error", "data=rts"], "data must be rotated for time_to_error"),
