@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import textwrap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +11,22 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
-from torch import Generator, Tensor
+from torch import Generator
+from torch.utils.data import DataLoader, Dataset
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import files_below
 from stn_experiments.data.npz import MAX_GB, SPLITS, LabelledImages
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".ppm": "PPM", ".bmp": "BMP", ".webp": "WEBP"}
+PER_TASK = 32
+"""Images that a process decodes at a time."""
+PER_PROCESS = 250
+"""With fewer images, another process costs more time than it saves."""
+Array = npt.NDArray[np.uint8]
 Fit = Literal["resize", "crop", "pad"]
 FITS: dict[str, Callable[..., Image.Image]] = {
     "resize": Image.Image.resize,
@@ -133,8 +141,8 @@ def fits_in_memory(splits: FolderSplits, shape: tuple[int, int, int]) -> bool:
     return train * one + others <= MAX_GB
 
 
-class ImageFiles:
-    """Images of some classes, which are decoded by several threads whenever they are asked for.
+class ImageFiles(Dataset[Array | UserError]):
+    """Images of some classes, decoded whenever they are asked for.
 
     Args:
         classes: the files.
@@ -148,23 +156,62 @@ class ImageFiles:
         self.shape, self.fit = shape, fit
 
     def read(self, index: Sequence[int]) -> LabelledImages:
-        """Images (N, C, H, W) uint8.
+        """Images (N, C, H, W) uint8, decoded by several threads.
 
         Raises:
             UserError: a file is damaged or no image.
         """
-        images = torch.empty(len(index), *self.shape, dtype=torch.uint8)
+        images = np.empty((len(index), *self.shape), np.uint8)
         with ThreadPoolExecutor() as pool:
-            for _ in pool.map(partial(_read_into, fit=self.fit), [self.paths[i] for i in index], images):
+            for _ in pool.map(partial(_decode_into, fit=self.fit), [self.paths[i] for i in index], images):
                 pass
-        return LabelledImages(images, self.labels[list(index)])
+        return LabelledImages(torch.from_numpy(images), self.labels[list(index)])
 
     def read_all(self) -> LabelledImages:
-        """All images."""
-        return self.read(range(len(self.paths)))
+        """All images, decoded by several processes: with many small files, threads wait for one another.
+
+        Raises:
+            UserError: a file is damaged or no image.
+        """
+        images = np.empty((len(self.paths), *self.shape), np.uint8)
+        tasks = [slice(start, start + PER_TASK) for start in range(0, len(images), PER_TASK)]
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=tasks,
+            num_workers=min(torch.get_num_threads(), len(images) // PER_PROCESS),
+            collate_fn=_unchanged,  # tensors would need shared memory, of which a container has little
+            worker_init_fn=_ignore_interrupts,
+            generator=Generator(),  # not the global one, which is the run's
+        )
+        for task, part in zip(tasks, loader, strict=True):
+            if isinstance(part, UserError):
+                raise part
+            images[task] = part
+        return LabelledImages(torch.from_numpy(images), self.labels)
+
+    def __getitem__(self, task: slice) -> Array | UserError:
+        """Some images (N, C, H, W), or an error: the loader would add a traceback to one that is raised."""
+        paths = self.paths[task]
+        images = np.empty((len(paths), *self.shape), np.uint8)
+        try:
+            for path, image in zip(paths, images, strict=True):
+                _decode_into(path, image, self.fit)
+        except UserError as error:
+            return error
+        return images
 
 
-def _read_into(path: str, target: Tensor, fit: Fit) -> None:
+def _unchanged(images: Any) -> Any:
+    return images
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Leave Ctrl-C to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _decode_into(path: str, target: Array, fit: Fit) -> None:
     """Decode a file into an image (C, H, W)."""
     channels, height, width = target.shape
     mode, most = "RGB" if channels == 3 else "L", 2 * max(height, width)
@@ -175,7 +222,7 @@ def _read_into(path: str, target: Tensor, fit: Fit) -> None:
             if image.mode.startswith("I;16"):  # Pillow would clip 16 bits
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = FITS[fit](image.convert(mode), (width, height), Image.Resampling.BILINEAR)
-            target.copy_(torch.from_numpy(np.array(image)).view(height, width, channels).movedim(2, 0))
+            target[:] = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
     except Exception as error:  # its type depends on the damage
         reason = textwrap.shorten(str(error), 200)
         raise UserError(f"data.folder: {path} cannot be read as an image ({reason})") from error

@@ -1,5 +1,6 @@
 """A folder of images is read in both layouts and in every kind of file, or refused in one line."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,28 @@ def test_training_images_that_do_not_fit_in_memory_are_read_for_every_batch(tmp_
     Path(data._files.train[NAMES[0]][0]).write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"00000.png cannot be read as an image"):
         read.train.draw(torch.arange(12), torch.Generator())
+
+
+def test_many_images_are_decoded_by_processes(tmp_path, monkeypatch):
+    write_signs(tmp_path, 10, classes=2)
+    files = ImageFiles(find_images(tmp_path, FRACTIONS, 0).train, (3, 8, 8), "resize")
+    alone = files.read_all()
+    monkeypatch.setattr(module, "PER_PROCESS", 3)
+    monkeypatch.setattr(module, "PER_TASK", 3)
+    monkeypatch.setattr(module, "_ignore_interrupts", partial(_mark, tmp_path / "started"))
+    state = torch.get_rng_state()
+    together = files.read_all()
+    assert (tmp_path / "started").read_text() == "0"
+    assert together.images.equal(alone.images)
+    assert together.labels.equal(files.labels)
+    assert torch.get_rng_state().equal(state)
+    Path(files.paths[-1]).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=rf"^data.folder: {files.paths[-1]} cannot be read as an image .*\)$"):
+        files.read_all()
+
+
+def _mark(path, worker):
+    path.write_text(str(worker))
 
 
 def test_images_of_which_those_for_validation_and_test_do_not_fit_are_refused(tmp_path, monkeypatch):
