@@ -12,7 +12,14 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.report import tables
 from stn_experiments.report.groups import Group
 from stn_experiments.report.published import SURENESS, Published, lowest_published, published
-from stn_experiments.report.tables import MISSING, Table, difference_text, error_text, interval_text
+from stn_experiments.report.tables import (
+    MISSING,
+    Table,
+    difference_text,
+    error_text,
+    interval_text,
+    range_text,
+)
 
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "cluttered": "TC"}
@@ -139,7 +146,7 @@ def runs(kept: Mapping[str, Kept]) -> str:
             [
                 *(label, str(len(group.finished)), error_text(group), interval_text(group)),
                 *(mean_text(group, "redrawn_error"), mean_text(group, "val_error")),
-                *(tables.range_text([group], size) for size in sizes),
+                *(range_text([group], size) for size in sizes),
                 tables.mean_text(group, "train_seconds", time_text),
                 ", ".join(sorted({run.result["commit"] for run in group.finished})),
             ]
@@ -231,6 +238,29 @@ def compare(kept: Mapping[str, Kept], rows: Sequence[Row]) -> dict[str, list[str
             difference = difference_text(group, [kept[reference].group])
             cells[name] = [*labels, error_text(group), interval_text(group), difference]
     return cells
+
+
+def colocalisation(kept: Mapping[str, Kept]) -> str:
+    """The share of digits that were found, and the yardsticks', for each class."""
+    name = "colocalisation"
+    by_digit = sorted(kept[name].groups, key=lambda group: group.runs[0].config["data"]["digit"])
+    rows = [
+        [
+            *(str(group.runs[0].config["data"]["digit"]), str(len(group.finished))),
+            *(percentage(group, f"found{end}") for end in ("", "_of_centre_box", "_of_random_views")),
+            mean_text(group, "frame_iou_mean"),
+            range_text([group], "test_images"),
+            tables.mean_text(group, "train_seconds", time_text),
+        ]
+        for group in by_digit
+    ]
+    head = ["digit", "seeds", "found %", "… by the best centre box", "… by random views", "frame IoU"]
+    return Table([*head, "test images", "training time"], rows).markdown() + shell(kept, [name])
+
+
+def percentage(group: Group, name: str) -> str:
+    """The mean of a share over the seeds, in %."""
+    return tables.mean_text(group, name, lambda share: f"{100 * share:.1f}")
 
 
 def which(kept: Mapping[str, Kept]) -> str:
@@ -326,6 +356,7 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     },
     "places": partial(comparison, heads=("the transformer",), rows=PLACES, than="warping the image"),
     "benchmarks": benchmarks,
+    "colocalisation": colocalisation,
     "which": which,
     "circle": circle,
     "lowest": lowest,

@@ -280,9 +280,10 @@ def test_kept_runs_were_tested_on_the_shipped_sets(file):
     is_on_other_data = bool(re.search(r"data\.distortion\.angle=(?!90\b)", kept.command.splitlines()[-1]))
     for group in kept.groups:
         for run in group.finished:
-            assert (run.result["test_digest"] == SHIPPED[run.data]) is not is_on_other_data
+            is_usual = not is_on_other_data and run.config["data"].get("digit", 7) == 7
+            assert (run.result["test_digest"] == SHIPPED[run.data]) is is_usual
         wrong = 100 * group.wrong().mean(1)
-        assert wrong.tolist() == pytest.approx(group.values("test_error"))
+        assert wrong.tolist() == pytest.approx(group.values("test_error"), rel=1e-5)  # six digits
 
 
 ROWS = [*comparisons.PLACES, *comparisons.rows_of(comparisons.TURNED | comparisons.LESS | comparisons.OTHERS)]
