@@ -247,15 +247,18 @@ def colocalisation(kept: Mapping[str, Kept]) -> str:
     rows = [
         [
             *(str(group.runs[0].config["data"]["digit"]), str(len(group.finished))),
-            *(percentage(group, f"found{end}") for end in ("", "_of_centre_box", "_of_random_views")),
+            percentage(group, "found"),
+            f"{100 * min(group.values('found')):.1f}",
+            *(percentage(group, f"found_of_{yardstick}") for yardstick in ("centre_box", "random_views")),
             mean_text(group, "frame_iou_mean"),
             range_text([group], "test_images"),
             tables.mean_text(group, "train_seconds", time_text),
         ]
         for group in by_digit
     ]
-    head = ["digit", "seeds", "found %", "… by the best centre box", "… by random views", "frame IoU"]
-    return Table([*head, "test images", "training time"], rows).markdown() + shell(kept, [name])
+    head = ["digit", "seeds", "found %", "… by the worst seed", "… by the best centre box"]
+    head += ["… by random views", "frame IoU", "test images", "training time"]
+    return Table(head, rows).markdown() + shell(kept, [name])
 
 
 def percentage(group: Group, name: str) -> str:
