@@ -33,7 +33,7 @@ train: $(VENV)/run ## Train the default experiment: rotated digits, similarity t
 tensorboard: $(VENV)/run ## Serve all runs, with every step of every panel
 	$(BIN)/tensorboard --logdir outputs --samples_per_plugin images=1000 $(ARGS)
 
-play: $(VENV)/play ## Serve a page that rotates and spoils a digit for the newest finished run; ARGS="outputs/RUN" chooses
+play: $(VENV)/play ## Serve a page that rotates and spoils an image for the newest finished run; ARGS="outputs/RUN" chooses
 	$(BIN)/python scripts/play.py $(ARGS)
 
 benchmark: $(VENV)/dev ## Measure speed beside other ways to do the same, and write the tables

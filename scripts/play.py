@@ -1,4 +1,4 @@
-"""Rotate, move and spoil a digit, and watch what runs make of it: python scripts/play.py RUN [MORE ...]."""
+"""Rotate, move and spoil an image, and watch what runs make of it: python scripts/play.py RUN [MORE ...]."""
 
 import socket
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ OUTPUTS = Path("outputs")
 def main() -> None:
     """Serve the page until it is interrupted."""
     parser = ArgumentParser(description=__doc__)
-    text = "folders of runs that read canvases of one size; by default the newest finished run in outputs"
+    text = "folders of runs that read images of one size; by default the newest finished run in outputs"
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=text)
     text = "address to listen on; the default 127.0.0.1 is this machine alone, 0.0.0.0 the whole network"
     parser.add_argument("--host", default="127.0.0.1", help=text)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.data.drawn import as_digit
-from stn_experiments.data.mnist import Digits
+from stn_experiments.data.examples import DigitExamples, Example
 from stn_experiments.report.panels import data_uri
 from stn_experiments.runs.play import UNTOUCHED, Answer, Playground
 
@@ -27,7 +27,7 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
 CSS = """
 .run { display: flex; flex-wrap: wrap; gap: 4px 20px; align-items: center; margin-bottom: 20px }
 .run img { flex: 1 1 420px; min-width: 0; max-width: 732px; border-radius: 6px }
-.bars { display: grid; grid-template-columns: 1em 120px 4em; gap: 1px 8px; align-items: center }
+.bars { display: grid; grid-template-columns: auto 120px 4em; gap: 1px 8px; align-items: center }
 .bars i { height: 14px; border-radius: 2px; background: #56b4e9 }
 #pad canvas { border: 1px solid; background: white; cursor: crosshair; touch-action: none }
 .bars b { text-align: right; font-weight: normal }
@@ -51,6 +51,7 @@ canvas.onpointermove = (event) => {
 };
 element.querySelector("button").onclick = () => { pen.clearRect(0, 0, 280, 280); send(""); };
 """
+BARS = 10
 LIVE: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "queue": False}
 """During a request, of further changes only the last one is kept."""
 
@@ -66,19 +67,22 @@ def serve(playground: Playground, listener: socket.socket) -> None:
 
 
 def build(playground: Playground) -> gr.Blocks:
-    """Sliders on the left, what the runs make of the digit on the right."""
+    """Sliders on the left, what the runs make of the image on the right."""
+    examples = playground.examples
+    names = {examples.class_names[label]: label for label in examples.of_class}
 
-    def read(drawing: str, label: float, number: float, *values: float) -> tuple[Digits, dict[str, float]]:
+    def read(drawing: str, name: str, number: float, *values: float) -> tuple[Example, dict[str, float]]:
         image = as_digit(ink(drawing)) if drawing else None
-        test_digit = playground.test_digit(int(label), int(number) - 1)
-        digit = test_digit if image is None else Digits(image[None], test_digit.labels)
-        return digit, dict(zip(playground.sliders, values, strict=True))
+        example = examples.example(names[name], int(number) - 1)
+        if image is not None:
+            example = Example(image[None], example.label)
+        return example, dict(zip(examples.sliders, values, strict=True))
 
     def show(*inputs: Any) -> str:
         start = time.perf_counter()
-        digit, values = read(*inputs)
+        example, values = read(*inputs)
         answers = "".join(
-            answer_html(answer, values["angle"]) for answer in playground.answers(digit, values)
+            answer_html(answer, values["angle"]) for answer in playground.answers(example, values)
         )
         return f"{answers}<small>drawn in {1000 * (time.perf_counter() - start):.0f} ms</small>"
 
@@ -91,37 +95,45 @@ def build(playground: Playground) -> gr.Blocks:
         picture = f'<a href="{link}" download="{file.name}"><img src="{link}" alt="animation"></a>'
         return f"{picture}<small>{escape(str(file))}</small>"
 
-    with gr.Blocks(title="Play with a digit", analytics_enabled=False, fill_width=True) as blocks, gr.Row():
+    with gr.Blocks(title="Play with an image", analytics_enabled=False, fill_width=True) as blocks, gr.Row():
         with gr.Column(scale=1, min_width=320):
-            label = gr.Slider(0, 9, 3, step=1, label="class")
-            last = min(map(len, playground.of_class))
-            number = gr.Slider(1, last, 1, step=1, label="number of the test digit")
+            label = gr.Dropdown(list(names), value=list(names)[len(names) // 3], label="class")
+            most = max(map(len, examples.of_class.values()))
+            number = gr.Slider(1, most, 1, step=1, label="number of the test image")
             sliders = [
                 gr.Slider(low, high, UNTOUCHED.get(name, 0), step=step, label=text, elem_id=name)
-                for name, (text, low, high, step) in playground.sliders.items()
+                for name, (text, low, high, step) in examples.sliders.items()
             ]
             reset = gr.Button("reset the sliders")
         with gr.Column(scale=3, min_width=600):
             shown = gr.HTML(elem_id="answers")
             with gr.Row():
                 with gr.Column():
-                    pad = gr.HTML("", html_template=PAD, js_on_load=PEN, elem_id="pad")
+                    is_of_digits = isinstance(examples, DigitExamples)
+                    pad = gr.HTML("", html_template=PAD, js_on_load=PEN, elem_id="pad", visible=is_of_digits)
                 with gr.Column():
-                    swept = gr.Dropdown(list(playground.sliders), label="slider to animate")
+                    swept = gr.Dropdown(list(examples.sliders), label="slider to animate")
                     start = gr.Button("animate", elem_id="animate")
                     animation = gr.HTML(elem_id="animation")
         inputs: list[Any] = [pad, label, number, *sliders]  # gradio adds their events at run time
         gr.on([blocks.load, *(one.change for one in inputs)], show, inputs, shown, **LIVE)
         start.click(animate, [swept, *inputs], animation)
-        reset.click(lambda: [UNTOUCHED.get(name, 0) for name in playground.sliders], None, sliders)
+        reset.click(lambda: [UNTOUCHED.get(name, 0) for name in examples.sliders], None, sliders)
     return blocks
 
 
 def answer_html(answer: Answer, angle: float) -> str:
-    """The panel of one run, a bar for each class, and the rotation that its transformer undoes."""
+    """The panel of one run, bars, and the rotation that its transformer undoes.
+
+    There is a bar for each class, or for the ten most probable ones.
+    """
+    shares = list(answer.probabilities.items())
+    if len(shares) > BARS:
+        shares = sorted(shares, key=lambda pair: pair[1], reverse=True)[:BARS]
     bars = "".join(
-        f'<span>{label}</span><i style="width: {max(120 * share, 1):.0f}px"></i><b>{100 * share:.1f} %</b>'
-        for label, share in enumerate(answer.probabilities)
+        f"<span>{escape(name)}</span>"
+        f'<i style="width: {max(120 * share, 1):.0f}px"></i><b>{100 * share:.1f} %</b>'
+        for name, share in shares
     )
     undone = "" if answer.rotation is None else f"the transformer undoes <b>{answer.rotation:.1f}°</b>"
     with io.BytesIO() as file:

@@ -50,11 +50,13 @@ def change(bench: Bench, root: str, runs: list[list[str]]) -> Job | None:
         folders.append(folder.folder)
     torch.set_num_threads(1)  # as scripts/play.py does
     playground = Playground(folders)
-    digit = playground.test_digit(3, 0)
+    digit = playground.examples.example(3, 0)
     angles = iter(range(10**9))
 
     def answer() -> None:
-        values = {name: UNTOUCHED.get(name, 0) for name in playground.sliders} | {"angle": next(angles) % 180}
+        values = {name: UNTOUCHED.get(name, 0) for name in playground.examples.sliders} | {
+            "angle": next(angles) % 180
+        }
         for shown in playground.answers(digit, values):
             answer_html(shown, values["angle"])
 

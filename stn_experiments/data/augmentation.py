@@ -53,10 +53,14 @@ class Augmentation:
         if self.scale[0] > self.scale[1]:
             raise UserError(f"scale must be given as smallest, largest, got {list(self.scale)}")
 
+    @property
+    def _warps(self) -> bool:
+        amounts = (self.angle, self.shear, self.shift, self.corners, self.bend, self.flip)
+        return any(amounts) or self.scale != (1, 1)
+
     def apply(self, images: Tensor, generator: Generator) -> Tensor:
         """Augment images (B, C, H, W) in [0, 1], perhaps in place; all randomness is the generator's."""
-        warps = (self.angle, self.shear, self.shift, self.corners, self.bend, self.flip)
-        if any(warps) or self.scale != (1, 1):
+        if self._warps:
             images = self._warp(images, generator)
         if self.brightness or self.contrast:
             spread = torch.rand(2, len(images), 1, 1, 1, generator=generator, device=images.device) * 2 - 1
@@ -94,3 +98,31 @@ class Augmentation:
             matrix = corner_homographies(frame, moves) @ matrix
         matrix[:, :2] += self.shift * draws[4:].T[:, :, None] * matrix[:, 2:]
         return geometry.normalised(matrix, (height, width), (height, width))
+
+
+@dataclass(frozen=True)
+class FixedAugmentation(Augmentation):
+    """An augmentation with a given pose: of the warp, only the bend is random.
+
+    All images are rotated by ``angle``, sheared by ``shear``, which both may be negative, and scaled by the
+    mean of ``scale``. ``shift``, ``corners`` and ``flip`` have no effect.
+
+    Args:
+        offset: (x, y) in pixels by which images are moved.
+    """
+
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    _warps = True
+
+    def matrices(self, images: Tensor) -> Tensor:
+        """The matrices (B, 3, 3) from images (B, C, H, W) to warped ones, in normalised coordinates."""
+        height, width = images.shape[2:]
+        ones = torch.ones(len(images), device=images.device)
+        shift = geometry.constant(self.offset, ones).expand(len(images), -1)
+        matrix = geometry.similarity(ones * math.radians(self.angle), ones * sum(self.scale) / 2, shift)
+        matrix[:, :2, 1] += self.shear * matrix[:, :2, 0]
+        return geometry.normalised(matrix, (height, width), (height, width))
+
+    def _draw_matrices(self, images: Tensor, generator: Generator) -> Tensor:
+        return self.matrices(images)

@@ -56,6 +56,10 @@ class NpzFile:
         self.classes = self._content.classes
         self.train_size = len(self._content.train.labels)
 
+    def test_images(self) -> LabelledImages:
+        """The test images alone."""
+        return self._content.test
+
     def load(self, device: torch.device) -> Splits:
         """The three splits on a device; warns of labels that training never has, and if it has no label 0."""
         known = self._content.train.labels
@@ -112,6 +116,14 @@ class ImageFolder:
         self.class_names = self._files.class_names
         self.classes = len(self.class_names)
         self.train_size = sum(map(len, self._files.train.values()))
+
+    def test_images(self) -> LabelledImages:
+        """The test images alone, decoded.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        return ImageFiles(self._files.test, self.shape, self.fit).read_all()
 
     def load(self, device: torch.device) -> Splits:
         """Decode all images and put them on a device; training images by the batch if they do not fit there.

@@ -10,13 +10,14 @@ from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.config.build import build
 from stn_experiments.config.plugins import use_plugins
 from stn_experiments.data.datasets import DataSet
+from stn_experiments.data.examples import shows_one_digit
 from stn_experiments.data.own_images import ImageFolder, NpzFile
 from stn_experiments.data.splits import one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate_test, predict
 from stn_experiments.evaluation.probe import DIGITS, Probe, ProbeName, probe
 from stn_experiments.runs.experiment import find_device
 from stn_experiments.runs.figure import draw_figure
-from stn_experiments.runs.load import load_config, load_digit_run, load_model
+from stn_experiments.runs.load import load_config, load_model, load_network
 from stn_experiments.storage.run_folder import RunFolder, data_digest
 from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_picture
@@ -79,7 +80,13 @@ def probe_run(run: RunFolder, name: ProbeName, device_name: Device = "auto") -> 
         UserError: the folder holds no trained run or cannot be written to, or its images do not show one
             MNIST digit.
     """
-    model, data = load_digit_run(run, device_name, "--probe")
+    model, data = load_network(run, device_name)
+    if not shows_one_digit(data):
+        name_of_data = run.config()["data"]["name"]
+        raise UserError(
+            f"--probe shows single MNIST digits, which {run.folder} cannot read: it was trained with "
+            f"data={name_of_data}"
+        )
     found = probe(model, name, data.test_digits(DIGITS), data.shape[1:])
     file = probe_file(run.folder, name)
     try:

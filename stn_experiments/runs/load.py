@@ -7,7 +7,7 @@ from typing import Any
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.build import build
 from stn_experiments.config.plugins import use_plugins
-from stn_experiments.data.datasets import DataSet, DistortedMnist
+from stn_experiments.data.datasets import DataSet
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs.experiment import NAMED_GROUPS, build_model, find_device
 from stn_experiments.storage import checkpoints
@@ -25,30 +25,17 @@ def load_run(folder: str | Path, device_name: Device = "cpu") -> tuple[Classifie
         UserError: the folder holds no trained run of this version, or this machine has no such device.
     """
     run = RunFolder(Path(folder).expanduser())
-    config = load_config(run)
-    model = load_model(run, config, build(config["data"], "data", DataSet))
-    return model.to(find_device(device_name)).eval(), config
+    return load_network(run, device_name)[0], load_config(run)
 
 
-def load_digit_run(run: RunFolder, device_name: Device, shows: str) -> tuple[Classifier, DistortedMnist]:
-    """A trained run's network, in evaluation mode, and its data, which are images of one MNIST digit each.
-
-    Args:
-        run: the folder of the run.
-        device_name: where the network is.
-        shows: what shows the network single digits, for the message of an error.
+def load_network(run: RunFolder, device_name: Device) -> tuple[Classifier, DataSet]:
+    """A trained run's network, in evaluation mode on a device, and its data set.
 
     Raises:
-        UserError: the folder holds no trained run, or its images do not show one MNIST digit.
+        UserError: the folder holds no trained run of this version, or this machine has no such device.
     """
     config = load_config(run)
     data = build(config["data"], "data", DataSet)
-    kind = (data.shape[0], data.classes, data.vocab_size, data.length)
-    if not isinstance(data, DistortedMnist) or kind != (1, 10, 0, 1):
-        raise UserError(
-            f"{shows} shows single MNIST digits, which {run.folder} cannot read: it was trained with "
-            f"data={config['data']['name']}"
-        )
     return load_model(run, config, data).to(find_device(device_name)).eval(), data
 
 

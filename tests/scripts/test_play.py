@@ -38,8 +38,11 @@ def test_a_mistake_is_one_line(untrained, few_digits, refused, gradio_is, tmp_pa
         port = taken.getsockname()[1]
         for words, says in (
             ([tmp_path], f"{tmp_path} is no run: it contains 3"),
-            ([rotated, rts], "rotated reads 28×28 pixels, "),
-            ([question], f"the page shows single MNIST digits, which {question} cannot read"),
+            ([rotated, rts], "rotated reads digits, 28×28 pixels, "),
+            (
+                [question],
+                f"the page shows single MNIST digits or your own images, which {question} cannot read",
+            ),
             (
                 [rotated, "--port", port],
                 f"port {port} of 127.0.0.1 cannot be used: Address already in use; --port",
