@@ -44,17 +44,25 @@ PLACES = [
     Row(("is not there",), "places-none", "places-input"),
 ]
 ROTATED12K, GCNN = "bench-rotated12k-none", "bench-rotated12k-gcnn"
-SIM2MNIST, HOMOGRAPHY = "bench-sim2mnist-both", "bench-homography-none"
+SIM2MNIST, SIM2MNIST_NONE = "bench-sim2mnist-both", "bench-sim2mnist-none"
+HOMOGRAPHY = "bench-homography-none"
 BENCHMARKS = [
     Row(("`rotated12k`", "`stn.family.scale=false`"), "bench-rotated12k-with", ROTATED12K),
     Row(("`rotated12k`", "no transformer"), ROTATED12K, ROTATED12K),
     Row(("`rotated12k`", "`backbone=gcnn stn.family.scale=false`"), "bench-rotated12k-both", GCNN),
     Row(("`rotated12k`", "`backbone=gcnn`, no transformer"), GCNN, GCNN),
+    Row(("`rotated12k`", "`backbone=polar`, no transformer"), "bench-rotated12k-polar", ROTATED12K),
+    Row(("`rotated12k`", "`backbone=tipooling`, no transformer"), "bench-rotated12k-tipooling", ROTATED12K),
     Row(("`sim2mnist10k`", "`backbone=gcnn stn=scale_translation`"), SIM2MNIST, SIM2MNIST),
+    Row(("`sim2mnist10k`", "`stn=scale_translation`"), "bench-sim2mnist-with", SIM2MNIST_NONE),
+    Row(("`sim2mnist10k`", "no transformer"), SIM2MNIST_NONE, SIM2MNIST_NONE),
     Row(("`homography_noise`", "`stn=projective stn.steps=2`"), "bench-homography-with", HOMOGRAPHY),
     Row(("`homography_noise`", "no transformer"), HOMOGRAPHY, HOMOGRAPHY),
 ]
-"""Networks on other papers' benchmarks, compared with the same without a transformer, or with themselves."""
+"""Networks on other papers' benchmarks, compared with the same without a transformer, or with themselves.
+
+The rivals that have no transformer are compared with the compact network without one.
+"""
 
 CHOICES = {
     "rotated as in training": {"the default": "turning-with", "no transformer": "turning-none"},
