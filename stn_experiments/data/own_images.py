@@ -173,13 +173,10 @@ def _own_splits(
     per_chunk = max(1, CHUNK_PIXELS // valid.images[0, 0].numel())  # fits a CPU's cache
 
     def draw(index: Tensor, generator: Generator, posed: bool = False) -> Batch:
-        images, labels = train.at(index)
-
-        def chunk(start: int) -> Batch:
-            part = slice(start, start + per_chunk)
-            batch = without_pose(LabelledImages(images[part], labels[part]))
+        def chunk(part: Tensor) -> Batch:
+            batch = without_pose(train.at(part))
             return batch._replace(images=augmentation.apply(batch.images, generator))
 
-        return collect(map(chunk, range(0, len(index), per_chunk)), len(index))
+        return collect(map(chunk, index.split(per_chunk)), len(index))
 
     return Splits(TrainingSet(train.size, draw), valid, test)
