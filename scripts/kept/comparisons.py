@@ -44,6 +44,7 @@ PLACES = [
     Row(("is not there",), "places-none", "places-input"),
 ]
 ROTATED12K, GCNN = "bench-rotated12k-none", "bench-rotated12k-gcnn"
+AUGMENTED = "bench-rotated12k-augmented"
 SIM2MNIST, SIM2MNIST_NONE = "bench-sim2mnist-both", "bench-sim2mnist-none"
 HOMOGRAPHY = "bench-homography-none"
 BENCHMARKS = [
@@ -51,6 +52,7 @@ BENCHMARKS = [
     Row(("`rotated12k`", "no transformer"), ROTATED12K, ROTATED12K),
     Row(("`rotated12k`", "`backbone=gcnn stn.family.scale=false`"), "bench-rotated12k-both", GCNN),
     Row(("`rotated12k`", "`backbone=gcnn`, no transformer"), GCNN, GCNN),
+    Row(("`rotated12k`", "`backbone=gcnn stn.family.scale=false`, augmented"), AUGMENTED, AUGMENTED),
     Row(("`rotated12k`", "`backbone=polar`, no transformer"), "bench-rotated12k-polar", ROTATED12K),
     Row(("`rotated12k`", "`backbone=tipooling`, no transformer"), "bench-rotated12k-tipooling", ROTATED12K),
     Row(("`sim2mnist10k`", "`backbone=gcnn stn=scale_translation`"), SIM2MNIST, SIM2MNIST),
