@@ -80,6 +80,10 @@ CHOICES = {
         "`backbone=gcnn stn.family.scale=false`": "bench-rotated12k-both",
         "`backbone=gcnn`, no transformer": GCNN,
     },
+    "10,000 for training, small, in the full circle, in clutter": {
+        "`stn=scale_translation`": "bench-sim2mnist-with",
+        "no transformer": SIM2MNIST_NONE,
+    },
     "rotated, 1,000 for training": {
         "`stn.consistency.weight=0`": "turning1000-without",
         "the default": "turning1000-with",
