@@ -99,7 +99,7 @@ def build(playground: Playground) -> gr.Blocks:
         with gr.Column(scale=1, min_width=320):
             label = gr.Dropdown(list(names), value=list(names)[len(names) // 3], label="class")
             most = max(map(len, examples.of_class.values()))
-            number = gr.Slider(1, most, 1, step=1, label="number of the test image")
+            number = gr.Slider(1, max(most, 2), 1, step=1, label="number of the image", visible=most > 1)
             sliders = [
                 gr.Slider(low, high, UNTOUCHED.get(name, 0), step=step, label=text, elem_id=name)
                 for name, (text, low, high, step) in examples.sliders.items()

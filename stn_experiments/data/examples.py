@@ -7,7 +7,6 @@ import torch
 from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
-from stn_experiments.common.errors import UserError
 from stn_experiments.data.augmentation import FixedAugmentation
 from stn_experiments.data.batch import Batch, Pose
 from stn_experiments.data.datasets import DataSet, DistortedMnist
@@ -62,16 +61,15 @@ def kind_of(data: DataSet) -> str | None:
 
 
 def find_examples(data: DataSet) -> Examples:
-    """The test images of a data set of a kind.
+    """The test images of a data set for which ``kind_of`` has a name.
 
     Raises:
-        UserError: they are of no kind, or a file is damaged.
+        UserError: a file is damaged.
     """
     if shows_one_digit(data):
         return DigitExamples(data.test_digits(TEST_DIGITS), data.shape[1:])
-    if isinstance(data, NpzFile | ImageFolder):
-        return OwnExamples(data.test_images(), data.class_names or [str(n) for n in range(data.classes)])
-    raise UserError("the images of the data must show a digit each, or be your own")
+    assert isinstance(data, NpzFile | ImageFolder)
+    return OwnExamples(data.test_images(), data.class_names or [str(n) for n in range(data.classes)])
 
 
 def shows_one_digit(data: DataSet) -> TypeGuard[DistortedMnist]:

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ PER_TASK = 32
 """Images that a process decodes at a time."""
 PER_PROCESS = 250
 """With fewer images, another process costs more time than it saves."""
+START = "fork" if sys.platform == "linux" else "spawn"
+"""How processes start: the default of a process that joblib started cannot start others."""
 Array = npt.NDArray[np.uint8]
 Fit = Literal["resize", "crop", "pad"]
 FITS: dict[str, Callable[..., Image.Image]] = {
@@ -175,11 +178,13 @@ class ImageFiles(Dataset[Array | UserError]):
         """
         images = np.empty((len(self.paths), *self.shape), np.uint8)
         tasks = [slice(start, start + PER_TASK) for start in range(0, len(images), PER_TASK)]
+        processes = min(torch.get_num_threads(), len(images) // PER_PROCESS)
         loader = DataLoader(
             self,
             batch_size=None,
             sampler=tasks,
-            num_workers=min(torch.get_num_threads(), len(images) // PER_PROCESS),
+            num_workers=processes,
+            multiprocessing_context=START if processes else None,
             collate_fn=_unchanged,  # tensors would need shared memory, of which a container has little
             worker_init_fn=_ignore_interrupts,
             generator=Generator(),  # not the global one, which is the run's

@@ -25,7 +25,7 @@ def load_run(folder: str | Path, device_name: Device = "cpu") -> tuple[Classifie
         UserError: the folder holds no trained run of this version, or this machine has no such device.
     """
     run = RunFolder(Path(folder).expanduser())
-    return load_network(run, device_name)[0], load_config(run)
+    return load_network(run, device_name)[0], run.config()
 
 
 def load_network(run: RunFolder, device_name: Device) -> tuple[Classifier, DataSet]:

@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 
 
 class Playground:
-    """Runs that read images of one kind and size, and test images of that kind.
+    """Runs that read images of one kind and shape, with the same classes, and test images of that kind.
 
     Raises:
         UserError: a folder holds no trained run, or a run reads no single images, or others than the first.
@@ -48,18 +48,22 @@ class Playground:
         loaded = [load_network(RunFolder(folder), device_name) for folder in folders]
         self.folders = folders
         self.models = [model for model, _ in loaded]
-        self.size = loaded[0][1].shape[1:]
+        first = loaded[0][1]
+        self.size = first.shape[1:]
         kinds = [self._kind(folder, data) for folder, (_, data) in zip(folders, loaded, strict=True)]
-        for folder, kind in zip(folders, kinds, strict=True):
+        for folder, kind, (_, data) in zip(folders, kinds, loaded, strict=True):
             if kind != kinds[0]:
                 places = f"{folders[0]} reads {kinds[0]}, {folder} {kind}"
-                raise UserError(f"the runs must read images of one kind and size: {places}")
-        self.examples = find_examples(loaded[0][1])
+                raise UserError(f"the runs must read images of one kind and shape: {places}")
+            if odd := {*(data.class_names or ())} ^ {*(first.class_names or ())}:
+                places = f"only one of {folders[0]} and {folder} has {min(odd)}"
+                raise UserError(f"the runs must have the same classes, but {places}")
+        self.examples = find_examples(first)
 
     @staticmethod
     def _kind(folder: Path, data: DataSet) -> str:
         if kind := kind_of(data):
-            return f"{kind}, {data.shape[1]}×{data.shape[2]} pixels"
+            return f"{kind} of shape {data.shape}"
         raise UserError(
             f"the page shows single MNIST digits or your own images, which {folder} cannot read: it was "
             f"trained with data={RunFolder(folder).config()['data']['name']}"

@@ -1,5 +1,7 @@
 """What the page of scripts/play.py shows: pictures, probabilities and rotations."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from PIL import Image
 from stn_experiments.common.errors import UserError
 from stn_experiments.evaluation.pose_scores import residual_pose, whole_canvas
 from stn_experiments.runs import play as module
+from stn_experiments.runs.load import load_config
 from stn_experiments.runs.play import UNTOUCHED, Playground
+from stn_experiments.storage.run_folder import RunFolder
 from tests.data.signs import NAMES, write_signs
 from tests.models.harness import Given
 
@@ -100,24 +104,30 @@ def test_an_animation_sweeps_one_slider_and_is_kept_with_the_first_run(play, mon
 
 
 def test_runs_of_unlike_canvases_are_refused(play):
-    with pytest.raises(UserError, match=r"run0 reads digits, 28×28 pixels, \S*run1 digits, 42×42 pixels$"):
+    with pytest.raises(
+        UserError, match=r"run0 reads digits of shape \(1, 28, 28\), \S*run1 digits of shape \(1, 42, 42\)$"
+    ):
         play(["data=rotated"], ["data=rts"])
     with pytest.raises(UserError, match=r"run0 cannot read: it was trained with data=addition$"):
         play(["data=addition"])
 
 
 @pytest.fixture
-def signs(untrained, tmp_path):
+def on_signs(untrained, tmp_path):
+    """Write an untrained run on images of some classes."""
+
+    def write(name, classes=4, *settings):
+        folder = write_signs(tmp_path / f"signs of {name}", {"train": 3, "test": 2}, classes=classes)
+        own = ("data=folder", f"data.folder='{folder}'", "data.size=[20,24]", "trainer.batch_size=4")
+        return untrained(name, *own, "stn=affine", *settings)
+
+    return write
+
+
+@pytest.fixture
+def signs(on_signs):
     """A playground of an untrained run on colour images of four classes."""
-    write_signs(tmp_path / "signs", {"train": 3, "test": 2}, classes=4)
-    settings = [
-        "data=folder",
-        f"data.folder={tmp_path / 'signs'}",
-        "data.size=[20,24]",
-        "stn=affine",
-        "trainer.batch_size=4",
-    ]
-    return Playground([untrained("own", *settings)])
+    return Playground([on_signs("own")])
 
 
 def test_a_users_own_images_are_shown_by_name_and_moved_as_the_sliders_say(signs):
@@ -149,8 +159,20 @@ def test_a_users_own_images_are_shown_by_name_and_moved_as_the_sliders_say(signs
     assert answer.rotation == pytest.approx(40, abs=0.01)
 
 
-def test_digits_and_own_images_are_not_shown_together(signs, untrained, few_digits):
-    with pytest.raises(
-        UserError, match=r"own reads images of 4 classes, 20×24 pixels, \S*digits digits, 28×28"
+def test_runs_on_unlike_images_are_not_shown_together(signs, on_signs, untrained, few_digits):
+    for other, says in (
+        (untrained("digits", *few_digits, "data=rotated"), r"digits digits of shape \(1, 28, 28\)$"),
+        (on_signs("grey", 4, "data.colour=false"), r"grey images of 4 classes of shape \(1, 20, 24\)$"),
     ):
-        Playground([*signs.folders, untrained("digits", *few_digits, "data=rotated")])
+        start = r"own reads images of 4 classes of shape \(3, 20, 24\), \S*"
+        with pytest.raises(UserError, match=start + says):
+            Playground([*signs.folders, other])
+
+
+def test_runs_on_other_classes_are_not_shown_together(signs, on_signs):
+    other = on_signs("other")
+    folder, name = Path(load_config(RunFolder(other))["data"]["folder"]), sorted(NAMES[:4])[0]
+    for split in ("train", "test"):
+        (folder / split / name).rename(folder / split / "zebra")
+    with pytest.raises(UserError, match=rf"only one of \S*own and \S*other has {name}$"):
+        Playground([*signs.folders, other])

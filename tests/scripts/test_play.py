@@ -38,7 +38,7 @@ def test_a_mistake_is_one_line(untrained, few_digits, refused, gradio_is, tmp_pa
         port = taken.getsockname()[1]
         for words, says in (
             ([tmp_path], f"{tmp_path} is no run: it contains 3"),
-            ([rotated, rts], "rotated reads digits, 28×28 pixels, "),
+            ([rotated, rts], "rotated reads digits of shape (1, 28, 28), "),
             (
                 [question],
                 f"the page shows single MNIST digits or your own images, which {question} cannot read",
