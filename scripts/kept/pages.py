@@ -101,9 +101,13 @@ def benchmarks(kept: Mapping[str, Kept]) -> str:
 
 
 def sources(figures: Iterable[Published | None]) -> str:
-    """A line for each source of published figures."""
-    lines = [f"\n{SURENESS[one.sureness]} {one.source}, {one.sureness}.\n" for one in figures if one]
-    return "".join(dict.fromkeys(lines))
+    """A line for each mark of published figures: their sources and how sure they are."""
+    names: dict[str, dict[str, None]] = {}
+    for one in figures:
+        if one:
+            names.setdefault(one.sureness, {})[one.source] = None
+    marks = [(mark, how) for how, mark in SURENESS.items() if how in names]
+    return "".join(f"\n{mark} {'; '.join(names[how])} ({how}).\n" for mark, how in marks)
 
 
 def differences(kept: Mapping[str, Kept]) -> str:
