@@ -65,9 +65,10 @@ class TransformerConfig:
         if self.count > 1 and self.places != [INPUT]:
             raise UserError(f"count must be 1 unless at is only {INPUT}, got {self.count}")
         plain = self.places == [INPUT] and self.count == self.steps == 1 and not self.consistency.is_on
-        if self.recurrent and not plain:
+        if self.recurrent and not (plain and self.localisation == "auto" and self.family.translates):
             raise UserError(
-                f"recurrent must be false unless at is {INPUT}, count and steps are 1, and consistency is off"
+                f"recurrent must be false unless at is {INPUT}, count and steps are 1, consistency is off, "
+                "localisation is auto, and the transforms translate by parameters of theta"
             )
 
         single = self.places == [INPUT] and self.count == 1 and isinstance(self.family, Translation)
@@ -136,11 +137,18 @@ class TransformerConfig:
         length: int = 1,
     ) -> SpatialTransformer:
         kind = default if self.localisation == "auto" else self.localisation
-        rest = (self.interpolation, self.padding, self.antialias, self.steps, self.start)
-        settings = (shape, output_size, self.family, kind, self.width, *rest)
+        settings: dict[str, Any] = {
+            "output_size": output_size,
+            "family": self.family,
+            "width": self.width,
+            "interpolation": self.interpolation,
+            "padding": self.padding,
+            "antialias": self.antialias,
+            "start": self.start,
+        }
         if self.recurrent:
-            return RecurrentTransformer(length, *settings)
-        transformer = SpatialTransformer(*settings)
+            return RecurrentTransformer(length, shape, **settings)
+        transformer = SpatialTransformer(shape, localisation=kind, steps=self.steps, **settings)
         is_rigid = isinstance(self.family, Similarity) and self.family.is_rigid
         if is_rigid and kind == "polar" and self.start is None and self.consistency.has_no_direction:
             # Near the identity the gradient of the loss is zero: no direction of turning is better.

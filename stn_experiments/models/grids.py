@@ -22,8 +22,15 @@ class Family(nn.Module, ABC):
 
     identity: Sequence[float]
     """Theta of the identity."""
+    entries: Sequence[tuple[int, int]] = ()
+    """For matrices: the (row, column) of the entry that equals each parameter."""
     points_per_side = 1
     """Points that describe a transformed side of the square: one is enough if sides stay straight."""
+
+    @property
+    def translates(self) -> bool:
+        """Whether two parameters are a translation along x and along y."""
+        return {(0, 2), (1, 2)} <= set(self.entries)
 
     @abstractmethod
     def transform(self, theta: Tensor, points: Tensor) -> Tensor:
@@ -45,8 +52,6 @@ class Family(nn.Module, ABC):
 class MatrixFamily(Family):
     """A family of homogeneous matrices that is closed under composition."""
 
-    entries: Sequence[tuple[int, int]]
-    """The (row, column) of the matrix entry that equals each parameter."""
     is_affine = True
     """Whether the third row of each matrix is (0, 0, 1), as :meth:`transform` assumes."""
 

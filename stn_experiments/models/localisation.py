@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stn_experiments.common import geometry
+from stn_experiments.models.grids import Family
 from stn_experiments.models.polar import RINGS, SPOKES, PolarSampling, RingConv2d, polar_points
 from stn_experiments.models.precision import autocast_disabled, to_float32
 
@@ -56,30 +57,60 @@ class Localisation(nn.Module):
 
 
 class RecurrentLocalisation(Localisation):
-    """A localisation network with a memory, which gives one theta a step (Sønderby et al. 2015).
+    """A localisation network with a memory, which gives one theta a step (after Sønderby et al. 2015).
 
-    "Recurrent spatial transformer networks": a gated recurrent unit reads the same features at each of
-    ``steps`` steps, and theta is regressed from its hidden state. It has as many units as there are features.
+    "Recurrent spatial transformer networks" reads the same features at each step. Here the state of the gated
+    recurrent unit decides where to read, as in Bahdanau et al. 2015, section 3.1, so that the steps can
+    differ from the start. A softmax over the map gives the expected position and the mean features, which
+    the unit reads. The window starts centred on that position.
+
+    Args:
+        shape: (C, H, W) of U.
+        width: units of the queries, and half of those of the memory.
+        family: the family of transforms, which must translate.
+        start: theta (P,) at the start, for a position in the middle of U.
+        steps: the number of thetas.
     """
 
-    def __init__(self, features: "Features", start: Tensor, steps: int) -> None:
-        super().__init__(features, start)
-        self.memory = nn.GRUCell(features.width, features.width)
+    def __init__(self, shape: Shape, width: int, family: Family, start: Tensor, steps: int) -> None:
+        super().__init__(Features(2 + 2 * width, *_maps(shape[0], 32)), start)
         self.steps = steps
+        self.key = nn.Conv2d(32 + 4, width, 1)
+        self.query = nn.Linear(2 * width, width)
+        self.memory = nn.GRUCell(2 + 32, 2 * width)
+        self.initial = nn.Parameter(torch.randn(2 * width))
+        with torch.no_grad():
+            for axis in (0, 1):
+                self.theta.weight[family.entries.index((axis, 2)), axis] = 1
 
     def forward(self, source: Tensor) -> Tensor:
         """Thetas (B, steps, P) for U (B, C, H, W)."""
-        features, hidden, thetas = self.features(source), None, []
+        maps = self.features(source)
         with autocast_disabled(source):
-            features = to_float32(features)
+            keys, values = self._keys_and_values(to_float32(maps))
+            hidden, thetas = self.initial.expand(len(maps), -1), []
             for _ in range(self.steps):
-                hidden = self.memory(features, hidden)
-                thetas.append(self.theta(hidden))
+                weights = (self.query(hidden)[:, None] @ keys).softmax(2)
+                read = (weights @ values.mT)[:, 0]  # (x, y) and the means of the maps
+                hidden = self.memory(read, hidden)
+                thetas.append(self.theta(torch.cat([read[:, :2], hidden], 1)))
         return torch.stack(thetas, 1)
+
+    def _keys_and_values(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries are compared with, and what is read: (B, N, H * W) each, of maps (B, C, H, W).
+
+        A key has x² and y², so that a query can prefer places about any point.
+        """
+        points = geometry.pixel_centres(maps.shape[2], maps.shape[3], maps.device).to(maps.dtype)
+        places = (
+            torch.cat([points, points**2], 1).T.unflatten(1, maps.shape[2:]).expand(len(maps), -1, -1, -1)
+        )
+        keys = self.key(torch.cat([places, maps], 1))
+        return keys.flatten(2), torch.cat([places[:, :2], maps], 1).flatten(2)
 
 
 class Features(nn.Sequential):
-    """Layers that map U (B, C, H, W) to features (B, ``width``)."""
+    """Layers that read U (B, C, H, W), and the number of features that theta is regressed from."""
 
     def __init__(self, width: int, *layers: nn.Module) -> None:
         super().__init__(*layers)

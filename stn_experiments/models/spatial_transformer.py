@@ -142,13 +142,25 @@ class SpatialTransformer(nn.Module):
 class RecurrentTransformer(SpatialTransformer):
     """Looks at a map ``length`` times, one after another, by a ``RecurrentLocalisation``.
 
-    The other arguments are those of :class:`SpatialTransformer`.
+    The other arguments are those of :class:`SpatialTransformer`; the family must translate. By default each
+    window has 1/``length`` of the map's height and width at the start, if the family scales.
     """
 
-    def __init__(self, length: int, *settings: Any) -> None:
-        super().__init__(*settings)
-        features, start = self.localisation.features, self.localisation.theta.bias
-        self.localisation = RecurrentLocalisation(features, start, length)
+    def __init__(
+        self,
+        length: int,
+        shape: tuple[Count, Count, Count],
+        family: Family,
+        width: Count = 32,
+        start: Start = None,
+        **settings: Any,
+    ) -> None:
+        if start is None:
+            theta = zip(family.entries, family.identity, strict=True)
+            start = [value / length if row == column else value for (row, column), value in theta]
+        super().__init__(shape, family=family, width=width, start=start, **settings)
+        bias = self.localisation.theta.bias
+        self.localisation = RecurrentLocalisation(shape, width, family, bias, length)
 
     def views(self, source: Tensor) -> list[View]:
         """The views of U (B, C, H, W), in order."""

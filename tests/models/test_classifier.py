@@ -9,7 +9,7 @@ from stn_experiments.models import SpatialTransformer
 from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18
 from stn_experiments.models.classifier import Classifier, TransformerConfig
 from stn_experiments.models.consistency import Consistency, consistency_loss
-from stn_experiments.models.grids import Affine
+from stn_experiments.models.grids import FAMILIES, Affine
 from stn_experiments.models.rotation_backbones import GCNN, Polar, TIPooling
 
 
@@ -173,11 +173,18 @@ def test_auto_is_the_default_localisation_network_of_the_backbone():
         (Compact, {"at": ["input", "layer1"], "count": 2}, "count must be 1 unless at is only input, got 2"),
         (Compact, {"at": "input", "count": 2, "recurrent": True}, "recurrent must be false unless at is"),
         (Compact, {"at": "input", "recurrent": True}, "recurrent must be false for images of one label"),
+        (Compact, {"at": "input", "recurrent": True, "localisation": "peak"}, ".* localisation is auto"),
     ],
 )
 def test_impossible_places_are_refused(backbone, settings, message):
     with pytest.raises(UserError, match=f"^{message}"):
         classifier_with_inner(backbone, **settings)
+
+
+@pytest.mark.parametrize("family", ["rotation", "tps"])
+def test_a_recurrent_transformer_must_translate(family):
+    with pytest.raises(UserError, match=r"^recurrent must be false unless .* translate"):
+        TransformerConfig(FAMILIES[family](), recurrent=True)
 
 
 def test_without_a_transformer_there_is_no_view():
