@@ -62,6 +62,11 @@ class Task(ABC):
         return False
 
     @property
+    def lies_anywhere(self) -> bool:
+        """Whether each image has one digit, which may be anywhere."""
+        return False
+
+    @property
     def size(self) -> tuple[int, int]:
         """The canvas's (height, width)."""
         return height_width(self.canvas)

@@ -106,6 +106,11 @@ class DistortedMnist:
         return self.distortion.turns_about_centre
 
     @property
+    def lies_anywhere(self) -> bool:
+        """Whether each image has one digit, which may be anywhere."""
+        return self.distortion.lies_anywhere
+
+    @property
     def train_size(self) -> int:
         """Number of training images in an epoch."""
         return self._train_digits * self.draws
@@ -249,6 +254,7 @@ class Rotated12kFiles:
     vocab_size = 0
     length = 1
     turns_about_centre = True
+    lies_anywhere = False
 
     @property
     def train_size(self) -> int:

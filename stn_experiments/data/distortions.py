@@ -122,6 +122,11 @@ class Distortion(Task):
         """Whether the digit is rotated, and in the middle of the canvas."""
         return self.angle > 0 and self.place == "centre"
 
+    @property
+    def lies_anywhere(self) -> bool:
+        """Whether the digit may be anywhere on the canvas."""
+        return self.place == "anywhere"
+
     @cached_property
     def _moves_by_whole_pixels(self) -> bool:
         """Whether the digit is only moved, by whole pixels."""

@@ -38,6 +38,7 @@ class NpzFile:
     vocab_size = 0
     length = 1
     turns_about_centre = False
+    lies_anywhere = False
     class_names: Sequence[str] | None = None
 
     def __init__(
@@ -95,6 +96,7 @@ class ImageFolder:
     vocab_size = 0
     length = 1
     turns_about_centre = False
+    lies_anywhere = False
 
     def __init__(  # noqa: PLR0913 -- settings
         self,

@@ -125,9 +125,19 @@ class TransformerConfig:
                 f"at must be a stage that reads a map of another stage ({known}) to share, got {self.at}"
             )
         layers = backbone.stages[: list(backbone.input_shapes).index(self.at)]
-        kind = default if self.localisation == "auto" else self.localisation
+        kind = self._kind(default)
         features = shared(layers, kind, shape, self.width)
         transformer.localisation = Localisation(features, transformer.localisation.theta.bias)
+        if kind == "window":
+            transformer.localisation.centre_on_first_features(self.family)
+
+    def _kind(self, default: LocalisationKind) -> LocalisationKind:
+        """The kind of localisation network; ``default`` replaces ``auto``, if it fits the transforms."""
+        if self.localisation != "auto":
+            return self.localisation
+        if default == "window" and not (self.family.translates and self.steps == 1):
+            return "keypoints"
+        return default
 
     def _build(
         self,
@@ -136,7 +146,7 @@ class TransformerConfig:
         output_size: Size | None,
         length: int = 1,
     ) -> SpatialTransformer:
-        kind = default if self.localisation == "auto" else self.localisation
+        kind = self._kind(default)
         settings: dict[str, Any] = {
             "output_size": output_size,
             "family": self.family,

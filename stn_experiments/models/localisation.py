@@ -12,7 +12,7 @@ from stn_experiments.models.grids import Family
 from stn_experiments.models.polar import RINGS, SPOKES, PolarSampling, RingConv2d, polar_points
 from stn_experiments.models.precision import autocast_disabled, to_float32
 
-LocalisationKind = Literal["polar", "keypoints", "peak", "convolutional", "fully_connected"]
+LocalisationKind = Literal["polar", "window", "keypoints", "peak", "convolutional", "fully_connected"]
 Shape = tuple[int, int, int]
 """(C, H, W) of U."""
 KEYPOINTS = 16
@@ -43,6 +43,12 @@ class Localisation(nn.Module):
         features = self.features(source)
         with autocast_disabled(source):
             return self.theta(to_float32(features))
+
+    def centre_on_first_features(self, family: Family) -> None:
+        """Let the translation start as that to the position (x, y) which the first two features are."""
+        with torch.no_grad():
+            for axis in (0, 1):
+                self.theta.weight[family.entries.index((axis, 2)), axis] = 1
 
     def turn_with_keypoints(self) -> None:
         """Let the first two entries of theta, (cos a, sin a), start as a random sum of the keypoints.
@@ -79,9 +85,7 @@ class RecurrentLocalisation(Localisation):
         self.query = nn.Linear(2 * width, width)
         self.memory = nn.GRUCell(2 + 32, 2 * width)
         self.initial = nn.Parameter(torch.randn(2 * width))
-        with torch.no_grad():
-            for axis in (0, 1):
-                self.theta.weight[family.entries.index((axis, 2)), axis] = 1
+        self.centre_on_first_features(family)
 
     def forward(self, source: Tensor) -> Tensor:
         """Thetas (B, steps, P) for U (B, C, H, W)."""
@@ -142,7 +146,7 @@ def convolutional(shape: Shape, width: int) -> Features:
 
 
 def keypoints(shape: Shape, width: int) -> Features:
-    """The positions of 16 learned keypoints and the means of 32 maps: the default.
+    """The positions of 16 learned keypoints and the means of 32 maps.
 
     The paper flattens its maps, so the next layer has to learn each position separately. Here a softmax over
     a map gives the expected position of a keypoint (Levine et al. 2016, "End-to-end training of deep
@@ -273,6 +277,7 @@ def _hidden(inputs: int, outputs: int) -> nn.Sequential:
 
 FEATURES: dict[LocalisationKind, Callable[[Shape, int], Features]] = {
     "polar": polar,
+    "window": keypoints,
     "keypoints": keypoints,
     "peak": peak,
     "convolutional": convolutional,

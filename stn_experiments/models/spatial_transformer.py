@@ -39,7 +39,8 @@ class SpatialTransformer(nn.Module):
         shape: (C, H, W) of U.
         output_size: side or (height, width) of V in pixels; default: that of U.
         family: the family of transforms, or its name.
-        localisation: the kind of localisation network, see ``localisation``.
+        localisation: the kind of localisation network, see ``localisation``. With ``window``, V starts as a
+            window of its own size in pixels, centred on the first keypoint, and not as all of U.
         width: units of its hidden layers.
         interpolation: interpolation between the pixels of U.
         padding: the value outside U.
@@ -48,8 +49,9 @@ class SpatialTransformer(nn.Module):
         steps: refinement steps. Each step after the first regresses a further transform from U as warped so
             far; U itself is resampled each time (Lin and Lucey 2017, "Inverse compositional spatial
             transformer networks").
-        start: theta of each step before training; default: that of the identity. A number is the standard
-            deviation of normal noise on it, drawn from torch's generator as all initial weights are.
+        start: theta of each step before training; default: that of the identity, or of the window. A number
+            is the standard deviation of normal noise on it, drawn from torch's generator as all initial
+            weights are.
 
     Raises:
         UserError: an argument has a wrong type or is out of range, V is more than four times as large as U,
@@ -83,11 +85,19 @@ class SpatialTransformer(nn.Module):
         if steps > 1 and not isinstance(family, MatrixFamily):
             name = type(family).__name__
             raise UserError(f"steps must be 1 for {name}, whose transforms do not compose, got {steps}")
-        shrinkage = max(input_size[0] / size[0], input_size[1] / size[1])
-        oversample = max(1, round(shrinkage)) if antialias else 1
+        height_shrinkage, width_shrinkage = input_size[0] / size[0], input_size[1] / size[1]
+        oversample = max(1, round(max(height_shrinkage, width_shrinkage))) if antialias else 1
         self.family = family
         self.output_size = size
-        self.localisation = Localisation(FEATURES[localisation](shape, width), theta_at(start, family))
+        is_window = localisation == "window"
+        if is_window and not (family.translates and steps == 1):
+            raise UserError(
+                "localisation must not be window unless steps is 1 and the transforms translate by theta"
+            )
+        scale = min(1.0, 1 / min(height_shrinkage, width_shrinkage)) if is_window else 1.0
+        self.localisation = Localisation(FEATURES[localisation](shape, width), theta_at(start, family, scale))
+        if is_window:
+            self.localisation.centre_on_first_features(family)
         if localisation == "peak":
             if not isinstance(family, Translation):
                 raise UserError("localisation must not be peak unless family is a translation")
@@ -142,25 +152,15 @@ class SpatialTransformer(nn.Module):
 class RecurrentTransformer(SpatialTransformer):
     """Looks at a map ``length`` times, one after another, by a ``RecurrentLocalisation``.
 
-    The other arguments are those of :class:`SpatialTransformer`; the family must translate. By default each
-    window has 1/``length`` of the map's height and width at the start, if the family scales.
+    The other arguments are those of :class:`SpatialTransformer`. Each V starts as with ``window``.
     """
 
     def __init__(
-        self,
-        length: int,
-        shape: tuple[Count, Count, Count],
-        family: Family,
-        width: Count = 32,
-        start: Start = None,
-        **settings: Any,
+        self, length: int, shape: tuple[Count, Count, Count], width: Count = 32, **settings: Any
     ) -> None:
-        if start is None:
-            theta = zip(family.entries, family.identity, strict=True)
-            start = [value / length if row == column else value for (row, column), value in theta]
-        super().__init__(shape, family=family, width=width, start=start, **settings)
-        bias = self.localisation.theta.bias
-        self.localisation = RecurrentLocalisation(shape, width, family, bias, length)
+        super().__init__(shape, width=width, localisation="window", **settings)
+        start = self.localisation.theta.bias
+        self.localisation = RecurrentLocalisation(shape, width, self.family, start, length)
 
     def views(self, source: Tensor) -> list[View]:
         """The views of U (B, C, H, W), in order."""
@@ -170,13 +170,16 @@ class RecurrentTransformer(SpatialTransformer):
             return [self.warp(source, theta) for theta in thetas.unbind(1)]
 
 
-def theta_at(start: Start, family: Family) -> Tensor:
-    """Theta (P,) of a family before training.
+def theta_at(start: Start, family: Family, scale: float = 1.0) -> Tensor:
+    """Theta (P,) of a family before training: ``start``, or the identity with a ``scale``.
 
     Raises:
         UserError: ``start`` has another number of parameters.
     """
     identity = torch.tensor(family.identity, dtype=torch.float)
+    for index, (row, column) in enumerate(family.entries):
+        if row == column:
+            identity[index] *= scale
     if start is None:
         return identity
     if isinstance(start, float | int):

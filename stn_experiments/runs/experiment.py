@@ -168,6 +168,8 @@ def assemble(
     fitting = locate(node, "backbone", Backbone).localisation
     if fitting == "keypoints" and data.turns_about_centre:
         fitting = "polar"
+    if fitting == "keypoints" and data.lies_anywhere:
+        fitting = "window"
     channels, *size = data.shape
     transformers: dict[str, list[SpatialTransformer]] = {}
     if plan is not None:

@@ -77,6 +77,17 @@ def test_a_transformer_may_warp_the_input_by_theta_from_layers_that_it_shares(
     torch.testing.assert_close(output.logits, model.backbone(view.output))
 
 
+def test_shared_layers_may_place_a_window():
+    config, backbone = TransformerConfig(Affine(), 28, at="layer1", share=True), Compact((1, 28, 28), 10)
+    shape = (1, 60, 60)
+    (transformer,) = config.build_at_input(shape, "window")
+    config.share_layers(transformer, backbone, shape, "window")
+    assert transformer.localisation.theta.bias[0].item() == pytest.approx(28 / 60)
+    images = torch.rand(2, *shape)
+    centres = transformer.eval()(images).transform.theta[:, [2, 5]]
+    torch.testing.assert_close(centres, transformer.localisation.features(images)[:, :2])
+
+
 def test_a_transformer_with_shared_layers_starts_as_it_is_told():
     start = [0.5, 0.0, 0.25, 0.0, 0.5, 0.0]
     (transformer,) = sharing(start=start).transformers["input"]
@@ -162,6 +173,16 @@ def test_auto_is_the_default_localisation_network_of_the_backbone():
     assert "Conv2d" not in layers("fully_connected")
     assert "Conv2d" not in layers("keypoints", localisation="fully_connected")
     assert "PositionsAndMeans" not in layers("keypoints", localisation="convolutional")
+
+
+@pytest.mark.parametrize(
+    ("family", "steps", "side"), [("affine", 1, 28 / 60), ("affine", 2, 1), ("tps", 1, 1), ("rotation", 1, 1)]
+)
+def test_the_default_is_a_window_where_the_transforms_can_move_one(family, steps, side):
+    config = TransformerConfig(FAMILIES[family](), 28, steps=steps)
+    (transformer,) = config.build_at_input((1, 60, 60), "window")
+    outline = transformer(torch.zeros(1, 1, 60, 60)).outline[0]
+    assert (outline.amax(0) - outline.amin(0)).tolist() == pytest.approx([2 * side, 2 * side])
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ print(sorted(foreign), sorted(rooms))
 @pytest.mark.parametrize(
     ("family", "kind"),
     [(family, "keypoints") for family in test_grids.FAMILIES]
-    + [(Affine, kind) for kind in KINDS if kind != "keypoints"],
+    + [(Affine, kind) for kind in KINDS if kind not in ("keypoints", "window")],
 )
 def test_it_starts_as_the_exact_identity(family, kind, generator):
     model = transformer((2, 30, 45), (30, 45), family=family(), localisation=kind)
@@ -74,6 +74,30 @@ def test_the_noise_of_a_start_is_normal():
     noise = theta_at(0.3, family) - torch.tensor(family.identity)
     assert noise.std() == pytest.approx(0.3, rel=0.1)
     assert noise.mean() == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("family", ["similarity", "affine", "projective"])
+def test_a_window_starts_at_the_size_of_the_output_centred_on_the_first_keypoint(family, generator):
+    model = transformer((1, 40, 80), (14, 28), family=family, localisation="window").eval()
+    torch.nn.init.normal_(model.localisation.features[-2].heat.weight, std=20)
+    source = torch.rand(3, 1, 40, 80, generator=generator)
+    corners = model(source).box_pixels((40, 80))
+    centres = (model.localisation.features(source)[:, :2] + 1) / 2 * torch.tensor([80.0, 40.0]) - 0.5
+    half = torch.tensor([14.0, 7.0])
+    expected = centres[:, None] + half * torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    torch.testing.assert_close(corners, expected, atol=1e-3, rtol=0)
+    assert centres.std(0).min() > 0.1
+
+
+def test_a_window_is_no_larger_than_the_image():
+    model = transformer((1, 20, 20), 28, localisation="window")
+    assert model.localisation.theta.bias.equal(torch.tensor(Affine.identity))
+
+
+@pytest.mark.parametrize("settings", [{"family": "rotation"}, {"family": "tps"}, {"steps": 2}])
+def test_a_window_must_move_and_has_one_step(settings):
+    with pytest.raises(UserError, match="localisation must not be window unless steps is 1"):
+        transformer(localisation="window", **settings)
 
 
 def test_a_peak_is_where_the_window_is(generator):

@@ -28,6 +28,16 @@ def test_the_learning_rate_of_the_localisation_network_has_a_factor(compose):
     assert rates == {("network", 0.01), ("localisation", 0.005)}
 
 
+@pytest.mark.parametrize(
+    ("data", "side"),
+    [("cluttered", 28 / 60), ("rts", 28 / 42), ("rotated", 1), ("addition", 1), ("mixed", 1)],
+)
+def test_boxes_start_as_windows_where_a_digit_may_lie_anywhere(compose, data, side):
+    model = build_experiment(compose(f"data={data}", "stn=affine")).model
+    theta = model.transformers["input"][0].localisation.theta.bias
+    assert theta[[0, 4]].tolist() == pytest.approx([side, side])
+
+
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
