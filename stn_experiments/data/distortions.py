@@ -124,8 +124,8 @@ class Distortion(Task):
 
     @property
     def lies_anywhere(self) -> bool:
-        """Whether the digit may be anywhere on the canvas."""
-        return self.place == "anywhere"
+        """Whether the digit may be elsewhere than in the middle of the canvas."""
+        return self.place != "centre"
 
     @cached_property
     def _moves_by_whole_pixels(self) -> bool:

@@ -30,7 +30,14 @@ def test_the_learning_rate_of_the_localisation_network_has_a_factor(compose):
 
 @pytest.mark.parametrize(
     ("data", "side"),
-    [("cluttered", 28 / 60), ("rts", 28 / 42), ("rotated", 1), ("addition", 1), ("mixed", 1)],
+    [
+        ("cluttered", 28 / 60),
+        ("rts", 28 / 42),
+        ("affnist", 28 / 40),
+        ("rotated", 1),
+        ("addition", 1),
+        ("mixed", 1),
+    ],
 )
 def test_boxes_start_as_windows_where_a_digit_may_lie_anywhere(compose, data, side):
     model = build_experiment(compose(f"data={data}", "stn=affine")).model
