@@ -59,6 +59,9 @@ class SpatialTransformer(nn.Module):
             not compose.
     """
 
+    window = 1.0
+    """Side of a window before training, relative to V's own size in pixels."""
+
     def __init__(  # noqa: PLR0913 -- settings of a public module
         self,
         shape: tuple[Count, Count, Count],
@@ -94,7 +97,7 @@ class SpatialTransformer(nn.Module):
             raise UserError(
                 "localisation must not be window unless steps is 1 and the transforms translate by theta"
             )
-        scale = min(1.0, 1 / min(height_shrinkage, width_shrinkage)) if is_window else 1.0
+        scale = min(1.0, self.window / min(height_shrinkage, width_shrinkage)) if is_window else 1.0
         self.localisation = Localisation(FEATURES[localisation](shape, width), theta_at(start, family, scale))
         if is_window:
             self.localisation.centre_on_first_features(family)
@@ -152,8 +155,11 @@ class SpatialTransformer(nn.Module):
 class RecurrentTransformer(SpatialTransformer):
     """Looks at a map ``length`` times, one after another, by a ``RecurrentLocalisation``.
 
-    The other arguments are those of :class:`SpatialTransformer`. Each V starts as with ``window``.
+    The other arguments are those of :class:`SpatialTransformer`. Each V starts as a window, which is larger
+    than others because several digits must come into view.
     """
+
+    window = 1.5
 
     def __init__(
         self, length: int, shape: tuple[Count, Count, Count], width: Count = 32, **settings: Any

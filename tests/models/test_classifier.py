@@ -162,6 +162,7 @@ def test_the_backbone_classifies_each_view_of_a_recurrent_transformer_alone():
         assert view.output.shape == (4, 1, 28, 28)
         torch.testing.assert_close(output.logits[..., step], model.backbone(view.output))
     assert not torch.allclose(views[0].outline, views[1].outline, atol=1e-3)
+    assert transformer.localisation.theta.bias[0].item() == pytest.approx(1.5 * 28 / 50)
 
 
 def test_auto_is_the_default_localisation_network_of_the_backbone():
