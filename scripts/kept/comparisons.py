@@ -47,6 +47,7 @@ ROTATED12K, GCNN = "bench-rotated12k-none", "bench-rotated12k-gcnn"
 AUGMENTED = "bench-rotated12k-augmented"
 SIM2MNIST, SIM2MNIST_NONE = "bench-sim2mnist-both", "bench-sim2mnist-none"
 HOMOGRAPHY = "bench-homography-none"
+PROJECTIVE = "bench-projective-with"
 WHOLE = "started as the whole image"
 BENCHMARKS = [
     Row(("`rotated12k`", "`stn.family.scale=false`"), "bench-rotated12k-with", ROTATED12K),
@@ -59,6 +60,7 @@ BENCHMARKS = [
     Row(("`sim2mnist10k`", f"`backbone=gcnn stn=scale_translation`, {WHOLE}"), SIM2MNIST, SIM2MNIST),
     Row(("`sim2mnist10k`", f"`stn=scale_translation`, {WHOLE}"), "bench-sim2mnist-with", SIM2MNIST_NONE),
     Row(("`sim2mnist10k`", "no transformer"), SIM2MNIST_NONE, SIM2MNIST_NONE),
+    Row(("`projective_mnist`", "`stn=projective`"), PROJECTIVE, PROJECTIVE),
     Row(("`homography_noise`", "`stn=projective stn.steps=2`"), "bench-homography-with", HOMOGRAPHY),
     Row(("`homography_noise`", "no transformer"), HOMOGRAPHY, HOMOGRAPHY),
 ]

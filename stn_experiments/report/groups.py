@@ -82,12 +82,17 @@ class Group:
         return mean(values) if values else None
 
     def wrong(self) -> np.ndarray | None:
-        """Which test images each finished run got wrong (S, N); ``None`` if they had different ones."""
+        """What share of each test digit's images each finished run got wrong (S, N).
+
+        A digit may have several images. A sequence of digits counts as one. ``None`` if the runs had
+        different images.
+        """
         results = [run.result for run in self.finished]
         if len({result.get("test_digest") for result in results}) != 1:
             return None
         try:
-            return np.stack([unpack_bits(result["test_wrong"], result["test_images"]) for result in results])
+            wrong = np.stack([unpack_bits(result["test_wrong"], result["test_images"]) for result in results])
+            return wrong.reshape(len(results), *test_shape(self.runs[0].config["data"])).mean((1, 3))
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -103,6 +108,13 @@ class Group:
         """Its sample standard deviation over the seeds; ``None`` for fewer than two."""
         values = self.values(name)
         return stdev(values) if len(values) > 1 else None
+
+
+def test_shape(data: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The draws of each test digit, -1 for the digits, and the labels of an image, in a test set's order."""
+    distortion = data.get("distortion") or {}
+    is_sequence = distortion.get("_target_", "").endswith(".Sequences")
+    return data.get("test_draws", 1), -1, distortion["digits"] if is_sequence else 1
 
 
 def group_runs(records: Sequence[Record]) -> list[Group]:

@@ -47,6 +47,21 @@ def test_95_percent_of_the_intervals_hold_the_true_difference(first, second):
     assert 0.93 <= held / TRIALS <= 0.97
 
 
+@pytest.mark.slow
+def test_intervals_hold_when_a_digit_has_several_images_that_count_as_one():
+    generator = np.random.default_rng(0)
+    true = 100 * (0.03 * difficulties(generator, 4_000_000, 1.5)).clip(0, 1).mean()
+    held = {"by digit": 0, "by image": 0}
+    for _ in range(TRIALS):
+        wrong = draw(generator, 1, 0.03, np.tile(difficulties(generator, 2000, 1.5), 5), 0.0)
+        parts = {"by digit": wrong.reshape(1, 5, 2000).mean(1), "by image": wrong}
+        for name, part in parts.items():
+            interval = error_interval(part)
+            held[name] += interval.low <= true <= interval.high
+    assert 0.93 <= held["by digit"] / TRIALS <= 0.97
+    assert held["by image"] / TRIALS < 0.9
+
+
 def test_a_difference_on_the_same_images_is_surer_than_two_errors():
     generator = np.random.default_rng(0)
     difficulty = difficulties(generator, 5000, 2.0)

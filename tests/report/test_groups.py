@@ -3,8 +3,10 @@
 import os
 import statistics
 
+import numpy as np
 import pytest
 
+from stn_experiments.common.bits import pack_bits
 from stn_experiments.report.groups import differing_settings
 from stn_experiments.report.report import Report
 from stn_experiments.report.tables import details, overview
@@ -119,6 +121,26 @@ def test_models_tested_on_other_images_are_in_no_column_together(write_run, root
     assert any("another test set" in note for note in report.footnotes)
     (begun,) = [group for group in report.groups if not group.finished]
     assert begun.data == "rotated"
+
+
+SEQUENCES = {"_target_": "stn_experiments.data.sequences.Sequences", "digits": 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [
+        ({}, [1, 1, 0, 1, 0, 0]),
+        ({"data.test_draws": 2}, [1, 0.5, 0]),  # images 0 and 3, 1 and 4, 2 and 5 are of one digit
+        ({"data.distortion": SEQUENCES}, [2 / 3, 1 / 3]),
+        ({"data.distortion": {"digits": 4}}, [1, 1, 0, 1, 0, 0]),  # as of questions, which have one answer
+    ],
+)
+def test_images_of_one_digit_count_as_one(write_run, groups, settings, shares):
+    wrong = pack_bits(np.array([1, 1, 0, 1, 0, 0], bool))
+    result = {"test_digest": "d", "test_images": 6, "test_wrong": wrong}
+    write_run("run", 50.0, result=result, **settings)
+    (group,) = groups()
+    assert group.wrong().tolist() == [pytest.approx(shares)]
 
 
 def test_settings_that_differ_between_models_are_in_their_labels(write_run, groups):
