@@ -48,6 +48,7 @@ AUGMENTED = "bench-rotated12k-augmented"
 SIM2MNIST, SIM2MNIST_NONE = "bench-sim2mnist-both", "bench-sim2mnist-none"
 HOMOGRAPHY = "bench-homography-none"
 PROJECTIVE = "bench-projective-with"
+SEQUENCE = "bench-sequence-recurrent"
 WHOLE = "started as the whole image"
 BENCHMARKS = [
     Row(("`rotated12k`", "`stn.family.scale=false`"), "bench-rotated12k-with", ROTATED12K),
@@ -57,9 +58,11 @@ BENCHMARKS = [
     Row(("`rotated12k`", "`backbone=gcnn stn.family.scale=false`, augmented"), AUGMENTED, AUGMENTED),
     Row(("`rotated12k`", "`backbone=polar`, no transformer"), "bench-rotated12k-polar", ROTATED12K),
     Row(("`rotated12k`", "`backbone=tipooling`, no transformer"), "bench-rotated12k-tipooling", ROTATED12K),
+    Row(("`sim2mnist10k`", "`stn=scale_translation`"), "bench-sim2mnist-window", SIM2MNIST_NONE),
     Row(("`sim2mnist10k`", f"`backbone=gcnn stn=scale_translation`, {WHOLE}"), SIM2MNIST, SIM2MNIST),
     Row(("`sim2mnist10k`", f"`stn=scale_translation`, {WHOLE}"), "bench-sim2mnist-with", SIM2MNIST_NONE),
     Row(("`sim2mnist10k`", "no transformer"), SIM2MNIST_NONE, SIM2MNIST_NONE),
+    Row(("`sequence`", "`experiment=sequence`"), SEQUENCE, SEQUENCE),
     Row(("`projective_mnist`", "`stn=projective`"), PROJECTIVE, PROJECTIVE),
     Row(("`homography_noise`", "`stn=projective stn.steps=2`"), "bench-homography-with", HOMOGRAPHY),
     Row(("`homography_noise`", "no transformer"), HOMOGRAPHY, HOMOGRAPHY),

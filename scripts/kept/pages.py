@@ -211,20 +211,18 @@ def precision(kept: Mapping[str, Kept]) -> str:
 
 def windows(kept: Mapping[str, Kept]) -> str:
     """Errors and scores of boxes that start as windows, and of those that start as the whole image."""
-    name, rows = "windows", []
-    by_data: dict[str, dict[str, Group]] = {}
-    for group in kept[name].groups:
-        by_data.setdefault(group.data, {})[group.runs[0].config["stn"]["localisation"]] = group
-    for data, of in by_data.items():
+    names, rows = [name for name in kept if name.startswith("windows-")], []
+    for name in names:
+        of = {group.runs[0].config["stn"]["localisation"]: group for group in kept[name].groups}
         pair = of["window"], of["keypoints"]
         scores = [percentage(group, "found") for group in pair] + [
             mean_text(group, "frame_iou_mean") for group in pair
         ]
         errors = map(error_and_interval, pair)
-        rows.append([f"`data={data}`", *errors, difference_text(pair[1], [pair[0]]), *scores])
+        rows.append([f"`data={pair[0].data}`", *errors, difference_text(pair[1], [pair[0]]), *scores])
     head = ["", "test error %: window", "whole image", "which is more by"]
     head += ["found %: window", "whole image", "frame IoU: window", "whole image"]
-    return Table(head, rows).markdown() + shell(kept, [name])
+    return Table(head, rows).markdown() + shell(kept, names)
 
 
 def comparison(kept: Mapping[str, Kept], heads: tuple[str, ...], rows: Sequence[Row], than: str) -> str:
