@@ -32,7 +32,10 @@ def drawn(digits, **options):
 
 
 def test_a_kind_has_the_scores_of_a_set_and_how_much_of_the_disturbance_v_holds(build, digits):
-    model, kind = build("data=cluttered", "stn=affine"), drawn(digits, clutter=6)
+    model, kind = (
+        build("data=cluttered", "stn=affine", "stn.localisation=keypoints"),
+        drawn(digits, clutter=6),
+    )
     found = evaluate_kind(model, kind)
     assert found.items() >= {k: v for k, v in evaluate(model, kind.batch).items() if "_of_" not in k}.items()
     assert found["disturbance_inside"] == pytest.approx(1)  # of the identity
