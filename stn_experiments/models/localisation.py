@@ -92,7 +92,7 @@ class RecurrentLocalisation(Localisation):
         maps = self.features(source)
         with autocast_disabled(source):
             keys, values = self._keys_and_values(to_float32(maps))
-            hidden, thetas = self.initial.expand(len(maps), -1), []
+            hidden, thetas = self.initial.expand(maps.shape[0], -1), []
             for _ in range(self.steps):
                 weights = (self.query(hidden)[:, None] @ keys).softmax(2)
                 read = (weights @ values.mT)[:, 0]  # (x, y) and the means of the maps
@@ -106,9 +106,8 @@ class RecurrentLocalisation(Localisation):
         A key has x² and y², so that a query can prefer places about any point.
         """
         points = geometry.pixel_centres(maps.shape[2], maps.shape[3], maps.device).to(maps.dtype)
-        places = (
-            torch.cat([points, points**2], 1).T.unflatten(1, maps.shape[2:]).expand(len(maps), -1, -1, -1)
-        )
+        places = torch.cat([points, points**2], 1).T.unflatten(1, maps.shape[2:])
+        places = places.expand(maps.shape[0], -1, -1, -1)  # torch.export takes len(maps) as a constant
         keys = self.key(torch.cat([places, maps], 1))
         return keys.flatten(2), torch.cat([places[:, :2], maps], 1).flatten(2)
 
