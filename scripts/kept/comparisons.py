@@ -87,7 +87,7 @@ CHOICES = {
         "`backbone=gcnn`, no transformer": GCNN,
     },
     "10,000 for training, small, in the full circle, in clutter": {
-        "`stn=scale_translation`": "bench-sim2mnist-with",
+        "`stn=scale_translation`": "bench-sim2mnist-window",
         "no transformer": SIM2MNIST_NONE,
     },
     "rotated, 1,000 for training": {
