@@ -106,12 +106,14 @@ def find(root: Path, config: Mapping[str, Any]) -> Record:
 
 
 def evaluated_on(record: Record, overrides: Sequence[str], configs: Path) -> Record:
-    """A run whose scores on the test set are those on other data."""
+    """A run with other data in its config, whose scores on the test set are those on that data."""
     data = other_data(record.config["data"], overrides, configs)
     file = evaluation_folder(RunFolder(record.folder), data) / "result.json"
     if not file.exists():
         raise UserError(f"{record.folder} was not evaluated on {' '.join(overrides)}: there is no {file}")
-    return replace(record, result={**record.result, **read_json(file)})
+    return replace(
+        record, config={**record.config, "data": data}, result={**record.result, **read_json(file)}
+    )
 
 
 def read_environment(folder: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class TransformerConfig:
         if self.recurrent and not (plain and self.localisation == "auto" and self.family.translates):
             raise UserError(
                 f"recurrent must be false unless at is {INPUT}, count and steps are 1, consistency is off, "
-                "localisation is auto, and the transforms translate by parameters of theta"
+                "localisation is auto, and the family has a translation"
             )
 
         single = self.places == [INPUT] and self.count == 1 and isinstance(self.family, Translation)

@@ -17,6 +17,8 @@ Shape = tuple[int, int, int]
 """(C, H, W) of U."""
 KEYPOINTS = 16
 """Keypoints of a localisation network that has several; their positions are its first features."""
+CHANNELS = 32
+"""Channels of the maps that keypoints and memories read."""
 
 
 class Localisation(nn.Module):
@@ -45,7 +47,7 @@ class Localisation(nn.Module):
             return self.theta(to_float32(features))
 
     def centre_on_first_features(self, family: Family) -> None:
-        """Let the translation start as that to the position (x, y) which the first two features are."""
+        """Add the first two features, a position (x, y), to the translation before training."""
         with torch.no_grad():
             for axis in (0, 1):
                 self.theta.weight[family.entries.index((axis, 2)), axis] = 1
@@ -66,24 +68,24 @@ class RecurrentLocalisation(Localisation):
     """A localisation network with a memory, which gives one theta a step (after Sønderby et al. 2015).
 
     "Recurrent spatial transformer networks" reads the same features at each step. Here the state of the gated
-    recurrent unit decides where to read, as in Bahdanau et al. 2015, section 3.1, so that the steps can
-    differ from the start. A softmax over the map gives the expected position and the mean features, which
-    the unit reads. The window starts centred on that position.
+    recurrent unit decides where to read (attention as in Bahdanau et al. 2015, section 3.1), so the steps
+    differ even before training. A softmax over the map gives the expected position and the mean features,
+    which the unit reads. The window starts centred on that position.
 
     Args:
         shape: (C, H, W) of U.
         width: units of the queries, and half of those of the memory.
         family: the family of transforms, which must translate.
-        start: theta (P,) at the start, for a position in the middle of U.
+        start: theta (P,) before training where that position is the middle of U.
         steps: the number of thetas.
     """
 
     def __init__(self, shape: Shape, width: int, family: Family, start: Tensor, steps: int) -> None:
-        super().__init__(Features(2 + 2 * width, *_maps(shape[0], 32)), start)
+        super().__init__(Features(2 + 2 * width, *_maps(shape[0], CHANNELS)), start)
         self.steps = steps
-        self.key = nn.Conv2d(32 + 4, width, 1)
+        self.key = nn.Conv2d(4 + CHANNELS, width, 1)
         self.query = nn.Linear(2 * width, width)
-        self.memory = nn.GRUCell(2 + 32, 2 * width)
+        self.memory = nn.GRUCell(2 + CHANNELS, 2 * width)
         self.initial = nn.Parameter(torch.randn(2 * width))
         self.centre_on_first_features(family)
 
@@ -151,12 +153,11 @@ def keypoints(shape: Shape, width: int) -> Features:
     a map gives the expected position of a keypoint (Levine et al. 2016, "End-to-end training of deep
     visuomotor policies", section 5.1), which follows the digit from the first training step.
     """
-    second, count = 32, KEYPOINTS
-    descriptors = 2 * count + second
+    descriptors = 2 * KEYPOINTS + CHANNELS
     return Features(
         descriptors + width,
-        *_maps(shape[0], second),
-        PositionsAndMeans(second, count),
+        *_maps(shape[0], CHANNELS),
+        PositionsAndMeans(CHANNELS, KEYPOINTS),
         ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
     )
 
@@ -166,7 +167,7 @@ def peak(shape: Shape, width: int) -> Features:
 
     No place can be learned but from what is seen there, so windows do not gather beside the image.
     """
-    return Features(2, *_maps(shape[0], 32), Position(32))
+    return Features(2, *_maps(shape[0], CHANNELS), Position(CHANNELS))
 
 
 def polar(shape: Shape, width: int) -> Features:

@@ -51,7 +51,7 @@ class SpatialTransformer(nn.Module):
             transformer networks").
         start: theta of each step before training; default: that of the identity, or of the window. A number
             is the standard deviation of normal noise on it, drawn from torch's generator as all initial
-            weights are.
+            weights are. With ``window``, the position of the keypoint is added to the translation.
 
     Raises:
         UserError: an argument has a wrong type or is out of range, V is more than four times as large as U,
@@ -95,7 +95,8 @@ class SpatialTransformer(nn.Module):
         is_window = localisation == "window"
         if is_window and not (family.translates and steps == 1):
             raise UserError(
-                "localisation must not be window unless steps is 1 and the transforms translate by theta"
+                "localisation must not be window unless steps is 1 and the family has a translation, "
+                f"got steps {steps} and {type(family).__name__}"
             )
         scale = min(1.0, self.window / min(height_shrinkage, width_shrinkage)) if is_window else 1.0
         self.localisation = Localisation(FEATURES[localisation](shape, width), theta_at(start, family, scale))

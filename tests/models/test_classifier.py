@@ -205,7 +205,7 @@ def test_impossible_places_are_refused(backbone, settings, message):
 
 @pytest.mark.parametrize("family", ["rotation", "tps"])
 def test_a_recurrent_transformer_must_translate(family):
-    with pytest.raises(UserError, match=r"^recurrent must be false unless .* translate"):
+    with pytest.raises(UserError, match=r"^recurrent must be false unless .* translation"):
         TransformerConfig(FAMILIES[family](), recurrent=True)
 
 

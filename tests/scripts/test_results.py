@@ -101,6 +101,18 @@ def test_scores_on_other_data_are_kept(tmp_path):
     assert kept.groups[0].wrong().sum(1).tolist() == [40, 40]
 
 
+def test_images_of_one_digit_count_as_one_on_the_data_that_runs_were_evaluated_on(tmp_path):
+    folder = trained(tmp_path / "runs", ["data=rotated"], 10)
+    wrong = pack_bits(np.arange(50) < 10)  # of five draws of ten digits
+    evaluated(
+        folder, ["data=rotated12k"], test_error=20.0, test_wrong=wrong, test_images=50, test_digest="d9"
+    )
+    command = "python scripts/train.py data=rotated seed=0"
+    file = tmp_path / "kept.json"
+    records.keep(command, tmp_path / "runs", ROOT / "configs", file, "data=rotated12k")
+    assert records.load(file).groups[0].wrong() == pytest.approx(np.full((1, 10), 0.2))
+
+
 def test_test_sets_that_other_seeds_drew_are_kept_as_a_mean(tmp_path):
     for seed in range(2):
         folder = trained(tmp_path / "runs", ["data=rotated", f"seed={seed}"], 10)
