@@ -13,10 +13,15 @@ from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.consistency import Consistency
 from stn_experiments.models.gates import Gated
 from stn_experiments.models.grids import Family, Similarity, Translation
-from stn_experiments.models.localisation import Localisation, LocalisationKind, Shape, shared
+from stn_experiments.models.localisation import LocalisationKind, Shape, shared
 from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
 from stn_experiments.models.sampler import Interpolation, Padding
-from stn_experiments.models.spatial_transformer import RecurrentTransformer, SpatialTransformer, Start
+from stn_experiments.models.spatial_transformer import (
+    RecurrentTransformer,
+    SpatialTransformer,
+    Start,
+    can_be_window,
+)
 from stn_experiments.models.view import View
 
 INPUT, HEAD = "input", "head"
@@ -103,7 +108,7 @@ class TransformerConfig:
         """
         maps = {name: shape for name, shape in backbone.input_shapes.items() if len(shape) == 3}
         inside = {}
-        for place in (place for place in self.places if place != INPUT and not self.share):
+        for place in (place for place in self.places if place != INPUT):
             if place not in maps:
                 raise UserError(f"at must name places among {', '.join([INPUT, *maps])}, got {place}")
             channels, height, width = maps[place]
@@ -125,17 +130,13 @@ class TransformerConfig:
                 f"at must be a stage that reads a map of another stage ({known}) to share, got {self.at}"
             )
         layers = backbone.stages[: list(backbone.input_shapes).index(self.at)]
-        kind = self._kind(default)
-        features = shared(layers, kind, shape, self.width)
-        transformer.localisation = Localisation(features, transformer.localisation.theta.bias)
-        if kind == "window":
-            transformer.localisation.centre_on_first_features(self.family)
+        transformer.localisation.features = shared(layers, self._kind(default), shape, self.width)
 
     def _kind(self, default: LocalisationKind) -> LocalisationKind:
         """The kind of localisation network; ``default`` replaces ``auto``, if it fits the transforms."""
         if self.localisation != "auto":
             return self.localisation
-        if default == "window" and not (self.family.translates and self.steps == 1):
+        if default == "window" and not can_be_window(self.family, self.steps):
             return "keypoints"
         return default
 

@@ -52,6 +52,11 @@ class Localisation(nn.Module):
             for axis in (0, 1):
                 self.theta.weight[family.entries.index((axis, 2)), axis] = 1
 
+    def return_features(self) -> None:
+        """Let theta be the features themselves, as many as it has parameters, also in training."""
+        nn.init.eye_(self.theta.weight)
+        self.theta.requires_grad_(False)
+
     def turn_with_keypoints(self) -> None:
         """Let the first two entries of theta, (cos a, sin a), start as a random sum of the keypoints.
 

@@ -88,25 +88,24 @@ class SpatialTransformer(nn.Module):
         if steps > 1 and not isinstance(family, MatrixFamily):
             name = type(family).__name__
             raise UserError(f"steps must be 1 for {name}, whose transforms do not compose, got {steps}")
-        height_shrinkage, width_shrinkage = input_size[0] / size[0], input_size[1] / size[1]
-        oversample = max(1, round(max(height_shrinkage, width_shrinkage))) if antialias else 1
-        self.family = family
-        self.output_size = size
         is_window = localisation == "window"
-        if is_window and not (family.translates and steps == 1):
+        if is_window and not can_be_window(family, steps):
             raise UserError(
                 "localisation must not be window unless steps is 1 and the family has a translation, "
                 f"got steps {steps} and {type(family).__name__}"
             )
-        scale = min(1.0, self.window / min(height_shrinkage, width_shrinkage)) if is_window else 1.0
+        if localisation == "peak" and not isinstance(family, Translation):
+            raise UserError("localisation must not be peak unless family is a translation")
+        shrinkage = [before / after for after, before in zip(size, input_size, strict=True)]
+        scale = min(1.0, self.window / min(shrinkage)) if is_window else 1.0
+        oversample = max(1, round(max(shrinkage))) if antialias else 1
+        self.family = family
+        self.output_size = size
         self.localisation = Localisation(FEATURES[localisation](shape, width), theta_at(start, family, scale))
         if is_window:
             self.localisation.centre_on_first_features(family)
         if localisation == "peak":
-            if not isinstance(family, Translation):
-                raise UserError("localisation must not be peak unless family is a translation")
-            nn.init.eye_(self.localisation.theta.weight)
-            self.localisation.theta.requires_grad_(False)
+            self.localisation.return_features()
         self.grid_generator = GridGenerator(family, (size[0] * oversample, size[1] * oversample))
         self.sampler = Sampler(interpolation, padding, oversample)
         self.refinement_grids = nn.ModuleList(GridGenerator(family, input_size) for _ in range(steps - 1))
@@ -175,6 +174,11 @@ class RecurrentTransformer(SpatialTransformer):
         with autocast_disabled(source):
             source = to_float32(source)
             return [self.warp(source, theta) for theta in thetas.unbind(1)]
+
+
+def can_be_window(family: Family, steps: int) -> bool:
+    """Whether boxes can start as windows that are centred on a keypoint."""
+    return family.translates and steps == 1
 
 
 def theta_at(start: Start, family: Family, scale: float = 1.0) -> Tensor:

@@ -1,7 +1,7 @@
 """From a config to everything that a run needs."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -16,8 +16,9 @@ from stn_experiments.data.datasets import DataSet, OneDigitMnist
 from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.classifier import INPUT, LOCALISATION, Classifier, TransformerConfig
 from stn_experiments.models.gates import GateConfig
+from stn_experiments.models.localisation import LocalisationKind
 from stn_experiments.models.prediction import AttentionHeadConfig
-from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.models.spatial_transformer import RecurrentTransformer, SpatialTransformer
 from stn_experiments.runs.model_size import scale_to
 from stn_experiments.training.config import Device, TrainerConfig
 from stn_experiments.training.schedules import Schedule
@@ -165,47 +166,71 @@ def assemble(
     data: DataSet,
 ) -> Classifier:
     """The classifier of a backbone's config node, its transformers and another attention."""
-    fitting = locate(node, "backbone", Backbone).localisation
-    if fitting == "keypoints" and data.turns_about_centre:
-        fitting = "polar"
-    if fitting == "keypoints" and data.lies_anywhere:
-        fitting = "window"
-    channels, *size = data.shape
-    transformers: dict[str, list[SpatialTransformer]] = {}
-    if plan is not None:
-        with settings_of("stn"):
-            at_input = plan.build_at_input(data.shape, fitting, data.length)
-        transformers[INPUT] = at_input
-        for first in at_input[:1]:
-            channels, size = channels * len(at_input), list(first.output_size)
-    labels = 1 if plan and plan.recurrent else data.length
-    backbone = build(node, "backbone", Backbone, shape=(channels, *size), classes=data.classes * labels)
-    if labels > 1:
-        backbone.head = nn.Sequential(backbone.head, nn.Unflatten(1, (data.classes, labels)))
-    if plan is not None:
-        with settings_of("stn"):
+    check_fits(data, plan, attention)
+    fitting = fitting_localisation(node, data)
+    with settings_of("stn"):
+        at_input = plan.build_at_input(data.shape, fitting, data.length) if plan else []
+    backbone = build_backbone(node, data, at_input)
+    transformers: dict[str, list[SpatialTransformer]] = {INPUT: at_input}
+    with settings_of("stn"):
+        if plan and plan.share:
+            plan.share_layers(at_input[0], backbone, data.shape, fitting)
+        elif plan:
             transformers |= plan.build_inside(backbone)
-            if plan.share:
-                plan.share_layers(transformers[INPUT][0], backbone, data.shape, fitting)
+    gates, attention_head = {}, None
     with settings_of("attention"):
-        if attention is not None and data.length > 1:
-            raise UserError("name must be none for data with several labels an image")
-        gates = attention.build(backbone) if isinstance(attention, GateConfig) else {}
-        attention_head = None
-        if isinstance(attention, AttentionHeadConfig):
+        if isinstance(attention, GateConfig):
+            gates = attention.build(backbone)
+        elif attention is not None:
             attention_head = attention.build(backbone.output_shape, data.classes, data.vocab_size)
-        elif data.vocab_size:
-            raise UserError("name must be coattention, which reads the questions of this data")
-    is_one_class, margin = isinstance(data, OneDigitMnist), plan.colocalisation if plan else 0
-    if margin and (attention is not None or not is_one_class):
+    losses = (plan.consistency, plan.colocalisation) if plan else ()
+    return Classifier(backbone, transformers, gates, attention_head, *losses)
+
+
+def check_fits(
+    data: DataSet, plan: TransformerConfig | None, attention: GateConfig | AttentionHeadConfig | None
+) -> None:
+    """Check that a network of these parts can learn from the data.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if attention is not None and data.length > 1:
+        raise UserError("attention.name must be none for data with several labels an image")
+    if data.vocab_size and not isinstance(attention, AttentionHeadConfig):
+        raise UserError("attention.name must be coattention, which reads the questions of this data")
+    is_one_class, is_without_labels = isinstance(data, OneDigitMnist), bool(plan and plan.colocalisation)
+    if is_without_labels and (attention is not None or not is_one_class):
         raise UserError("stn.colocalisation must be 0 unless data=colocalisation and attention=none")
-    if is_one_class and not margin:
+    if is_one_class and not is_without_labels:
         raise UserError(
             "data=colocalisation has images of one class alone: experiment=colocalisation trains on it"
         )
-    if plan is None:
-        return Classifier(backbone, transformers, gates, attention_head)
-    return Classifier(backbone, transformers, gates, attention_head, plan.consistency, plan.colocalisation)
+
+
+def fitting_localisation(node: Mapping[str, Any], data: DataSet) -> LocalisationKind:
+    """The kind of localisation network that fits a backbone's config node and the data."""
+    fitting = locate(node, "backbone", Backbone).localisation
+    if fitting == "keypoints" and data.turns_about_centre:
+        return "polar"
+    if fitting == "keypoints" and data.lies_anywhere:
+        return "window"
+    return fitting
+
+
+def build_backbone(
+    node: Mapping[str, Any], data: DataSet, transformers: Sequence[SpatialTransformer]
+) -> Backbone:
+    """The backbone of a config node, for the output of the transformers at the input, if there are any."""
+    channels, *size = data.shape
+    if transformers:
+        channels, size = channels * len(transformers), list(transformers[0].output_size)
+    is_recurrent = bool(transformers) and isinstance(transformers[0], RecurrentTransformer)
+    labels = 1 if is_recurrent else data.length
+    backbone = build(node, "backbone", Backbone, shape=(channels, *size), classes=data.classes * labels)
+    if labels > 1:
+        backbone.head = nn.Sequential(backbone.head, nn.Unflatten(1, (data.classes, labels)))
+    return backbone
 
 
 def find_device(name: Device) -> torch.device:

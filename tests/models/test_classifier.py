@@ -50,7 +50,7 @@ def sharing(kind=Compact, at="layer2", shape=(1, 42, 50), **settings):
     (transformer,) = config.build_at_input(shape, "keypoints")
     config.share_layers(transformer, backbone, shape, "keypoints")
     nn.init.normal_(transformer.localisation.theta.weight, std=0.01)
-    return Classifier(backbone, {"input": [transformer], **config.build_inside(backbone)})
+    return Classifier(backbone, {"input": [transformer]})
 
 
 @pytest.mark.parametrize(
