@@ -1,6 +1,5 @@
 """A run from its config to its result: train, validate after each epoch, test at the end."""
 
-import json
 import logging
 import math
 import os
@@ -14,28 +13,21 @@ from torch.optim.lr_scheduler import LambdaLR
 from stn_experiments.cli.signals import Stopped, StopSignals
 from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import to_json, write_atomically
-from stn_experiments.data.splits import Splits, TrainingSet, one_of_each_class
-from stn_experiments.evaluation.evaluate import evaluate, evaluate_test, predict
+from stn_experiments.data.splits import Splits, TrainingSet
+from stn_experiments.evaluation.evaluate import evaluate, evaluate_test
 from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
-from stn_experiments.runs.figure import draw_figure
 from stn_experiments.runs.progress import ProgressLines, outlook
+from stn_experiments.runs.record import History, Record
 from stn_experiments.runs.translate_errors import translate_errors
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import commit
 from stn_experiments.storage.lock import run_lock
 from stn_experiments.storage.run_folder import RunFolder
-from stn_experiments.tracking.learning import Learning, learning_frames
-from stn_experiments.tracking.panels import draw_panel
-from stn_experiments.tracking.pictures import save_animation, save_picture
-from stn_experiments.tracking.tensorboard import TensorBoard
 from stn_experiments.training.config import TrainerConfig, has_bfloat16
-from stn_experiments.training.health import diagnose, epoch_warning
+from stn_experiments.training.health import diagnose
 from stn_experiments.training.loop import Trainer
 
 logger = logging.getLogger(__name__)
-
-History = list[dict[str, Any]]
-"""The metrics of each epoch."""
 
 
 def train(
@@ -61,14 +53,15 @@ def train(
         return result
     if show_progress:
         print(device_line(experiment))
-    with open_run(experiment, folder) as run:
-        run.progress.enabled &= show_progress
+    with open_folder(experiment, folder) as splits:
         if not experiment.run.force and (result := folder.result()) is not None:
             return result  # the process that held the folder until now has finished the run
-        for metrics in run.epochs():
-            if show_progress and metrics["epoch"] == 1 < experiment.trainer.epochs:
-                print(outlook(config, folder, metrics["seconds"]))
-        return run.finish()
+        with closing(TrainingRun(experiment, splits, folder)) as run:
+            run.progress.enabled &= show_progress
+            for metrics in run.epochs():
+                if show_progress and metrics["epoch"] == 1 < experiment.trainer.epochs:
+                    print(outlook(config, folder, metrics["seconds"]))
+            return run.finish()
 
 
 def _other_code(result: Mapping[str, Any]) -> str:
@@ -80,16 +73,15 @@ def _other_code(result: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def open_run(experiment: Experiment, folder: RunFolder) -> Iterator["TrainingRun"]:
-    """Load the data, lock the run's folder, and close everything at the end; see :func:`train`."""
+def open_folder(experiment: Experiment, folder: RunFolder) -> Iterator[Splits]:
+    """Lock the folder of a run that will be trained, and load the data; see :func:`train`."""
     set_up_torch(experiment.trainer, experiment.device)
     try:
         with translate_errors(experiment, folder):
             splits = experiment.data.load(experiment.device)
             with run_lock(folder.folder):
                 _refuse_second_folder(folder)
-                with closing(TrainingRun(experiment, splits, folder)) as run:
-                    yield run
+                yield splits
     except TrainingFailed as error:
         folder.mark_failed(str(error))
         raise
@@ -107,7 +99,7 @@ def _refuse_second_folder(folder: RunFolder) -> None:
 
 
 class TrainingRun:
-    """One run. Its folder holds everything from which an interrupted run is resumed.
+    """One run, from the newest checkpoint in its folder on, which holds all that resuming needs.
 
     Args:
         experiment: what the run's config describes.
@@ -117,7 +109,6 @@ class TrainingRun:
 
     def __init__(self, experiment: Experiment, splits: Splits, folder: RunFolder) -> None:
         self.experiment, self.splits, self.folder = experiment, splits, folder
-        self.history: History = []
         self.precision = experiment.trainer.resolved_precision(experiment.device)
         self.trainer = make_trainer(experiment, splits.train)
         self.model = self.trainer.model
@@ -126,11 +117,14 @@ class TrainingRun:
             experiment.run.checkpoint_seconds, experiment.run.checkpoint_steps
         )
         self.progress = ProgressLines(experiment.trainer.epochs, self.trainer.steps_per_epoch)
-        self.board: TensorBoard | None = None
+        self.history = self._restore()
+        first_epoch = len(self.history) + 1 if self.trainer.step else 0
+        self.record = Record(experiment, splits, folder, first_epoch)
 
     def epochs(self) -> Generator[dict[str, Any], None, None]:
-        """Train epoch by epoch from the newest checkpoint on, and yield the metrics of each new epoch."""
-        self._restore()
+        """Train epoch by epoch, and yield the metrics of each new epoch."""
+        if not self.trainer.step:
+            self.record.panel(self.model, 0, "before training")
         with StopSignals() as signals:
             while self.trainer.epoch <= self.experiment.trainer.epochs:
                 try:
@@ -147,22 +141,15 @@ class TrainingRun:
                     print("training continues: the signal's own handler did not end this process")
 
     def finish(self) -> dict[str, Any]:
-        """Test the networks of the last and of the best epoch; write the test panel and the result."""
-        last, best, epochs = self.history[-1], best_epoch(self.history), len(self.history)
+        """Test the networks of the last and of the best epoch, and write the result."""
+        best, epochs = best_epoch(self.history), len(self.history)
         self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.best, best["epoch"]))
         best_error = evaluate(self.model, self.splits.test)["error"]
         self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.model, epochs))
         test = evaluate_test(self.model, self.splits.test, self.splits.draw_pairs)
-        caption = f"test images after epoch {epochs}, test error {test['test_error']:.2f} %"
-        images, names = one_of_each_class(self.splits.test), self.experiment.data.class_names
-        panel = draw_panel(images, predict(self.model, images), caption, class_names=names)
-        save_picture(panel, self.folder.test_panel)
-        errors = {line["epoch"]: line["val_error"] for line in self.history}
-        learning = Learning(self.folder.folder.name, self.folder.panels(), errors)
-        save_animation(learning_frames([learning]), self.folder.animation)
-        assert self.board is not None
-        self.board.final(test["test_error"], last["val_error"], panel, epochs)
-        result = self._result(test | self._kinds(epochs)) | {
+        self.record.test(self.model, test["test_error"], self.history)
+        kinds = self.record.kinds(self.model, epochs)
+        result = self._result({**test, **({"kinds": kinds} if kinds else {})}) | {
             "best_epoch": best["epoch"],
             "best_epoch_val_error": best["val_error"],
             "best_epoch_test_error": best_error,
@@ -170,38 +157,24 @@ class TrainingRun:
         write_atomically(self.folder.result_file, to_json(result))
         return result
 
-    def _kinds(self, epochs: int) -> dict[str, Any]:
-        """Draw the figure of a mixture of distortions; returns the scores of each, for the result."""
-        if self.splits.kinds is None:
-            return {}
-        kinds, figure = draw_figure(self.model, self.splits.kinds, f"after epoch {epochs}")
-        save_picture(figure, self.folder.figure)
-        assert self.board is not None
-        self.board.panel(figure, epochs, "panel/figure")
-        return {"kinds": kinds}
-
     def close(self) -> None:
         """Write what is pending for TensorBoard."""
-        if self.board is not None:
-            self.board.close()
+        self.record.close()
 
-    def _restore(self) -> None:
-        """Create the folder, and continue from the newest checkpoint, if there is one."""
+    def _restore(self) -> History:
+        """Create the folder, or continue from its newest checkpoint; returns the metrics until there."""
         if self.experiment.run.force:
             self.folder.clear()
         self.folder.create(self.experiment.config)
-        if state := checkpoints.newest(self.folder):
-            load_state(self.trainer, state, self.folder)
-            self.history = state["history"]
-            step, epoch = self.trainer.step, self.trainer.epoch
-            print(f"{self.folder.folder} resumes after step {step:,} (in epoch {epoch})")
-            if (earlier := state.get("precision", self.precision)) != self.precision:
-                print(f"its steps until now were in {earlier}, the next ones are in {self.precision}")
-        started = self.trainer.step > 0
-        self.board = TensorBoard(self.folder.folder, first_step=len(self.history) + 1 if started else 0)
-        self.board.hyperparameters(self.experiment.config)
-        if not started:
-            self._record_panel(0, "before training")
+        state = checkpoints.newest(self.folder)
+        if not state:
+            return []
+        load_state(self.trainer, state, self.folder)
+        step, epoch = self.trainer.step, self.trainer.epoch
+        print(f"{self.folder.folder} resumes after step {step:,} (in epoch {epoch})")
+        if (earlier := state.get("precision", self.precision)) != self.precision:
+            print(f"its steps until now were in {earlier}, the next ones are in {self.precision}")
+        return state["history"]
 
     def _train_epoch(self, signals: StopSignals) -> None:
         """Train to the end of the epoch, and save a checkpoint whenever one is due."""
@@ -215,7 +188,7 @@ class TrainingRun:
             self._save()
 
     def _end_epoch(self, valid: Mapping[str, float]) -> dict[str, Any]:
-        """Log an epoch by its validation scores, and save a checkpoint; returns the epoch's metrics."""
+        """Record an epoch by its validation scores, and save a checkpoint; returns the epoch's metrics."""
         trainer = self.trainer
         if not math.isfinite(valid["loss"]):  # the last update may not be finite, though the loss before was
             raise TrainingFailed(
@@ -225,35 +198,13 @@ class TrainingRun:
         metrics = {"epoch": trainer.epoch, **trainer.epoch_metrics()}
         metrics |= {f"val_{name}": value for name, value in valid.items()}
         self.history.append(metrics)
-        self._log(metrics)
+        self.record.epoch(self.model, self.history)
         checkpoints.save_model(self.folder, self.folder.model, self.model, trainer.epoch)
         if metrics is best_epoch(self.history):
             checkpoints.save_model(self.folder, self.folder.best, self.model, trainer.epoch)
         trainer.next_epoch()
         self._save()
         return metrics
-
-    def _log(self, metrics: Mapping[str, Any]) -> None:
-        """Report an epoch to the terminal, to TensorBoard and to the run's folder."""
-        epochs = self.experiment.trainer.epochs
-        print(epoch_line(metrics, epochs))
-        if warning := epoch_warning(self.history):
-            logger.warning(warning)
-        assert self.board is not None
-        self.board.epoch(metrics)
-        if metrics["epoch"] in self.experiment.run.panel_epochs(epochs):
-            caption = f"epoch {metrics['epoch']} of {epochs}, validation error {metrics['val_error']:.2f} %"
-            self._record_panel(metrics["epoch"], caption)
-        lines = (json.dumps(line) + "\n" for line in self.history)
-        write_atomically(self.folder.history_file, "".join(lines))
-
-    def _record_panel(self, epoch: int, caption: str) -> None:
-        """Draw the panel of validation digits after an epoch into a file, and into TensorBoard."""
-        images, names = one_of_each_class(self.splits.valid), self.experiment.data.class_names
-        image = draw_panel(images, predict(self.model, images), caption, class_names=names)
-        save_picture(image, self.folder.panel(epoch))
-        assert self.board is not None
-        self.board.panel(image, epoch)
 
     def _save(self) -> None:
         """Write the checkpoint from which the run resumes.
@@ -334,15 +285,6 @@ def set_up_torch(config: TrainerConfig, device: torch.device) -> None:
 def best_epoch(history: History) -> dict[str, Any]:
     """The first epoch with the lowest validation error."""
     return min(history, key=lambda metrics: metrics["val_error"])
-
-
-def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
-    """One epoch in one line."""
-    return (
-        f"epoch {metrics['epoch']:{len(str(epochs))}}/{epochs}  train loss {metrics['train_loss']:.4f}  "
-        f"train error {metrics['train_error']:5.2f} %  val error {metrics['val_error']:5.2f} %  "
-        f"{metrics['images'] / metrics['seconds']:,.0f} images/s"
-    )
 
 
 def count_parameters(model: torch.nn.Module) -> int:

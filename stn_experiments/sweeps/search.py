@@ -12,7 +12,7 @@ from stn_experiments.config.build import build, settings_of
 from stn_experiments.config.names import WITHOUT_SETTINGS, join_names, name_of
 from stn_experiments.config.tree import value_at, with_values
 from stn_experiments.runs.experiment import NAMED_GROUPS, build_experiment
-from stn_experiments.runs.train import open_run
+from stn_experiments.runs.train import TrainingRun, open_folder
 from stn_experiments.storage.lock import run_lock
 from stn_experiments.storage.run_folder import RunFolder, run_digest
 from stn_experiments.sweeps.search_space import SearchConfig, check_own_value
@@ -182,7 +182,12 @@ def train_unless_pruned(trial: "Trial", config: Mapping[str, Any], folder: RunFo
     """
     import optuna
 
-    with open_run(build_experiment(config), folder) as run, closing(run.epochs()) as epochs:
+    experiment = build_experiment(config)
+    with (
+        open_folder(experiment, folder) as splits,
+        closing(TrainingRun(experiment, splits, folder)) as run,
+        closing(run.epochs()) as epochs,
+    ):
         reported = 0
         for _ in epochs:
             for metrics in run.history[reported:]:  # with those from before an interruption

@@ -56,8 +56,9 @@ def train_and_die(config, log, kind, count, seconds):
     restore, train_step = TrainingRun._restore, Trainer.train_step
 
     def restore_and_report(run):
-        restore(run)
+        history = restore(run)
         report(f"from {run.trainer.step}")
+        return history
 
     def step_and_report(trainer, batch):
         metrics = train_step(trainer, batch)
