@@ -17,7 +17,7 @@ from stn_experiments.data.splits import Splits, TrainingSet
 from stn_experiments.evaluation.evaluate import evaluate, evaluate_test
 from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
 from stn_experiments.runs.progress import ProgressLines, outlook
-from stn_experiments.runs.record import History, Record
+from stn_experiments.runs.run_log import History, RunLog
 from stn_experiments.runs.translate_errors import translate_errors
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import commit
@@ -119,12 +119,12 @@ class TrainingRun:
         self.progress = ProgressLines(experiment.trainer.epochs, self.trainer.steps_per_epoch)
         self.history = self._restore()
         first_epoch = len(self.history) + 1 if self.trainer.step else 0
-        self.record = Record(experiment, splits, folder, first_epoch)
+        self.log = RunLog(experiment, splits, folder, first_epoch)
 
     def epochs(self) -> Generator[dict[str, Any], None, None]:
         """Train epoch by epoch, and yield the metrics of each new epoch."""
         if not self.trainer.step:
-            self.record.panel(self.model, 0, "before training")
+            self.log.panel(self.model, 0, "before training")
         with StopSignals() as signals:
             while self.trainer.epoch <= self.experiment.trainer.epochs:
                 try:
@@ -147,8 +147,8 @@ class TrainingRun:
         best_error = evaluate(self.model, self.splits.test)["error"]
         self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.model, epochs))
         test = evaluate_test(self.model, self.splits.test, self.splits.draw_pairs)
-        self.record.test(self.model, test["test_error"], self.history)
-        kinds = self.record.kinds(self.model, epochs)
+        self.log.test(self.model, test["test_error"], self.history)
+        kinds = self.log.kinds(self.model, epochs)
         result = self._result({**test, **({"kinds": kinds} if kinds else {})}) | {
             "best_epoch": best["epoch"],
             "best_epoch_val_error": best["val_error"],
@@ -159,7 +159,7 @@ class TrainingRun:
 
     def close(self) -> None:
         """Write what is pending for TensorBoard."""
-        self.record.close()
+        self.log.close()
 
     def _restore(self) -> History:
         """Create the folder, or continue from its newest checkpoint; returns the metrics until there."""
@@ -188,7 +188,7 @@ class TrainingRun:
             self._save()
 
     def _end_epoch(self, valid: Mapping[str, float]) -> dict[str, Any]:
-        """Record an epoch by its validation scores, and save a checkpoint; returns the epoch's metrics."""
+        """Log an epoch by its validation scores, and save a checkpoint; returns the epoch's metrics."""
         trainer = self.trainer
         if not math.isfinite(valid["loss"]):  # the last update may not be finite, though the loss before was
             raise TrainingFailed(
@@ -198,7 +198,7 @@ class TrainingRun:
         metrics = {"epoch": trainer.epoch, **trainer.epoch_metrics()}
         metrics |= {f"val_{name}": value for name, value in valid.items()}
         self.history.append(metrics)
-        self.record.epoch(self.model, self.history)
+        self.log.epoch(self.model, self.history)
         checkpoints.save_model(self.folder, self.folder.model, self.model, trainer.epoch)
         if metrics is best_epoch(self.history):
             checkpoints.save_model(self.folder, self.folder.best, self.model, trainer.epoch)

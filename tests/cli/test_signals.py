@@ -11,9 +11,9 @@ import pytest
 
 from stn_experiments.cli.signals import STOP_SIGNALS, Stopped, StopSignals
 from stn_experiments.data.datasets import DistortedMnist
-from stn_experiments.runs import record
+from stn_experiments.runs import run_log
 from stn_experiments.runs import train as runs
-from stn_experiments.runs.record import Record
+from stn_experiments.runs.run_log import RunLog
 from stn_experiments.runs.train import TrainingRun
 from stn_experiments.runs.train import train as train_run
 from stn_experiments.storage import checkpoints
@@ -28,9 +28,9 @@ EXIT_CODES = {INT: 130, TERM: 143, USR2: 140}
 STEP = (Trainer, "train_step")
 EVALUATION = (runs, "evaluate")
 TEST = (runs, "evaluate_test")
-RECORD = (Record, "epoch")  # between evaluation and checkpoint
+RECORD = (RunLog, "epoch")  # between evaluation and checkpoint
 SAVE = (TrainingRun, "_save")
-ANIMATION = (record, "save_animation")  # training is done
+ANIMATION = (run_log, "save_animation")  # training is done
 LOAD = (DistortedMnist, "load")
 BUILD = (runs, "build_experiment")
 PREPARE = (runs, "make_trainer")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from stn_experiments.cli.command import run_command
 from stn_experiments.data.batch import index_batch
-from stn_experiments.runs import record as record_module
+from stn_experiments.runs import run_log
 from stn_experiments.runs import train as train_module
 from stn_experiments.runs.train import TrainingRun, summary, train
 from stn_experiments.storage import checkpoints, run_folder
@@ -71,8 +71,8 @@ class Command:
 
 def small_panels(monkeypatch):
     """Draw small panels of three digits."""
-    monkeypatch.setattr(record_module, "draw_panel", partial(draw_panel, cell=30))
-    monkeypatch.setattr(record_module, "one_of_each_class", lambda batch: index_batch(batch, slice(0, 3)))
+    monkeypatch.setattr(run_log, "draw_panel", partial(draw_panel, cell=30))
+    monkeypatch.setattr(run_log, "one_of_each_class", lambda batch: index_batch(batch, slice(0, 3)))
 
 
 def make_quick(monkeypatch):
@@ -171,9 +171,9 @@ def inject(monkeypatch, name, fault, count=1):
     """Write a file of this name within the context ``fault()``, from the ``count``-th time on."""
     owner, function = {
         ".pt": (checkpoints, "save"),
-        ".png": (record_module, "save_picture"),
-        ".gif": (record_module, "save_animation"),
-        ".jsonl": (record_module, "write_atomically"),
+        ".png": (run_log, "save_picture"),
+        ".gif": (run_log, "save_animation"),
+        ".jsonl": (run_log, "write_atomically"),
     }.get(Path(name).suffix, (train_module if name == "result.json" else run_folder, "write_atomically"))
     write, seen = getattr(owner, function), []
 

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from stn_experiments.runs import record as record_module
+from stn_experiments.runs import run_log
 from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.storage import checkpoints, run_folder
 from stn_experiments.storage.lock import lock_file
@@ -99,7 +99,7 @@ def test_a_closed_pipe_ends_a_run_quietly_and_it_can_be_resumed(train, whole, mo
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     with monkeypatch.context() as patched:
-        patched.setattr(record_module, "epoch_line", closed)
+        patched.setattr(run_log, "epoch_line", closed)
         code, _, err = train()
     assert (code, err) == (141, "")
     assert not train.run.failure_file.exists()

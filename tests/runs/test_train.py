@@ -8,7 +8,7 @@ from PIL import Image
 from stn_experiments.common.errors import RunLocked, UserError
 from stn_experiments.data import datasets
 from stn_experiments.evaluation.evaluate import predict
-from stn_experiments.runs import record as record_module
+from stn_experiments.runs import run_log
 from stn_experiments.runs import train as module
 from stn_experiments.runs.evaluate import evaluate_run
 from stn_experiments.runs.experiment import build_experiment
@@ -168,7 +168,7 @@ def test_a_data_file_that_changes_while_its_run_trains_changes_no_folder(config,
         (tmp_path / "digits.npz").write_bytes(b"")
         return draw_panel(*arguments, **more)
 
-    monkeypatch.setattr(record_module, "draw_panel", overwrite)
+    monkeypatch.setattr(run_log, "draw_panel", overwrite)
     result = train(settings, folder)
     assert run_digest(settings) != folder.digest
     assert folder.result() == result

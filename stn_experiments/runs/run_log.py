@@ -27,7 +27,7 @@ History = list[dict[str, Any]]
 """The metrics of each epoch."""
 
 
-class Record:
+class RunLog:
     """Shows the epochs and the test of a run.
 
     Args:
