@@ -2,7 +2,7 @@
 
 "Recurrent models of visual attention": the network never sees the whole map, only G small glimpses of it, and
 chooses each place from what it has seen before. The choice is random, so it is trained by REINFORCE, see
-``training.reinforce``.
+``training.losses``.
 """
 
 import math

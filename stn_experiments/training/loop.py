@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
@@ -18,16 +17,13 @@ from tqdm import tqdm
 from stn_experiments.common.errors import NotFinite
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.data.splits import TrainingSet
-from stn_experiments.models.classifier import INPUT, LOCALISATION, NETWORK, Classifier, ClassifierOutput
-from stn_experiments.models.colocalisation import colocalisation_loss
-from stn_experiments.models.consistency import consistency_loss, tilt_loss
-from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.models.classifier import INPUT, LOCALISATION, NETWORK, Classifier
 from stn_experiments.training.average import WeightAverage, estimate_batch_statistics
 from stn_experiments.training.config import TrainerConfig
 from stn_experiments.training.cuda_graphs import CudaGraphs
 from stn_experiments.training.health import FIRST_STEP_WARNING
+from stn_experiments.training.losses import batch_consistency, main_loss, policy_loss
 from stn_experiments.training.pretrain import pretrain
-from stn_experiments.training.reinforce import policy_loss
 
 logger = logging.getLogger(__name__)
 
@@ -198,12 +194,10 @@ class Trainer:
     ) -> Tensor:
         with self.config.autocast(images.device):
             output = self.model(images, question, self._generator)
-            consistency = self._consistency(images, output)
-        if self.model.colocalisation:
-            view = output.stages[INPUT].views[0]
-            loss = colocalisation_loss(self.model, view, images, self._generator)
-        else:
-            loss = F.cross_entropy(output.logits.float(), labels)
+            consistency = None
+            if self._is_consistent:
+                consistency = batch_consistency(self.model, output, images, self._generator)
+        loss = main_loss(self.model, output, images, labels, self._generator)
         total = loss + policy_loss(output, labels)
         if consistency is not None:
             total = total + self._consistency_weight * consistency
@@ -221,17 +215,6 @@ class Trainer:
         error = (output.logits.argmax(1) != labels).float().mean()
         metrics = [loss.detach(), error, localisation_gradient, gradient]
         return torch.stack(metrics if consistency is None else [*metrics, consistency.detach()])
-
-    def _consistency(self, images: Tensor, output: ClassifierOutput) -> Tensor | None:
-        """The consistency loss () of a batch, if it is on; where it turns images, boxes shall not tilt."""
-        if not self._is_consistent:
-            return None
-        images = images[: -(-len(images) // 2)]  # turns boxes as well as all images do, in half the time
-        matrix = self.model.consistency.draw(images, self._generator)
-        transformers = list(cast(Iterable[SpatialTransformer], self.model.transformers[INPUT].children()))
-        views = output.stages[INPUT].views
-        loss = consistency_loss(transformers, views, images, matrix)
-        return loss + tilt_loss(views) if self.model.consistency.angle else loss
 
     def averaged_model(self) -> Classifier:
         """A copy of the model to evaluate: averaged weights, and batch statistics that fit them.

@@ -11,7 +11,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.models.backbones import FCN, NoBackbone
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.models.glimpses import GlimpseConfig
-from stn_experiments.training.reinforce import policy_loss
+from stn_experiments.training.losses import policy_loss
 
 SHAPE = (1, 24, 31)
 SMALL = GlimpseConfig(glimpses=4, size=6, scales=2, std=0.2, copies=3, width=16)

@@ -8,7 +8,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.models.consistency import Consistency, consistency_loss
 from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.train import make_trainer as build_trainer
-from stn_experiments.training import loop
+from stn_experiments.training import losses
 
 TURNED = Consistency(weight=1, angle=90)
 
@@ -96,7 +96,7 @@ def test_if_it_is_off_nothing_is_computed(make_trainer, fit, monkeypatch):
     def refuse(*arguments):
         raise AssertionError
 
-    monkeypatch.setattr(loop, "consistency_loss", refuse)
+    monkeypatch.setattr(losses, "consistency_loss", refuse)
     monkeypatch.setattr(Consistency, "draw", refuse)
     trainer = make_trainer(epochs=1, consistency=Consistency(weight=1))
     calls = []

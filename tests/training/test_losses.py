@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal
 
 from stn_experiments.models.prediction import Policy, Prediction
-from stn_experiments.training.reinforce import policy_loss
+from stn_experiments.training.losses import policy_loss
 
 SAMPLES = 20_000
 STD = 0.3
