@@ -12,7 +12,8 @@ from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range
 from stn_experiments.data.canvas import add_noise
-from stn_experiments.data.warp import CONTROL_POINTS, Warp, corner_homographies
+from stn_experiments.data.corners import corner_homographies
+from stn_experiments.data.warp import CONTROL_POINTS, Warp
 
 Scale = Annotated[float, Range(0.1, 4)]
 Share = Annotated[float, Range(0, 1)]

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
@@ -30,13 +29,12 @@ from stn_experiments.data.canvas import (
     paste,
     render,
 )
+from stn_experiments.data.corners import CornerFrame, CornerMoves, Corners
 from stn_experiments.data.mnist import Digits
-from stn_experiments.data.warp import CONTROL_POINTS, HALVINGS, Warp, corner_homographies
+from stn_experiments.data.warp import CONTROL_POINTS, Warp
 
 Scale = Annotated[float, Range(0.1, 4)]
 CHUNK_PIXELS = 2**19
-HORIZON = 0.1
-"""The smallest third homogeneous coordinate of a corner of a digit's 28×28 frame; that of its centre is 1."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ class Distortion(Task):
     shear: Annotated[float, Range(0, 2)] = 0.0
     place: Literal["centre", "anywhere", "inside"] = "centre"
     corners: Annotated[float, Range(0, SIDE)] = 0.0
-    corner_frame: Literal["scaled", "whole", "canvas"] = "scaled"
-    corner_moves: Literal["axes", "axes_and_shift", "direction", "diagonal"] = "axes"
+    corner_frame: CornerFrame = "scaled"
+    corner_moves: CornerMoves = "axes"
     bend: Annotated[float, Range(0, 3)] = 0.0
     clutter: Annotated[int, Range(0, 1000)] = 0
     clutter_size: CropSide = 6
@@ -201,44 +199,8 @@ class Distortion(Task):
         """Matrices (B, 3, 3), in pixels, of poses whose ``scale`` is (B,), after the corners have moved."""
         if not self.corners:
             return matrix
-        if self.corner_frame == "canvas":
-            return self._draw_views(len(scale), generator) @ matrix
-        if self.corner_frame == "whole":
-            return self._draw_corners(torch.ones_like(scale), generator) @ matrix
-        return matrix @ self._draw_corners(scale, generator)
-
-    def _draw_corners(self, scale: Tensor, generator: Generator) -> Tensor:
-        """Homographies (B, 3, 3), in pixels, that move the corners of a 28×28 frame.
-
-        They move ``corners`` pixels of the canvas, on which the frame is scaled by ``scale`` (B,).
-        """
-        frame = geometry.boundary_points(1, generator.device) * (SIDE / 2)
-        moves = self._draw_moves(len(scale), generator) / scale[:, None, None]
-        return corner_homographies(frame, moves)
-
-    def _draw_views(self, count: int, generator: Generator) -> Tensor:
-        """Homographies (B, 3, 3), in pixels, to canvases whose corners have moved."""
-        square = geometry.boundary_points(1, generator.device)
-        frame = square * geometry.constant(self.size[::-1], square) / 2
-        moves = self._draw_moves(count, generator)
-        for _ in range(HALVINGS):
-            depth = 1 + _view(frame, moves)[:, 2, :2] @ (square.T * (SIDE / 2))
-            fits = geometry.is_convex(frame + moves) & (depth > HORIZON).all(1)
-            moves = torch.where(fits[:, None, None], moves, moves / 2)
-        return _view(frame, moves)
-
-    def _draw_moves(self, count: int, generator: Generator) -> Tensor:
-        """Movements (B, 4, 2) of the corners, in pixels."""
-        device = generator.device
-        moves = torch.randn(count, 4, 2, generator=generator, device=device)
-        if self.corner_moves == "diagonal":
-            moves = geometry.boundary_points(1, device) / math.sqrt(2) * moves[..., :1]
-        elif self.corner_moves == "direction":
-            length = torch.randn(count, 4, 1, generator=generator, device=device)
-            moves = F.normalize(moves, dim=-1) * length
-        elif self.corner_moves == "axes_and_shift":
-            moves = moves + torch.randn(count, 1, 2, generator=generator, device=device)
-        return moves * self.corners
+        corners = Corners(self.corners, self.corner_frame, self.corner_moves, self.size)
+        return corners.move(matrix, scale, generator)
 
     def _draw_bends(self, count: int, generator: Generator) -> Tensor | None:
         """Movements (B, 16, 2) of the spline's control points, in normalised coordinates of the digit."""
@@ -275,12 +237,6 @@ class FixedDistortion(Distortion):
         if self.shear:
             _add_shear(matrix, ones * self.shear)
         return geometry.normalised(matrix, (SIDE, SIDE), self.size)
-
-
-def _view(frame: Tensor, moves: Tensor) -> Tensor:
-    """The homographies (B, 3, 3) from an image to frames (4, 2) whose corners move over it by (B, 4, 2)."""
-    view = torch.linalg.inv_ex(geometry.homography(frame, frame + moves)).inverse
-    return view / view[:, 2:, 2:]
 
 
 @dataclass(frozen=True)

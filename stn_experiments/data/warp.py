@@ -10,8 +10,6 @@ from stn_experiments.common import geometry
 
 CONTROL_POINTS = 4  # per side
 INVERSION_STEPS = 30
-HALVINGS = 4
-"""How often the movements of a frame's corners are halved at most, until the frame does not fold."""
 
 
 class Warp:
@@ -54,16 +52,6 @@ class Warp:
             for _ in range(INVERSION_STEPS):
                 moved = self._apply(self.matrix, points - bend_offsets(self.bend, moved))
         return moved
-
-
-def corner_homographies(frame: Tensor, moves: Tensor) -> Tensor:
-    """Homographies (B, 3, 3) that move the corners (4, 2) of a frame by ``moves`` (B, 4, 2).
-
-    Where the frame would fold, all four move half as far.
-    """
-    for _ in range(HALVINGS):
-        moves = torch.where(geometry.is_convex(frame + moves)[:, None, None], moves, moves / 2)
-    return geometry.homography(frame, frame + moves)
 
 
 def bend_offsets(bend: Tensor, points: Tensor) -> Tensor:
