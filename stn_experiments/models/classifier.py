@@ -15,13 +15,9 @@ from stn_experiments.models.gates import Gated
 from stn_experiments.models.grids import Family, Similarity, Translation
 from stn_experiments.models.localisation import LocalisationKind, Shape, shared
 from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
+from stn_experiments.models.recurrent import RecurrentTransformer
 from stn_experiments.models.sampler import Interpolation, Padding
-from stn_experiments.models.spatial_transformer import (
-    RecurrentTransformer,
-    SpatialTransformer,
-    Start,
-    can_be_window,
-)
+from stn_experiments.models.spatial_transformer import SpatialTransformer, Start, can_be_window
 from stn_experiments.models.view import View
 
 INPUT, HEAD = "input", "head"

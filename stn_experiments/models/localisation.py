@@ -69,56 +69,6 @@ class Localisation(nn.Module):
             self.theta.bias[:2] = 0
 
 
-class RecurrentLocalisation(Localisation):
-    """A localisation network with a memory, which gives one theta a step (after Sønderby et al. 2015).
-
-    "Recurrent spatial transformer networks" reads the same features at each step. Here the state of the gated
-    recurrent unit decides where to read (attention as in Bahdanau et al. 2015, section 3.1), so the steps
-    differ even before training. A softmax over the map gives the expected position and the mean features,
-    which the unit reads. The window starts centred on that position.
-
-    Args:
-        shape: (C, H, W) of U.
-        width: units of the queries, and half of those of the memory.
-        family: the family of transforms, which must translate.
-        start: theta (P,) before training where that position is the middle of U.
-        steps: the number of thetas.
-    """
-
-    def __init__(self, shape: Shape, width: int, family: Family, start: Tensor, steps: int) -> None:
-        super().__init__(Features(2 + 2 * width, *_maps(shape[0], CHANNELS)), start)
-        self.steps = steps
-        self.key = nn.Conv2d(4 + CHANNELS, width, 1)
-        self.query = nn.Linear(2 * width, width)
-        self.memory = nn.GRUCell(2 + CHANNELS, 2 * width)
-        self.initial = nn.Parameter(torch.randn(2 * width))
-        self.centre_on_first_features(family)
-
-    def forward(self, source: Tensor) -> Tensor:
-        """Thetas (B, steps, P) for U (B, C, H, W)."""
-        maps = self.features(source)
-        with autocast_disabled(source):
-            keys, values = self._keys_and_values(to_float32(maps))
-            hidden, thetas = self.initial.expand(maps.shape[0], -1), []
-            for _ in range(self.steps):
-                weights = (self.query(hidden)[:, None] @ keys).softmax(2)
-                read = (weights @ values.mT)[:, 0]  # (x, y) and the means of the maps
-                hidden = self.memory(read, hidden)
-                thetas.append(self.theta(torch.cat([read[:, :2], hidden], 1)))
-        return torch.stack(thetas, 1)
-
-    def _keys_and_values(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries are compared with, and what is read: (B, N, H * W) each, of maps (B, C, H, W).
-
-        A key has x² and y², so that a query can prefer places about any point.
-        """
-        points = geometry.pixel_centres(maps.shape[2], maps.shape[3], maps.device).to(maps.dtype)
-        places = torch.cat([points, points**2], 1).T.unflatten(1, maps.shape[2:])
-        places = places.expand(maps.shape[0], -1, -1, -1)  # torch.export takes len(maps) as a constant
-        keys = self.key(torch.cat([places, maps], 1))
-        return keys.flatten(2), torch.cat([places[:, :2], maps], 1).flatten(2)
-
-
 class Features(nn.Sequential):
     """Layers that read U (B, C, H, W), and the number of features that theta is regressed from."""
 
@@ -161,7 +111,7 @@ def keypoints(shape: Shape, width: int) -> Features:
     descriptors = 2 * KEYPOINTS + CHANNELS
     return Features(
         descriptors + width,
-        *_maps(shape[0], CHANNELS),
+        *maps(shape[0]),
         PositionsAndMeans(CHANNELS, KEYPOINTS),
         ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
     )
@@ -172,7 +122,7 @@ def peak(shape: Shape, width: int) -> Features:
 
     No place can be learned but from what is seen there, so windows do not gather beside the image.
     """
-    return Features(2, *_maps(shape[0], CHANNELS), Position(CHANNELS))
+    return Features(2, *maps(shape[0]), Position(CHANNELS))
 
 
 def polar(shape: Shape, width: int) -> Features:
@@ -266,13 +216,13 @@ def expected_positions(heat: Tensor, points: Tensor | None = None) -> Tensor:
     return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ points.to(heat.dtype)
 
 
-def _maps(channels: int, count: int) -> list[nn.Module]:
-    """Two 5×5 convolutions to ``count`` maps, a quarter as large as an image of ``channels`` channels."""
+def maps(channels: int) -> list[nn.Module]:
+    """Two 5×5 convolutions to ``CHANNELS`` maps, a quarter as large as an image of ``channels`` channels."""
     return [
         nn.AvgPool2d(2, ceil_mode=True),
         *(nn.Conv2d(channels, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16)),
         *(nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(16, count, 5, padding=2, bias=False), nn.BatchNorm2d(count), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(16, CHANNELS, 5, padding=2, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True)),
     ]
 
 

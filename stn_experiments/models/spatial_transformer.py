@@ -1,7 +1,7 @@
 """The spatial transformer: localisation network, grid generator and sampler (Jaderberg et al. 2015, 3)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,7 @@ from stn_experiments.models.grids import (
     MatrixFamily,
     Translation,
 )
-from stn_experiments.models.localisation import (
-    FEATURES,
-    Localisation,
-    LocalisationKind,
-    RecurrentLocalisation,
-)
+from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind
 from stn_experiments.models.precision import autocast_disabled, to_float32
 from stn_experiments.models.sampler import Interpolation, Padding, Sampler
 from stn_experiments.models.view import Transform, View
@@ -150,30 +145,6 @@ class SpatialTransformer(nn.Module):
             marks=self.family.marks(theta),
             transform=Transform(theta, grid, matrix),
         )
-
-
-class RecurrentTransformer(SpatialTransformer):
-    """Looks at a map ``length`` times, one after another, by a ``RecurrentLocalisation``.
-
-    The other arguments are those of :class:`SpatialTransformer`. Each V starts as a window, which is larger
-    than others because several digits must come into view.
-    """
-
-    window = 1.5
-
-    def __init__(
-        self, length: int, shape: tuple[Count, Count, Count], width: Count = 32, **settings: Any
-    ) -> None:
-        super().__init__(shape, width=width, localisation="window", **settings)
-        start = self.localisation.theta.bias
-        self.localisation = RecurrentLocalisation(shape, width, self.family, start, length)
-
-    def views(self, source: Tensor) -> list[View]:
-        """The views of U (B, C, H, W), in order."""
-        thetas = self.localisation(source)
-        with autocast_disabled(source):
-            source = to_float32(source)
-            return [self.warp(source, theta) for theta in thetas.unbind(1)]
 
 
 def can_be_window(family: Family, steps: int) -> bool:

@@ -18,7 +18,8 @@ from stn_experiments.models.classifier import INPUT, LOCALISATION, Classifier, T
 from stn_experiments.models.gates import GateConfig
 from stn_experiments.models.localisation import LocalisationKind
 from stn_experiments.models.prediction import AttentionHeadConfig
-from stn_experiments.models.spatial_transformer import RecurrentTransformer, SpatialTransformer
+from stn_experiments.models.recurrent import RecurrentTransformer
+from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.runs.model_size import scale_to
 from stn_experiments.training.config import Device, TrainerConfig
 from stn_experiments.training.schedules import Schedule

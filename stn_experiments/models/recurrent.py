@@ -1,0 +1,88 @@
+"""A spatial transformer with a memory, which looks several times (after Sønderby et al. 2015)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stn_experiments.common import geometry
+from stn_experiments.common.ranges import Count
+from stn_experiments.models.grids import Family
+from stn_experiments.models.localisation import CHANNELS, Features, Localisation, Shape, maps
+from stn_experiments.models.precision import autocast_disabled, to_float32
+from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.models.view import View
+
+
+class RecurrentTransformer(SpatialTransformer):
+    """Looks at a map ``length`` times, one after another, by a ``RecurrentLocalisation``.
+
+    The other arguments are those of :class:`SpatialTransformer`. Each V starts as a window, which is larger
+    than others because several digits must come into view.
+    """
+
+    window = 1.5
+
+    def __init__(
+        self, length: int, shape: tuple[Count, Count, Count], width: Count = 32, **settings: Any
+    ) -> None:
+        super().__init__(shape, width=width, localisation="window", **settings)
+        start = self.localisation.theta.bias
+        self.localisation = RecurrentLocalisation(shape, width, self.family, start, length)
+
+    def views(self, source: Tensor) -> list[View]:
+        """The views of U (B, C, H, W), in order."""
+        thetas = self.localisation(source)
+        with autocast_disabled(source):
+            source = to_float32(source)
+            return [self.warp(source, theta) for theta in thetas.unbind(1)]
+
+
+class RecurrentLocalisation(Localisation):
+    """A localisation network with a memory, which gives one theta a step (after Sønderby et al. 2015).
+
+    "Recurrent spatial transformer networks" reads the same features at each step. Here the state of the gated
+    recurrent unit decides where to read (attention as in Bahdanau et al. 2015, section 3.1), so the steps
+    differ even before training. A softmax over the map gives the expected position and the mean features,
+    which the unit reads. The window starts centred on that position.
+
+    Args:
+        shape: (C, H, W) of U.
+        width: units of the queries, and half of those of the memory.
+        family: the family of transforms, which must translate.
+        start: theta (P,) before training where that position is the middle of U.
+        steps: the number of thetas.
+    """
+
+    def __init__(self, shape: Shape, width: int, family: Family, start: Tensor, steps: int) -> None:
+        super().__init__(Features(2 + 2 * width, *maps(shape[0])), start)
+        self.steps = steps
+        self.key = nn.Conv2d(4 + CHANNELS, width, 1)
+        self.query = nn.Linear(2 * width, width)
+        self.memory = nn.GRUCell(2 + CHANNELS, 2 * width)
+        self.initial = nn.Parameter(torch.randn(2 * width))
+        self.centre_on_first_features(family)
+
+    def forward(self, source: Tensor) -> Tensor:
+        """Thetas (B, steps, P) for U (B, C, H, W)."""
+        maps = self.features(source)
+        with autocast_disabled(source):
+            keys, values = self._keys_and_values(to_float32(maps))
+            hidden, thetas = self.initial.expand(maps.shape[0], -1), []
+            for _ in range(self.steps):
+                weights = (self.query(hidden)[:, None] @ keys).softmax(2)
+                read = (weights @ values.mT)[:, 0]  # (x, y) and the means of the maps
+                hidden = self.memory(read, hidden)
+                thetas.append(self.theta(torch.cat([read[:, :2], hidden], 1)))
+        return torch.stack(thetas, 1)
+
+    def _keys_and_values(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries are compared with, and what is read: (B, N, H * W) each, of maps (B, C, H, W).
+
+        A key has x² and y², so that a query can prefer places about any point.
+        """
+        points = geometry.pixel_centres(maps.shape[2], maps.shape[3], maps.device).to(maps.dtype)
+        places = torch.cat([points, points**2], 1).T.unflatten(1, maps.shape[2:])
+        places = places.expand(maps.shape[0], -1, -1, -1)  # torch.export takes len(maps) as a constant
+        keys = self.key(torch.cat([places, maps], 1))
+        return keys.flatten(2), torch.cat([places[:, :2], maps], 1).flatten(2)
