@@ -78,7 +78,7 @@ def consistency_loss(
 
     Args:
         transformers: those at the input, which read the transformed images as well.
-        views: theirs of the images, or of a batch that begins with them.
+        views: theirs of the images.
         images: (B, C, H, W).
         matrix: a transform g of each image (B, 3, 3), see :meth:`Consistency.draw`.
     """
@@ -95,9 +95,8 @@ def consistency_loss(
         unit = geometry.constant(((width / height) ** 0.5, (height / width) ** 0.5), matrix)
         for transformer, theta, view in zip(transformers, thetas, views, strict=True):
             assert view.outline is not None
-            outline = view.outline[: len(matrix)]
             expected = geometry.affine(matrix, transformer.grid_generator.outline(theta))
-            losses.append(outline_distance(outline * unit, expected * unit))
+            losses.append(outline_distance(view.outline * unit, expected * unit))
         return torch.stack(losses).mean()
 
 

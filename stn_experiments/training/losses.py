@@ -39,11 +39,7 @@ def policy_loss(output: ClassifierOutput, labels: Tensor) -> Tensor | float:
 def batch_consistency(
     model: Classifier, output: ClassifierOutput, images: Tensor, generator: Generator
 ) -> Tensor:
-    """The consistency loss () of the transformers at the input; where it turns images, with the tilt loss.
-
-    Half of the batch is transformed further, which turns boxes as well as all of it, in half the time.
-    """
-    images = images[: -(-len(images) // 2)]
+    """The consistency loss () of the transformers at the input; where it turns images, with the tilt loss."""
     matrix = model.consistency.draw(images, generator)
     transformers = list(cast(Iterable[SpatialTransformer], model.transformers[INPUT].children()))
     views = output.stages[INPUT].views

@@ -78,20 +78,6 @@ def test_the_classifier_learns_from_the_cross_entropy_alone(make_trainer, splits
         assert gradient.equal(gradients[1][name]) is (".localisation.theta." not in name), name
 
 
-def test_half_of_a_batch_is_turned(make_trainer, splits, monkeypatch):
-    sizes, draw = [], Consistency.draw
-
-    def record(consistency, images, generator):
-        sizes.append(len(images))
-        return draw(consistency, images, generator)
-
-    monkeypatch.setattr(Consistency, "draw", record)
-    trainer = make_trainer(consistency=Consistency(weight=1, angle=90))
-    for size in (10, 7, 2):
-        trainer.train_step(splits.train.draw(torch.arange(size), torch.Generator().manual_seed(0)))
-    assert sizes == [5, 4, 1]
-
-
 def test_if_it_is_off_nothing_is_computed(make_trainer, fit, monkeypatch):
     def refuse(*arguments):
         raise AssertionError
