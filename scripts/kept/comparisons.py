@@ -48,6 +48,7 @@ AUGMENTED = "bench-rotated12k-augmented"
 SIM2MNIST, SIM2MNIST_NONE = "bench-sim2mnist-both", "bench-sim2mnist-none"
 HOMOGRAPHY = "bench-homography-none"
 PROJECTIVE = "bench-projective-with"
+TRANSLATED = "bench-translated-with"
 SEQUENCE = "bench-sequence-recurrent"
 WHOLE = "started as the whole image"
 BENCHMARKS = [
@@ -63,7 +64,8 @@ BENCHMARKS = [
     Row(("`sim2mnist10k`", f"`stn=scale_translation`, {WHOLE}"), "bench-sim2mnist-with", SIM2MNIST_NONE),
     Row(("`sim2mnist10k`", "no transformer"), SIM2MNIST_NONE, SIM2MNIST_NONE),
     Row(("`sequence`", "`experiment=sequence`"), SEQUENCE, SEQUENCE),
-    Row(("`projective_mnist`", "`stn=projective`"), PROJECTIVE, PROJECTIVE),
+    Row(("`projective_mnist`", "`stn=projective`"), "bench-projective-with", PROJECTIVE),
+    Row(("`translated_finnveden`", "`experiment=best_cluttered`"), TRANSLATED, TRANSLATED),
     Row(("`homography_noise`", "`stn=projective stn.steps=2`"), "bench-homography-with", HOMOGRAPHY),
     Row(("`homography_noise`", "no transformer"), HOMOGRAPHY, HOMOGRAPHY),
 ]
@@ -99,5 +101,14 @@ CHOICES = {
         "`stn.at=layer2`": "places-feature_map",
     },
     "rotated, scaled and moved": {"`experiment=best_rts`": "rts-with", "no transformer": "rts-epochs"},
+    "moved, in clutter": {
+        "`experiment=best_cluttered`": "cluttered-with",
+        "no transformer": "cluttered-epochs",
+    },
+    "bent": {"`experiment=best_elastic`": "elastic-with", "no transformer": "elastic-epochs"},
+    "seen from the side": {
+        "`experiment=best_projective`": "projective-with",
+        "no transformer": "projective-epochs",
+    },
 }
 """For some images what to take, and instead of what, each with its file of results."""

@@ -101,13 +101,14 @@ def benchmarks(kept: Mapping[str, Kept]) -> str:
 
 
 def sources(figures: Iterable[Published | None]) -> str:
-    """A line for each mark of published figures: their sources and how sure they are."""
+    """A sentence for each mark of published figures: their sources and how sure they are."""
     names: dict[str, dict[str, None]] = {}
     for one in figures:
         if one:
             names.setdefault(one.sureness, {})[one.source] = None
     marks = [(mark, how) for how, mark in SURENESS.items() if how in names]
-    return "".join(f"\n{mark} {'; '.join(names[how])} ({how}).\n" for mark, how in marks)
+    sentences = [f"{mark} {'; '.join(names[how])} ({how})." for mark, how in marks]
+    return f"\n{' '.join(sentences)}\n" if sentences else ""
 
 
 def differences(kept: Mapping[str, Kept]) -> str:
