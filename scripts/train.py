@@ -15,7 +15,7 @@ from stn_experiments.config.compose import as_written, to_plain
 from stn_experiments.config.names import with_run_name
 from stn_experiments.config.tree import flatten
 from stn_experiments.storage.run_folder import RunFolder
-from stn_experiments.sweeps.progress import say_how_to_continue
+from stn_experiments.sweeps.progress import end_sweep
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
@@ -52,4 +52,4 @@ def describe(config: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run_hydra_command(say_how_to_continue()(main))
+    run_hydra_command(end_sweep()(main))

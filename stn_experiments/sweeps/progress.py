@@ -76,8 +76,8 @@ class SweepProgress(Callback):
         wait: wait for the jobs of a sweep on SLURM; otherwise only submit the missing ones.
     """
 
-    sweeping: ClassVar[bool] = False
-    """Whether this process has begun a sweep that has not ended."""
+    current: ClassVar["SweepProgress | None"] = None
+    """The sweep that this process has begun."""
 
     def __init__(self, wait: bool = True) -> None:
         self._wait = wait
@@ -85,6 +85,7 @@ class SweepProgress(Callback):
         self._runs = 0
         self._swept: list[str] = []
         self._prints = True
+        self._ended = False
         self._stack = ExitStack()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ class SweepProgress(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Lock the sweep's folder and write its plan."""
-        SweepProgress.sweeping = True
+        SweepProgress.current = self
         words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         words += as_written(config.hydra.overrides.task)
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
@@ -189,7 +190,7 @@ class SweepProgress(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the last status, then exit with the failures of the runs, if there are any."""
-        SweepProgress.sweeping = False
+        self._ended = True
         if not self._folder:
             return
         if not self._wait:
@@ -215,17 +216,22 @@ class SweepProgress(Callback):
 
 
 @contextmanager
-def say_how_to_continue() -> Iterator[None]:
-    """Print in one line how to continue a sweep that a signal stops within the ``with``."""
+def end_sweep() -> Iterator[None]:
+    """Release what a sweep within the ``with`` holds, also if its launcher fails.
+
+    If a signal stops the sweep, print in one line how to continue it.
+    """
     try:
         yield
     except KeyboardInterrupt as stopped:
         is_closed = isinstance(stopped, Stopped) and stopped.exit_code == OUTPUT_CLOSED
-        if SweepProgress.sweeping and not is_closed:
+        if SweepProgress.current and not SweepProgress.current._ended and not is_closed:
             print("the sweep is not complete; the same command continues it and repeats no finished run")
         raise
     finally:
-        SweepProgress.sweeping = False
+        if SweepProgress.current:
+            SweepProgress.current._stack.close()
+            SweepProgress.current = None
 
 
 def record(folder: Path, number: int, **values: Any) -> None:

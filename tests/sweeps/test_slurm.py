@@ -131,10 +131,11 @@ def finish(compose, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def restored(monkeypatch):
-    """A sweep that Hydra cannot launch does not undo what it has replaced in submitit."""
-    monkeypatch.setattr(Executor, "map_array", Executor.map_array)
-    monkeypatch.setattr(Job, "results", Job.results)
+def nothing_stays_replaced():
+    """Otherwise a garbage collection would restore it at any time later, in the middle of another sweep."""
+    before = Executor.map_array, Job.results
+    yield
+    assert (Executor.map_array, Job.results) == before
 
 
 def test_a_sweep_without_slurm_is_one_line(refused, monkeypatch):
