@@ -65,6 +65,7 @@ BENCHMARKS = [
     Row(("`sim2mnist10k`", "no transformer"), SIM2MNIST_NONE, SIM2MNIST_NONE),
     Row(("`sequence`", "`experiment=sequence`"), SEQUENCE, SEQUENCE),
     Row(("`projective_mnist`", "`stn=projective`"), "bench-projective-with", PROJECTIVE),
+    Row(("`projective_mnist`", "no transformer"), PROJECTIVE, PROJECTIVE),
     Row(("`translated_finnveden`", "`experiment=best_cluttered`"), TRANSLATED, TRANSLATED),
     Row(("`homography_noise`", "`stn=projective stn.steps=2`"), "bench-homography-with", HOMOGRAPHY),
     Row(("`homography_noise`", "no transformer"), HOMOGRAPHY, HOMOGRAPHY),
@@ -106,7 +107,7 @@ CHOICES = {
         "no transformer": "cluttered-epochs",
     },
     "bent": {"`experiment=best_elastic`": "elastic-with", "no transformer": "elastic-epochs"},
-    "seen from the side": {
+    "in perspective": {
         "`experiment=best_projective`": "projective-with",
         "no transformer": "projective-epochs",
     },

@@ -111,7 +111,7 @@ def keypoints(shape: Shape, width: int) -> Features:
     descriptors = 2 * KEYPOINTS + CHANNELS
     return Features(
         descriptors + width,
-        *maps(shape[0]),
+        *map_layers(shape[0]),
         PositionsAndMeans(CHANNELS, KEYPOINTS),
         ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
     )
@@ -122,7 +122,7 @@ def peak(shape: Shape, width: int) -> Features:
 
     No place can be learned but from what is seen there, so windows do not gather beside the image.
     """
-    return Features(2, *maps(shape[0]), Position(CHANNELS))
+    return Features(2, *map_layers(shape[0]), Position(CHANNELS))
 
 
 def polar(shape: Shape, width: int) -> Features:
@@ -216,7 +216,7 @@ def expected_positions(heat: Tensor, points: Tensor | None = None) -> Tensor:
     return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ points.to(heat.dtype)
 
 
-def maps(channels: int) -> list[nn.Module]:
+def map_layers(channels: int) -> list[nn.Module]:
     """Two 5×5 convolutions to ``CHANNELS`` maps, a quarter as large as an image of ``channels`` channels."""
     return [
         nn.AvgPool2d(2, ceil_mode=True),

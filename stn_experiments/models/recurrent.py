@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from stn_experiments.common import geometry
 from stn_experiments.common.ranges import Count
 from stn_experiments.models.grids import Family
-from stn_experiments.models.localisation import CHANNELS, Features, Localisation, Shape, maps
+from stn_experiments.models.localisation import CHANNELS, Features, Localisation, Shape, map_layers
 from stn_experiments.models.precision import autocast_disabled, to_float32
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
@@ -55,7 +55,7 @@ class RecurrentLocalisation(Localisation):
     """
 
     def __init__(self, shape: Shape, width: int, family: Family, start: Tensor, steps: int) -> None:
-        super().__init__(Features(2 + 2 * width, *maps(shape[0])), start)
+        super().__init__(Features(2 + 2 * width, *map_layers(shape[0])), start)
         self.steps = steps
         self.key = nn.Conv2d(4 + CHANNELS, width, 1)
         self.query = nn.Linear(2 * width, width)

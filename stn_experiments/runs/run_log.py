@@ -13,7 +13,6 @@ from stn_experiments.data.splits import Splits, one_of_each_class
 from stn_experiments.evaluation.evaluate import predict
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs.experiment import Experiment
-from stn_experiments.runs.figure import draw_figure
 from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.tracking.learning import Learning, learning_frames
 from stn_experiments.tracking.panels import draw_panel
@@ -75,14 +74,10 @@ class RunLog:
         save_animation(learning_frames([learning]), self.folder.animation)
         self.board.final(error, history[-1]["val_error"], panel, epochs)
 
-    def kinds(self, model: Classifier, epoch: int) -> dict[str, dict[str, float]] | None:
-        """Draw the figure of a mixture of distortions; returns the scores of each."""
-        if self.splits.kinds is None:
-            return None
-        scores, figure = draw_figure(model, self.splits.kinds, f"after epoch {epoch}")
+    def figure(self, figure: Image.Image, epoch: int) -> None:
+        """Write the figure of a mixture of distortions into a file, and into TensorBoard."""
         save_picture(figure, self.folder.figure)
         self.board.panel(figure, epoch, "panel/figure")
-        return scores
 
     def close(self) -> None:
         """Write what is pending for TensorBoard."""

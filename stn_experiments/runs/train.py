@@ -16,6 +16,7 @@ from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.data.splits import Splits, TrainingSet
 from stn_experiments.evaluation.evaluate import evaluate, evaluate_test
 from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
+from stn_experiments.runs.figure import draw_figure
 from stn_experiments.runs.progress import ProgressLines, outlook
 from stn_experiments.runs.run_log import History, RunLog
 from stn_experiments.runs.translate_errors import translate_errors
@@ -148,8 +149,10 @@ class TrainingRun:
         self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.model, epochs))
         test = evaluate_test(self.model, self.splits.test, self.splits.draw_pairs)
         self.log.test(self.model, test["test_error"], self.history)
-        kinds = self.log.kinds(self.model, epochs)
-        result = self._result({**test, **({"kinds": kinds} if kinds else {})}) | {
+        if self.splits.kinds is not None:
+            test["kinds"], figure = draw_figure(self.model, self.splits.kinds, f"after epoch {epochs}")
+            self.log.figure(figure, epochs)
+        result = self._result(test) | {
             "best_epoch": best["epoch"],
             "best_epoch_val_error": best["val_error"],
             "best_epoch_test_error": best_error,

@@ -85,7 +85,7 @@ class SweepProgress(Callback):
         self._runs = 0
         self._swept: list[str] = []
         self._prints = True
-        self._ended = False
+        self.ended = False
         self._stack = ExitStack()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class SweepProgress(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the last status, then exit with the failures of the runs, if there are any."""
-        self._ended = True
+        self.ended = True
         if not self._folder:
             return
         if not self._wait:
@@ -225,7 +225,7 @@ def end_sweep() -> Iterator[None]:
         yield
     except KeyboardInterrupt as stopped:
         is_closed = isinstance(stopped, Stopped) and stopped.exit_code == OUTPUT_CLOSED
-        if SweepProgress.current and not SweepProgress.current._ended and not is_closed:
+        if SweepProgress.current and not SweepProgress.current.ended and not is_closed:
             print("the sweep is not complete; the same command continues it and repeats no finished run")
         raise
     finally:
