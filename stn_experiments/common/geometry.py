@@ -98,14 +98,15 @@ def spline_solution(control: Tensor) -> Tensor:
     return torch.linalg.inv(system)[:, :count].to(control.dtype)
 
 
-def similarity(angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def similarity(angle: Tensor, scale: Tensor, shift: Tensor, shear: Tensor | float = 0.0) -> Tensor:
     """Matrices (B, 3, 3) that rotate by ``angle`` (B,), scale by ``scale`` (B,), then shift by (B, 2).
 
-    Both axes have the same unit, such as pixels; convert the result with :func:`normalised`.
+    Before all that, x is moved by ``shear`` (B,) times y. Both axes have the same unit, such as pixels;
+    convert the result with :func:`normalised`.
     """
     cos, sin, zero = scale * angle.cos(), scale * angle.sin(), torch.zeros_like(angle)
-    x = torch.stack([cos, sin, shift[:, 0]], -1)
-    y = torch.stack([-sin, cos, shift[:, 1]], -1)
+    x = torch.stack([cos, sin + shear * cos, shift[:, 0]], -1)
+    y = torch.stack([-sin, cos - shear * sin, shift[:, 1]], -1)
     return torch.stack([x, y, torch.stack([zero, zero, zero + 1], -1)], 1)
 
 

@@ -16,8 +16,8 @@ from stn_experiments.data.corners import corner_homographies
 from stn_experiments.data.warp import CONTROL_POINTS, Warp
 
 Scale = Annotated[float, Range(0.1, 4)]
-Share = Annotated[float, Range(0, 1)]
-Pixels = Annotated[float, Range(0, 1024)]
+Fraction = Annotated[float, Range(0, 1)]
+Distance = Annotated[float, Range(0, 1024)]
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Augmentation:
     angle: Annotated[float, Range(0, 180)] = 0.0
     scale: tuple[Scale, Scale] = (1.0, 1.0)
     shear: Annotated[float, Range(0, 2)] = 0.0
-    shift: Pixels = 0.0
-    corners: Pixels = 0.0
-    bend: Pixels = 0.0
+    shift: Distance = 0.0
+    corners: Distance = 0.0
+    bend: Distance = 0.0
     flip: bool = False
-    brightness: Share = 0.0
-    contrast: Share = 0.0
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
     noise: Annotated[float, Range(0, 10)] = 0.0
 
     def __post_init__(self) -> None:
@@ -87,10 +87,8 @@ class Augmentation:
         count, _, height, width = images.shape
         draws = 2 * torch.rand(6, count, generator=generator, device=images.device) - 1
         scale = self.scale[0] + (draws[1] + 1) / 2 * (self.scale[1] - self.scale[0])
-        matrix = geometry.similarity(
-            draws[0] * math.radians(self.angle), scale, torch.zeros_like(draws[:2].T)
-        )
-        matrix[:, :2, 1] += self.shear * draws[2, :, None] * matrix[:, :2, 0]
+        angle, shear = draws[0] * math.radians(self.angle), self.shear * draws[2]
+        matrix = geometry.similarity(angle, scale, torch.zeros_like(draws[:2].T), shear)
         if self.flip:
             matrix[:, :2, 0] *= draws[3, :, None].sign()
         if self.corners:
@@ -121,8 +119,8 @@ class FixedAugmentation(Augmentation):
         height, width = images.shape[2:]
         ones = torch.ones(len(images), device=images.device)
         shift = geometry.constant(self.offset, ones).expand(len(images), -1)
-        matrix = geometry.similarity(ones * math.radians(self.angle), ones * sum(self.scale) / 2, shift)
-        matrix[:, :2, 1] += self.shear * matrix[:, :2, 0]
+        angle, scale = ones * math.radians(self.angle), ones * sum(self.scale) / 2
+        matrix = geometry.similarity(angle, scale, shift, self.shear)
         return geometry.normalised(matrix, (height, width), (height, width))
 
     def _draw_matrices(self, images: Tensor, generator: Generator) -> Tensor:

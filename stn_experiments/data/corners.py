@@ -36,7 +36,7 @@ class Corners(NamedTuple):
     def move(self, matrix: Tensor, scale: Tensor, generator: Generator) -> Tensor:
         """Matrices (B, 3, 3), in pixels, of poses whose ``scale`` is (B,), after the corners have moved."""
         if self.frame == "canvas":
-            return self._draw_views(len(scale), generator) @ matrix
+            return self._draw_views(matrix, generator) @ matrix
         if self.frame == "whole":
             return self._draw_of_digits(torch.ones_like(scale), generator) @ matrix
         return matrix @ self._draw_of_digits(scale, generator)
@@ -50,13 +50,14 @@ class Corners(NamedTuple):
         moves = self._draw_moves(len(scale), generator) / scale[:, None, None]
         return corner_homographies(frame, moves)
 
-    def _draw_views(self, count: int, generator: Generator) -> Tensor:
-        """Homographies (B, 3, 3), in pixels, to canvases whose corners have moved."""
+    def _draw_views(self, matrix: Tensor, generator: Generator) -> Tensor:
+        """Homographies (B, 3, 3), in pixels, to canvases whose corners have moved, for poses (B, 3, 3)."""
         square = geometry.boundary_points(1, generator.device)
         frame = square * geometry.constant(self.size[::-1], square) / 2
-        moves = self._draw_moves(count, generator)
+        digits = geometry.affine(matrix, square * (SIDE / 2)).mT
+        moves = self._draw_moves(len(matrix), generator)
         for _ in range(HALVINGS):
-            depth = 1 + _view(frame, moves)[:, 2, :2] @ (square.T * (SIDE / 2))
+            depth = 1 + (_view(frame, moves)[:, 2:, :2] @ digits)[:, 0]
             fits = geometry.is_convex(frame + moves) & (depth > HORIZON).all(1)
             moves = torch.where(fits[:, None, None], moves, moves / 2)
         return _view(frame, moves)

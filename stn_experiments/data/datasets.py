@@ -150,14 +150,15 @@ class DistortedMnist:
         )
 
     def test_digits(self, count: int) -> Digits:
-        """About ``count`` digits of the test set, spread over it, without a distortion."""
+        """About ``count`` digits that the test shows, spread over them, without a distortion."""
         test = load_mnist(self.root).test
-        step = max(1, len(test.labels) // count)
-        return Digits(test.images[::step], test.labels[::step])
+        shown = self._shown(test)
+        index = shown[:: max(1, len(shown) // count)]
+        return Digits(test.images[index], test.labels[index])
 
     def _shown(self, digits: Digits) -> Tensor:
         """The indices of the digits that are shown."""
-        return _every(digits)
+        return torch.arange(len(digits.labels))
 
     def _encoder_draw(self, digits: Digits) -> Callable[..., Batch] | None:
         """Draws images by which an encoder is trained, if the data is for that."""
@@ -169,7 +170,8 @@ class DistortedMnist:
         return self.training_task.draw(digits, shown[index % len(shown)], generator, posed)
 
     def _draw_pairs(self, digits: Digits, device: torch.device) -> Pairs:
-        index = self._shown(digits)[:: max(1, len(digits.labels) // PAIRS)]
+        shown = self._shown(digits)
+        index = shown[:: max(1, len(shown) // PAIRS)]
         first, second = (self._draw_fixed(digits, number, self.distortion, index) for number in (4, 5))
         return to_device(first, device), to_device(second, device)
 
@@ -183,7 +185,8 @@ class DistortedMnist:
 
     def _draw_kind(self, digits: Digits, device: torch.device, number: int, kind: Distortion) -> KindSet:
         generator = self._generator(number)
-        chunks = [kind.draw_disturbed(digits, chunk, generator) for chunk in _every(digits).split(CHUNK)]
+        index = torch.arange(len(digits.labels))
+        chunks = [kind.draw_disturbed(digits, chunk, generator) for chunk in index.split(CHUNK)]
         batches, disturbances = zip(*chunks, strict=True)
         return KindSet(to_device(concat_batches([*batches]), device), torch.cat(disturbances).to(device))
 
@@ -243,18 +246,24 @@ class Rotated12kFiles:
     Args:
         root: the folder with the files; by default that in ``STN_DATA_DIR``.
         valid_size: number of images for validation.
+        angle: the rotation of the images, uniform in ±angle, degrees, which the files do not tell.
     """
 
     root: str | None = None
     valid_size: Annotated[int, Range(1, 11_999)] = 2_000
+    angle: Annotated[float, Range(0, 180)] = 180.0
 
     shape = (1, 28, 28)
     classes = 10
     class_names = None
     vocab_size = 0
     length = 1
-    turns_about_centre = True
     lies_anywhere = False
+
+    @property
+    def turns_about_centre(self) -> bool:
+        """Whether images differ by rotations about their centre."""
+        return self.angle > 0
 
     @property
     def train_size(self) -> int:
@@ -275,8 +284,3 @@ class Rotated12kFiles:
 
 
 DataSet = DistortedMnist | Rotated12kFiles | NpzFile | ImageFolder
-
-
-def _every(digits: Digits, step: int = 1) -> Tensor:
-    """The index of every digit, or of every ``step``-th."""
-    return torch.arange(0, len(digits.labels), step)

@@ -47,7 +47,8 @@ class Distortion(Task):
         scale: smallest and largest factor, uniform between them.
         shear: x is moved by this factor times y, uniform in ±shear, before the rotation.
         place: ``centre``; ``anywhere``: uniform over the places, in whole pixels, where the digit's scaled
-            28×28 frame lies on the canvas; ``inside``: uniform over the places where all its ink does.
+            28×28 frame lies on the canvas; ``inside``: uniform over the places where all its ink does, before
+            it is bent.
         corners: standard deviation in pixels of the movement of each corner of a frame, which makes a
             homography. If the frame would fold, or that of the digit reach the horizon, all four move half as
             far.
@@ -95,7 +96,7 @@ class Distortion(Task):
         matrix = self._draw_matrices(originals, generator)
         warp = Warp(matrix, self._draw_bends(len(index), generator), self._is_affine)
         if self._moves_by_whole_pixels:
-            images = paste(originals, self._corners(matrix), self.size)
+            images = paste(originals, self._top_left(matrix), self.size)
         else:
             images = self._render(originals, warp)
         pose = unknown_pose(len(index), images.device)
@@ -141,7 +142,7 @@ class Distortion(Task):
         """Whether digits are more than moved."""
         return bool(self.angle or self.shear or self.corners or self.bend) or self.scale != (1, 1)
 
-    def _corners(self, matrix: Tensor) -> Tensor:
+    def _top_left(self, matrix: Tensor) -> Tensor:
         """The pixels (x, y) of the top left corners (B, 2) of digits that are only moved."""
         canvas = geometry.constant(self.size[::-1], matrix)
         return ((matrix[:, :2, 2] * canvas + canvas - SIDE) / 2).round().long()
@@ -170,9 +171,10 @@ class Distortion(Task):
         angle, scale, *place = torch.rand(4, count, generator=generator, device=device)
         angle = (2 * angle - 1) * math.radians(self.angle)
         scale = self._scales(scale)
-        matrix = geometry.similarity(angle, scale, torch.zeros(count, 2, device=device))
+        shear: Tensor | float = 0.0
         if self.shear:
-            _add_shear(matrix, self.shear * (2 * torch.rand(count, generator=generator, device=device) - 1))
+            shear = self.shear * (2 * torch.rand(count, generator=generator, device=device) - 1)
+        matrix = geometry.similarity(angle, scale, torch.zeros(count, 2, device=device), shear)
         matrix = self._draw_homographies(matrix, scale, generator)
         shifts = self._shifts(torch.stack(place, -1), matrix, scale, originals)
         matrix[:, :2] += shifts[:, :, None] * matrix[:, 2:]
@@ -210,11 +212,6 @@ class Distortion(Task):
         return moves * (self.bend * 2 / SIDE)
 
 
-def _add_shear(matrix: Tensor, shear: Tensor) -> None:
-    """Add a shear (B,) before the linear parts of matrices (B, 3, 3), in place."""
-    matrix[:, :2, 1] += shear[:, None] * matrix[:, :2, 0]
-
-
 @dataclass(frozen=True)
 class FixedDistortion(Distortion):
     """A distortion with a given pose: only bend, clutter and noise are random.
@@ -233,9 +230,8 @@ class FixedDistortion(Distortion):
     def _draw_matrices(self, originals: Tensor, generator: Generator) -> Tensor:
         ones = torch.ones(len(originals), device=originals.device)
         shift = geometry.constant(self.offset, ones).expand(len(originals), -1)
-        matrix = geometry.similarity(ones * math.radians(self.angle), self._scales(ones / 2), shift)
-        if self.shear:
-            _add_shear(matrix, ones * self.shear)
+        angle = ones * math.radians(self.angle)
+        matrix = geometry.similarity(angle, self._scales(ones / 2), shift, self.shear)
         return geometry.normalised(matrix, (SIDE, SIDE), self.size)
 
 

@@ -74,9 +74,9 @@ def find_examples(data: DataSet) -> Examples:
 
 def shows_one_digit(data: DataSet) -> TypeGuard[DistortedMnist]:
     """Whether each image of a data set shows one MNIST digit, which is its label."""
-    return isinstance(data, DistortedMnist) and (
-        *(data.shape[0], data.classes, data.vocab_size, data.length),
-    ) == (1, 10, 0, 1)
+    if not isinstance(data, DistortedMnist):
+        return False
+    return (data.shape[0], data.classes, data.vocab_size, data.length) == (1, 10, 0, 1)
 
 
 class DigitExamples:

@@ -81,9 +81,13 @@ def find_images(folder: Path, fractions: tuple[float, float], seed: int) -> Fold
             if not paths:
                 raise UserError(f"{found[split] / name} has no images, which end in {', '.join(FORMATS)}")
     generator = Generator().manual_seed(seed)
+    sizes = {name: len(paths) for name, paths in splits["train"].items()}
     for split, fraction in zip(("test", "valid"), fractions[::-1], strict=True):
         if split not in splits:
-            held = {name: _draw(name, paths, fraction, generator) for name, paths in splits["train"].items()}
+            held = {
+                name: _draw(name, paths, fraction * sizes[name], generator)
+                for name, paths in splits["train"].items()
+            }
             splits[split] = {name: [paths[i] for i in held[name]] for name, paths in splits["train"].items()}
             for name, paths in splits[split].items():
                 splits["train"][name] = sorted({*splits["train"][name]} - {*paths})
@@ -119,11 +123,11 @@ def _find_classes(folder: Path) -> Classes:
     return classes
 
 
-def _draw(name: str, paths: list[str], fraction: float, generator: Generator) -> list[int]:
-    """The indices of a fraction of a class, in order."""
+def _draw(name: str, paths: list[str], wanted: float, generator: Generator) -> list[int]:
+    """The indices of about as many ``paths`` of a class as ``wanted``, in order; one at least is left."""
     if len(paths) < 2:
         raise UserError(f"class {name} has too few images to be split: each set needs one")
-    count = min(max(1, round(fraction * len(paths))), len(paths) - 1)
+    count = min(max(1, round(wanted)), len(paths) - 1)
     return sorted(torch.randperm(len(paths), generator=generator)[:count].tolist())
 
 

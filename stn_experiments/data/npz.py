@@ -36,7 +36,7 @@ TOLERANCE = 1e-3  # rounding may put images on the scale 0 to 1 so far above 1
 
 
 class LabelledImages(NamedTuple):
-    """One split: ``images`` (N, C, H, W) float32 in [0, 1]; ``labels`` (N,) int64, from 0."""
+    """One split: ``images`` (N, C, H, W), float32 in [0, 1] or uint8; ``labels`` (N,) int64, from 0."""
 
     images: Tensor
     labels: Tensor

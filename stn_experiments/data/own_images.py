@@ -140,15 +140,16 @@ class ImageFolder:
             logger.warning(
                 "the training images do not fit in memory: they are read for every batch, which is slower"
             )
-            images = OwnImages(self.train_size, partial(_read_batch, train, device))
+            images = OwnImages(self.train_size, partial(_read_batch, train, device), in_memory=False)
         return _own_splits(images, [files.read_all() for files in held_out], self.training, device)
 
 
 class OwnImages(NamedTuple):
-    """Training images: how many, and what gives those at an index (B,) on the device."""
+    """Training images: how many, what gives those at an index (B,) on the device, and where they are."""
 
     size: int
     at: Callable[[Tensor], LabelledImages]
+    in_memory: bool = True
 
 
 def _in_memory(images: LabelledImages, device: torch.device) -> OwnImages:
@@ -181,4 +182,4 @@ def _own_splits(
 
         return collect(map(chunk, index.split(per_chunk)), len(index))
 
-    return Splits(TrainingSet(train.size, draw), valid, test)
+    return Splits(TrainingSet(train.size, draw, is_capturable=train.in_memory), valid, test)

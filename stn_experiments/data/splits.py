@@ -10,25 +10,24 @@ from stn_experiments.data.batch import Batch, index_batch, unknown_pose
 from stn_experiments.data.npz import LabelledImages
 
 
-class TrainingSet:
+class TrainingSet(NamedTuple):
     """Training images on the training device.
 
     Args:
-        size: number of digits.
+        size: number of images in an epoch.
         draw: called with indices (B,), a generator and perhaps ``posed=True``; returns their batch. The
             generator decides everything random. With ``posed=True`` the batch has poses, if they are known.
         draw_encoder: the same for the images of all classes by which an encoder is trained, as many.
+        is_capturable: whether a CUDA graph can draw; not if images are read from files.
     """
 
-    def __init__(
-        self, size: int, draw: Callable[..., Batch], draw_encoder: Callable[..., Batch] | None = None
-    ) -> None:
-        self.size = size
-        self.draw = draw
-        self.draw_encoder = draw_encoder
+    size: int
+    draw: Callable[..., Batch]
+    draw_encoder: Callable[..., Batch] | None = None
+    is_capturable: bool = True
 
     def order(self, generator: Generator) -> Tensor:
-        """All digits' indices (``size``,) in random order."""
+        """All images' indices (``size``,) in random order."""
         return torch.randperm(self.size, generator=generator, device=generator.device)
 
 

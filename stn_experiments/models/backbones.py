@@ -35,6 +35,7 @@ class Backbone(nn.Module):
             map for each of N rotations.
         output_shapes: shape of each stage's output.
         output_shape: shape of the last stage's output.
+        strides: ``stride`` of each :class:`Stage`.
         receptive_scale: extent in (x, y) of each stage's output map relative to its input: below 1 for
             unpadded convolutions, and (1, 1) for vectors.
 
@@ -67,6 +68,7 @@ class Backbone(nn.Module):
         self.pool = pool or nn.Identity()
         self.input_shapes: dict[str, tuple[int, ...]] = {}
         self.output_shapes: dict[str, tuple[int, ...]] = {}
+        self.strides = {name: stage.stride for name, stage in stages.items()}
         self.receptive_scale: dict[str, tuple[float, float]] = {}
         features = torch.zeros(1, *shape)
         if standardise:

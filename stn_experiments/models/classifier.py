@@ -1,5 +1,6 @@
 """The whole network: a backbone with attention before it, between its stages and after it."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, cast
@@ -13,7 +14,7 @@ from stn_experiments.models.backbones import Backbone
 from stn_experiments.models.consistency import Consistency
 from stn_experiments.models.gates import Gated
 from stn_experiments.models.grids import Family, Similarity, Translation
-from stn_experiments.models.localisation import LocalisationKind, Shape, shared
+from stn_experiments.models.localisation import FEATURES, LocalisationKind, Shape, shared
 from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
 from stn_experiments.models.recurrent import RecurrentTransformer
 from stn_experiments.models.sampler import Interpolation, Padding
@@ -125,8 +126,11 @@ class TransformerConfig:
             raise UserError(
                 f"at must be a stage that reads a map of another stage ({known}) to share, got {self.at}"
             )
-        layers = backbone.stages[: list(backbone.input_shapes).index(self.at)]
-        transformer.localisation.features = shared(layers, self._kind(default), shape, self.width)
+        before = list(backbone.strides)[: list(backbone.strides).index(self.at)]
+        stride = math.prod(backbone.strides[name] or 1 for name in before)
+        layers = backbone.stages[: len(before)]
+        kind = self._kind(default)
+        transformer.localisation.features = shared(layers, stride, shape, FEATURES[kind], self.width)
 
     def _kind(self, default: LocalisationKind) -> LocalisationKind:
         """The kind of localisation network; ``default`` replaces ``auto``, if it fits the transforms."""
@@ -144,20 +148,15 @@ class TransformerConfig:
         length: int = 1,
     ) -> SpatialTransformer:
         kind = self._kind(default)
-        settings: dict[str, Any] = {
-            "output_size": output_size,
-            "family": self.family,
-            "width": self.width,
-            "interpolation": self.interpolation,
-            "padding": self.padding,
-            "antialias": self.antialias,
-            "start": self.start,
-        }
+        names = ("family", "width", "interpolation", "padding", "antialias", "start")
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        settings["output_size"] = output_size
         if self.recurrent:
             return RecurrentTransformer(length, shape, **settings)
         transformer = SpatialTransformer(shape, localisation=kind, steps=self.steps, **settings)
         is_rigid = isinstance(self.family, Similarity) and self.family.is_rigid
-        if is_rigid and kind == "polar" and self.start is None and self.consistency.has_no_direction:
+        has_no_direction = self.places == [INPUT] and self.consistency.has_no_direction
+        if is_rigid and kind == "polar" and self.start is None and has_no_direction:
             # Near the identity the gradient of the loss is zero: no direction of turning is better.
             transformer.localisation.turn_with_keypoints()
         return transformer

@@ -91,8 +91,7 @@ def consistency_loss(
     thetas = [transformer.regress(transformed) for transformer in transformers]
     losses = []
     with autocast_disabled(images):
-        # Both axes in the same unit, in which the area of the whole image is 4.
-        unit = geometry.constant(((width / height) ** 0.5, (height / width) ** 0.5), matrix)
+        unit = isotropic_unit(images)
         for transformer, theta, view in zip(transformers, thetas, views, strict=True):
             assert view.outline is not None
             expected = geometry.affine(matrix, transformer.grid_generator.outline(theta))
@@ -100,8 +99,17 @@ def consistency_loss(
         return torch.stack(losses).mean()
 
 
-def tilt_loss(views: Sequence[View]) -> Tensor:
-    """The squared mean sine () of the rotations of the boxes, times 4; mean over the views.
+def isotropic_unit(images: Tensor) -> Tensor:
+    """Factors (2,) that bring normalised points of images (B, C, H, W) to one unit along both axes.
+
+    In it the area of the whole image is 4, as in normalised coordinates.
+    """
+    height, width = images.shape[2:]
+    return geometry.constant(((width / height) ** 0.5, (height / width) ** 0.5), images)
+
+
+def tilt_loss(views: Sequence[View], images: Tensor) -> Tensor:
+    """The squared mean sine () of the rotations of the boxes on images (B, C, H, W), times 4; over all views.
 
     It is 0 if the boxes of a batch are upright on average. The product of the means of the two halves of the
     batch has no bias: the rotations themselves may be as large as they like.
@@ -109,7 +117,7 @@ def tilt_loss(views: Sequence[View]) -> Tensor:
     losses = []
     for view in views:
         assert view.outline is not None
-        first, second = rotation_sine(view.outline.float()).chunk(2)
+        first, second = rotation_sine(view.outline.float() * isotropic_unit(images)).chunk(2)
         losses.append(4 * first.mean() * second.mean())
     return torch.stack(losses).mean()
 

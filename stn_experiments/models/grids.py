@@ -39,6 +39,8 @@ class Family(nn.Module, ABC):
     def compose(self, first: Tensor, second: Tensor) -> Tensor:
         """Theta (B, P) of T_first(T_second(.)): warp by ``first``, then warp the result by ``second``.
 
+        The window of a translation keeps its size.
+
         Raises:
             NotImplementedError: the composition is not in the family.
         """
@@ -50,7 +52,7 @@ class Family(nn.Module, ABC):
 
 
 class MatrixFamily(Family):
-    """A family of homogeneous matrices that is closed under composition."""
+    """A family of homogeneous matrices that is closed under composition, but for a translation's window."""
 
     is_affine = True
     """Whether the third row of each matrix is (0, 0, 1), as :meth:`transform` assumes."""

@@ -52,8 +52,8 @@ class Localisation(nn.Module):
             for axis in (0, 1):
                 self.theta.weight[family.entries.index((axis, 2)), axis] = 1
 
-    def return_features(self) -> None:
-        """Let theta be the features themselves, as many as it has parameters, also in training."""
+    def use_features_as_theta(self) -> None:
+        """Fix the last layer to the identity, so that theta is the features; the start must be 0."""
         nn.init.eye_(self.theta.weight)
         self.theta.requires_grad_(False)
 
@@ -120,9 +120,9 @@ def keypoints(shape: Shape, width: int) -> Features:
 def peak(shape: Shape, width: int) -> Features:
     """The position of one keypoint, which is where the window of a translation is; ``width`` has no effect.
 
-    No place can be learned but from what is seen there, so windows do not gather beside the image.
+    The position depends on the map alone, so windows cannot gather beside the image.
     """
-    return Features(2, *map_layers(shape[0]), Position(CHANNELS))
+    return Features(2, *map_layers(shape[0]), Positions(CHANNELS, 1))
 
 
 def polar(shape: Shape, width: int) -> Features:
@@ -144,27 +144,45 @@ def polar(shape: Shape, width: int) -> Features:
     )
 
 
-def shared(layers: nn.Sequential, kind: LocalisationKind, shape: Shape, width: int) -> Features:
-    """Layers of another network, then those of a kind on their maps (Finnveden et al. 2020: STN-SL).
+def shared(
+    layers: nn.Sequential,
+    stride: int,
+    shape: Shape,
+    build: Callable[[Shape, int], Features],
+    width: int,
+) -> Features:
+    """Layers of another network, then others on their maps (Finnveden et al. 2020: STN-SL).
 
     The parameters are the other network's own. The running statistics of batch normalisation are not: the
     two networks read different images.
+
+    Args:
+        layers: the other network's layers.
+        stride: the distance of neighbouring pixels of their maps, in pixels of U.
+        shape: (C, H, W) of U.
+        build: one of ``FEATURES``, for the layers on those maps.
+        width: units of its hidden layers.
     """
     own = {id(weights): weights for weights in layers.parameters()}
     tied = deepcopy(layers, own)
     with torch.no_grad():
         _, channels, height, wide = tied.eval()(torch.zeros(1, *shape)).shape
-    features = FEATURES[kind]((channels, height, wide), width)
+    features = build((channels, height, wide), width)
+    for layer in features:
+        if isinstance(layer, Positions):
+            layer.extent = (stride * wide / shape[2], stride * height / shape[1])
     return Features(features.width, tied.train(), *features)
 
 
-class PositionsAndMeans(nn.Module):
-    """From maps (B, ``channels``, H, W) to ``count`` positions and all means (B, 2 count + channels).
+class Positions(nn.Module):
+    """The positions (B, 2 count) of ``count`` keypoints in maps (B, ``channels``, H, W), as (x, y) pairs.
 
     ``points`` (H * W, 2) are where the maps' cells lie; by default they are the pixels of an image.
     """
 
     points: Tensor | None
+    extent = (1.0, 1.0)
+    """That of the maps in (x, y), relative to U: below 1 behind unpadded convolutions."""
 
     def __init__(self, channels: int, count: int, points: Tensor | None = None) -> None:
         super().__init__()
@@ -172,25 +190,21 @@ class PositionsAndMeans(nn.Module):
         self.register_buffer("points", points, persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Positions as (x, y) pairs, then the means."""
+        """The expected positions under a softmax over each map of heat."""
         heat = self.heat(maps)
         with autocast_disabled(maps):
             positions = expected_positions(to_float32(heat), self.points)
-        return torch.cat([positions.flatten(1), to_float32(maps.mean((2, 3)))], 1)
+            if self.extent != (1.0, 1.0):
+                positions = positions * geometry.constant(self.extent, positions)
+        return positions.flatten(1)
 
 
-class Position(nn.Module):
-    """The expected position (B, 2) of one keypoint in maps (B, ``channels``, H, W)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.heat = nn.Conv2d(channels, 1, 1, bias=False)
+class PositionsAndMeans(Positions):
+    """The positions of ``count`` keypoints, then the means of all maps (B, 2 count + ``channels``)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(x, y) of each map's keypoint."""
-        heat = self.heat(maps)
-        with autocast_disabled(maps):
-            return expected_positions(to_float32(heat))[:, 0]
+        """Positions as (x, y) pairs, then the means."""
+        return torch.cat([super().forward(maps), to_float32(maps.mean((2, 3)))], 1)
 
 
 class ConcatSkip(nn.Module):

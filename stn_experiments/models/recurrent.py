@@ -30,6 +30,10 @@ class RecurrentTransformer(SpatialTransformer):
         start = self.localisation.theta.bias
         self.localisation = RecurrentLocalisation(shape, width, self.family, start, length)
 
+    def forward(self, source: Tensor) -> View:
+        """Not for this transformer, which has several views: see :meth:`views`."""
+        raise NotImplementedError("a recurrent transformer has several views: call views(source)")
+
     def views(self, source: Tensor) -> list[View]:
         """The views of U (B, C, H, W), in order."""
         thetas = self.localisation(source)

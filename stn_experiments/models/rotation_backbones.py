@@ -64,13 +64,8 @@ class GCNN(Backbone):
                 MaxOverRotations(),
             ],
         }
-        strides = {"stem": 2, "layer1": 2, "layer3": None}
-        super().__init__(
-            {name: Stage(nn.Sequential(*layers), strides.get(name, 1)) for name, layers in stages.items()},
-            shape,
-            classes,
-            standardise=standardise,
-        )
+        built = {name: Stage(nn.Sequential(*layers)) for name, layers in stages.items()}
+        super().__init__(built, shape, classes, standardise=standardise)
 
 
 class TIPooling(Backbone):
@@ -101,10 +96,10 @@ class TIPooling(Backbone):
         standardise: bool = False,
     ) -> None:
         stages = {}
-        for name, (layers, stride) in compact_stages(shape[0], width, pool).items():
+        for name, (layers, _) in compact_stages(shape[0], width, pool).items():
             before = [RotatedCopies(copies, shape[1:])] if name == "stem" else []
             after = [MaxOverRotations()] if name == "layer3" else []
-            stages[name] = Stage(nn.Sequential(*before, EachRotation(layers), *after), stride)
+            stages[name] = Stage(nn.Sequential(*before, EachRotation(layers), *after))
         super().__init__(stages, shape, classes, standardise=standardise)
 
 

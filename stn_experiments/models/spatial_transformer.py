@@ -35,7 +35,9 @@ class SpatialTransformer(nn.Module):
         output_size: side or (height, width) of V in pixels; default: that of U.
         family: the family of transforms, or its name.
         localisation: the kind of localisation network, see ``localisation``. With ``window``, V starts as a
-            window of its own size in pixels, centred on the first keypoint, and not as all of U.
+            window of its own size in pixels, centred on the first keypoint, and not as all of U. A family
+            that scales both axes alike starts with the larger factor, and one that does not scale with its
+            own size.
         width: units of its hidden layers.
         interpolation: interpolation between the pixels of U.
         padding: the value outside U.
@@ -89,10 +91,10 @@ class SpatialTransformer(nn.Module):
                 "localisation must not be window unless steps is 1 and the family has a translation, "
                 f"got steps {steps} and {type(family).__name__}"
             )
-        if localisation == "peak" and not isinstance(family, Translation):
-            raise UserError("localisation must not be peak unless family is a translation")
+        if localisation == "peak" and not (isinstance(family, Translation) and start is None):
+            raise UserError("localisation must not be peak unless family is a translation and start is null")
         shrinkage = [before / after for after, before in zip(size, input_size, strict=True)]
-        scale = min(1.0, self.window / min(shrinkage)) if is_window else 1.0
+        scale = [min(1.0, self.window / factor) if is_window else 1.0 for factor in shrinkage]
         oversample = max(1, round(max(shrinkage))) if antialias else 1
         self.family = family
         self.output_size = size
@@ -100,7 +102,7 @@ class SpatialTransformer(nn.Module):
         if is_window:
             self.localisation.centre_on_first_features(family)
         if localisation == "peak":
-            self.localisation.return_features()
+            self.localisation.use_features_as_theta()
         self.grid_generator = GridGenerator(family, (size[0] * oversample, size[1] * oversample))
         self.sampler = Sampler(interpolation, padding, oversample)
         self.refinement_grids = nn.ModuleList(GridGenerator(family, input_size) for _ in range(steps - 1))
@@ -152,16 +154,20 @@ def can_be_window(family: Family, steps: int) -> bool:
     return family.translates and steps == 1
 
 
-def theta_at(start: Start, family: Family, scale: float = 1.0) -> Tensor:
-    """Theta (P,) of a family before training: ``start``, or the identity with a ``scale``.
+def theta_at(start: Start, family: Family, scale: Sequence[float] = (1.0, 1.0)) -> Tensor:
+    """Theta (P,) of a family before training: ``start``, or the identity with a ``scale`` along (y, x).
+
+    If one parameter scales both axes, it gets the larger factor.
 
     Raises:
         UserError: ``start`` has another number of parameters.
     """
     identity = torch.tensor(family.identity, dtype=torch.float)
-    for index, (row, column) in enumerate(family.entries):
-        if row == column:
-            identity[index] *= scale
+    factors = {(0, 0): scale[1], (1, 1): scale[0]}
+    if (1, 1) not in family.entries:
+        factors = {(0, 0): max(scale)}
+    for index, entry in enumerate(family.entries):
+        identity[index] *= factors.get(entry, 1.0)
     if start is None:
         return identity
     if isinstance(start, float | int):

@@ -171,6 +171,8 @@ def assemble(
     fitting = fitting_localisation(node, data)
     with settings_of("stn"):
         at_input = plan.build_at_input(data.shape, fitting, data.length) if plan else []
+        if isinstance(data, OneDigitMnist):
+            check_encoder(data.encoder.size, at_input[0].output_size)
     backbone = build_backbone(node, data, at_input)
     transformers: dict[str, list[SpatialTransformer]] = {INPUT: at_input}
     with settings_of("stn"):
@@ -206,6 +208,19 @@ def check_fits(
     if is_one_class and not is_without_labels:
         raise UserError(
             "data=colocalisation has images of one class alone: experiment=colocalisation trains on it"
+        )
+
+
+def check_encoder(size: tuple[int, int], output_size: tuple[int, int]) -> None:
+    """Check that the encoder of co-localisation is trained on images as large as the windows.
+
+    Raises:
+        UserError: it is not.
+    """
+    if size != output_size:
+        raise UserError(
+            "output_size must be that of the encoder's images, data.encoder.canvas, "
+            f"{size[0]}×{size[1]}, got {output_size[0]}×{output_size[1]}"
         )
 
 

@@ -19,8 +19,8 @@ class TrainerConfig:
     Args:
         epochs: number of epochs. Validation, a panel and a checkpoint follow each.
         batch_size: images per step.
-        images_per_epoch: images per epoch; null is the whole training set. Images that do not fill a batch
-            are skipped, different ones in each epoch.
+        images_per_epoch: images per epoch, at most the training set; null is all of it. Images that do not
+            fill a batch are skipped, different ones in each epoch.
         localisation_lr: factor on the learning rate of the localisation network.
         localisation_clip: largest norm of the localisation network's gradient; null does not clip.
         averaging: time constant of the exponential moving average of the weights, which are evaluated, as a

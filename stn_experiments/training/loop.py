@@ -95,7 +95,8 @@ class Trainer:
         is_fused = all(group.get("fused") for group in self.optimizer.param_groups)
         self.cuda_graphs = CudaGraphs(self._generator, config.cuda_graph and is_fused)
         self.cuda_graphs.make_capturable(self.optimizer)
-        self._draw = self.cuda_graphs.wrap(partial(train_set.draw, generator=self._generator))
+        draw = partial(train_set.draw, generator=self._generator)
+        self._draw = self.cuda_graphs.wrap(draw) if train_set.is_capturable else draw
         self._update = self.cuda_graphs.wrap(self._forward_backward_update)
 
     @property
@@ -229,7 +230,7 @@ class Trainer:
         images = min(STATISTICS_IMAGES, self.steps_per_epoch * self.config.batch_size)
         indices = torch.randint(
             self.train_set.size, (images,), generator=generator, device=generator.device
-        ).split(IMAGES_PER_CHUNK)
+        ).tensor_split(-(-images // IMAGES_PER_CHUNK))  # of equal sizes, for each counts as much
         batches = (self.train_set.draw(index, generator=generator) for index in indices)
         estimate_batch_statistics(model, batches, generator)
         return model

@@ -44,4 +44,4 @@ def batch_consistency(
     transformers = list(cast(Iterable[SpatialTransformer], model.transformers[INPUT].children()))
     views = output.stages[INPUT].views
     loss = consistency_loss(transformers, views, images, matrix)
-    return loss + tilt_loss(views) if model.consistency.angle else loss
+    return loss + tilt_loss(views, images) if model.consistency.angle else loss

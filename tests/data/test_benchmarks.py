@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.config.build import build
 from stn_experiments.data import amat, datasets
+from stn_experiments.data.corners import Corners
 from stn_experiments.data.datasets import DataSet, RepeatedMnist, Rotated12kFiles
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.mnist import Digits
@@ -142,6 +144,14 @@ def test_homographies_of_lin_and_lucey_move_the_corners_of_the_canvas(data_of, d
     assert abs(np.corrcoef(moves[:, 0].T)[0, 1]) < 0.06
     assert (1 + matrix[:, 2, :2] @ CORNERS.T).min() > 0.1  # no digit's frame reaches the horizon
     assert_images(images[:40], matrix[:40], originals)
+
+
+def test_no_frame_of_an_enlarged_digit_reaches_the_horizon(generator):
+    scale = torch.full((1000,), 2.0)
+    enlarged = geometry.similarity(torch.zeros(1000), scale, torch.zeros(1000, 2))
+    matrix = Corners(3.5, "canvas", "axes_and_shift", (28, 28)).move(enlarged, scale, generator)
+    depth = matrix[:, 2:, :2] @ torch.tensor(CORNERS.T, dtype=torch.float) + matrix[:, 2:, 2:]
+    assert depth.min() > 0.1
 
 
 @pytest.mark.parametrize(

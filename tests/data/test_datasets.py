@@ -9,7 +9,7 @@ import torch
 from stn_experiments.common.errors import UserError
 from stn_experiments.data import datasets
 from stn_experiments.data.batch import Batch, unknown_pose
-from stn_experiments.data.datasets import DistortedMnist
+from stn_experiments.data.datasets import DistortedMnist, OneDigitMnist
 from stn_experiments.data.distortions import Distortion, Mixed
 from stn_experiments.data.mnist import Digits, Mnist
 from stn_experiments.data.own_images import NpzFile
@@ -102,6 +102,13 @@ def test_pairs_are_the_same_test_digits_under_two_distortions(mnist):
     assert again.test.pose.matrix.equal(before)
     other = DistortedMnist(TURNED, seed=1).load(CPU).draw_pairs()
     assert not other[0].pose.matrix.equal(first.pose.matrix)
+
+
+def test_pairs_and_single_digits_of_one_class_are_all_of_that_class(mnist):
+    data = OneDigitMnist(Distortion(canvas=40), digit=3)
+    first, second = data.load(CPU).draw_pairs()
+    assert first.labels.tolist() == second.labels.tolist() == [3] * 1000
+    assert data.test_digits(100).labels.tolist() == [3] * 100
 
 
 def test_each_kind_of_a_mixture_is_drawn_alone_and_always_the_same(few_digits, digits, monkeypatch):

@@ -10,6 +10,7 @@ from stn_experiments.models.backbones import CNN, FCN, Compact, ResNet18
 from stn_experiments.models.classifier import Classifier, TransformerConfig
 from stn_experiments.models.consistency import Consistency, consistency_loss
 from stn_experiments.models.grids import FAMILIES, Affine
+from stn_experiments.models.localisation import Positions
 from stn_experiments.models.rotation_backbones import GCNN, Polar, TIPooling
 
 
@@ -88,6 +89,19 @@ def test_shared_layers_may_place_a_window():
     torch.testing.assert_close(centres, transformer.localisation.features(images)[:, :2])
 
 
+def test_keypoints_in_the_map_of_an_unpadded_convolution_are_where_they_are_on_the_input():
+    config, backbone = TransformerConfig(Affine(), 28, at="conv2", share=True), CNN((1, 28, 28), 10)
+    (transformer,) = config.build_at_input((1, 60, 60), "keypoints")
+    config.share_layers(transformer, backbone, (1, 60, 60), "keypoints")
+    positions = next(layer for layer in transformer.localisation.features if isinstance(layer, Positions))
+    maps = torch.zeros(1, 32, 7, 7)
+    maps[0, 0, 3, 5] = 1000  # two cells to the right of the middle; a cell is 8 pixels wide
+    nn.init.zeros_(positions.heat.weight)
+    nn.init.ones_(positions.heat.weight[0, 0])
+    x, y = (positions(maps)[0, :2] * 30).tolist()
+    assert (x, y) == pytest.approx((2 * 52 / 7, 0), abs=1e-3)
+
+
 def test_a_transformer_with_shared_layers_starts_as_it_is_told():
     start = [0.5, 0.0, 0.25, 0.0, 0.5, 0.0]
     (transformer,) = sharing(start=start).transformers["input"]
@@ -162,7 +176,8 @@ def test_the_backbone_classifies_each_view_of_a_recurrent_transformer_alone():
         assert view.output.shape == (4, 1, 28, 28)
         torch.testing.assert_close(output.logits[..., step], model.backbone(view.output))
     assert not torch.allclose(views[0].outline, views[1].outline, atol=1e-3)
-    assert transformer.localisation.theta.bias[0].item() == pytest.approx(1.5 * 28 / 50)
+    assert transformer.localisation.theta.bias[0].item() == pytest.approx(1.5 * 28 / 60)
+    assert transformer.localisation.theta.bias[4].item() == pytest.approx(1.5 * 28 / 50)
 
 
 def test_auto_is_the_default_localisation_network_of_the_backbone():

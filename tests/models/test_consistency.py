@@ -184,12 +184,14 @@ def test_the_sine_of_the_rotation_of_a_box_is_that_of_its_matrix():
         torch.testing.assert_close(rotation_sine(outline), -angle.sin(), atol=1e-6, rtol=0)
 
 
-def test_boxes_that_are_upright_on_average_do_not_tilt(generator):
+@pytest.mark.parametrize("size", [(28, 28), (28, 84)])
+def test_boxes_that_are_upright_on_average_do_not_tilt(size, generator):
     def loss(offset):
         angle = (2 * torch.rand(4000, generator=generator) - 1) * math.pi / 2 + math.radians(offset)
         matrix = geometry.similarity(angle, torch.ones(4000), torch.zeros(4000, 2))
-        outline = geometry.affine(matrix, geometry.boundary_points(1))
-        return tilt_loss([View(torch.empty(0), outline=outline)]).item()
+        square = geometry.boundary_points(1) * geometry.constant((10 / size[1], 10 / size[0]), matrix)
+        outline = geometry.affine(geometry.normalised(matrix, size, size), square)
+        return tilt_loss([View(torch.empty(0), outline=outline)], torch.zeros(1, 1, *size)).item()
 
     assert abs(loss(0)) < 0.01
     # The mean of sin(a + 20°) over a uniform in ±90° is 2 / pi sin 20°.

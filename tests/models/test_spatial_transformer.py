@@ -76,15 +76,25 @@ def test_the_noise_of_a_start_is_normal():
     assert noise.mean() == pytest.approx(0, abs=0.05)
 
 
-@pytest.mark.parametrize("family", ["similarity", "affine", "projective"])
-def test_a_window_starts_at_the_size_of_the_output_centred_on_the_first_keypoint(family, generator):
-    model = transformer((1, 40, 80), (14, 28), family=family, localisation="window").eval()
+@pytest.mark.parametrize(
+    ("family", "size", "half"),
+    [
+        ("similarity", (14, 28), (14.0, 7.0)),
+        ("affine", (14, 28), (14.0, 7.0)),
+        ("projective", (14, 28), (14.0, 7.0)),
+        ("affine", (28, 28), (14.0, 14.0)),
+        ("similarity", (28, 28), (28.0, 14.0)),  # one factor for both axes, the larger one
+    ],
+)
+def test_a_window_starts_at_the_size_of_the_output_centred_on_the_first_keypoint(
+    family, size, half, generator
+):
+    model = transformer((1, 40, 80), size, family=family, localisation="window").eval()
     torch.nn.init.normal_(model.localisation.features[-2].heat.weight, std=20)
     source = torch.rand(3, 1, 40, 80, generator=generator)
     corners = model(source).box_pixels((40, 80))
     centres = (model.localisation.features(source)[:, :2] + 1) / 2 * torch.tensor([80.0, 40.0]) - 0.5
-    half = torch.tensor([14.0, 7.0])
-    expected = centres[:, None] + half * torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    expected = centres[:, None] + torch.tensor(half) * torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     torch.testing.assert_close(corners, expected, atol=1e-3, rtol=0)
     assert centres.std(0).min() > 0.1
 
@@ -105,8 +115,9 @@ def test_a_peak_is_where_the_window_is(generator):
     source = torch.rand(3, 1, 84, 84, generator=generator)
     assert model.regress(source).equal(model.localisation.features(source))
     assert not any(weights.requires_grad for weights in model.localisation.theta.parameters())
-    with pytest.raises(UserError, match="localisation must not be peak unless family"):
-        transformer(localisation="peak")
+    for settings in ({}, {"family": "translation", "start": [0.5, 0.0]}):
+        with pytest.raises(UserError, match="localisation must not be peak unless family"):
+            transformer(localisation="peak", **settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -45,6 +45,19 @@ def test_boxes_start_as_windows_where_a_digit_may_lie_anywhere(compose, data, si
     assert theta[[0, 4]].tolist() == pytest.approx([side, side])
 
 
+@pytest.mark.parametrize(("data", "angle"), [("rotated12k", 180), ("rotated12k_files", 180), ("rotated", 90)])
+def test_images_that_are_rotated_have_the_consistency_loss(compose, data, angle):
+    consistency = build_experiment(compose(f"data={data}")).model.consistency
+    assert (consistency.is_on, consistency.angle) == (True, angle)
+
+
+def test_an_encoder_is_trained_on_images_as_large_as_the_windows(compose):
+    with pytest.raises(
+        UserError, match=r"^stn.output_size must be .* data.encoder.canvas, 28×28, got 20×20$"
+    ):
+        build_experiment(compose("experiment=colocalisation", "stn.output_size=20"))
+
+
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

@@ -6,6 +6,7 @@ from torch import nn
 
 from stn_experiments.data.batch import Batch
 from stn_experiments.evaluation.evaluate import evaluate
+from stn_experiments.training import loop
 from stn_experiments.training.average import WeightAverage, estimate_batch_statistics
 
 
@@ -69,6 +70,23 @@ def test_what_is_evaluated_after_a_few_steps_has_no_cold_statistics(make_trainer
         evaluated = averaged(splits.valid.images).logits
         cold = trained.eval()(splits.valid.images).logits
     assert (evaluated - in_training).norm() < 0.3 * (cold - in_training).norm()
+
+
+def test_each_image_counts_as_much_for_the_batch_statistics(make_trainer, monkeypatch):
+    monkeypatch.setattr(loop, "IMAGES_PER_CHUNK", 16)
+    trainer = make_trainer(epochs=1)
+    trainer.run_epoch()
+    sizes, draw = [], trainer.train_set.draw
+
+    def counting(index, **settings):
+        sizes.append(len(index))
+        return draw(index, **settings)
+
+    trainer.train_set = trainer.train_set._replace(draw=counting)
+    trainer.averaged_model()
+    assert len(sizes) > 1
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= 16
 
 
 def test_the_averaged_model_is_the_same_when_it_is_made_again(make_trainer, splits):
