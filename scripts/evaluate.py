@@ -18,7 +18,7 @@ from stn_experiments.cli.command import (
     run_command,
 )
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import write_atomically
+from stn_experiments.common.files import write_atomically, writing_to
 
 if TYPE_CHECKING:
     from stn_experiments.evaluation.probe import Probe, ProbeName
@@ -82,9 +82,13 @@ def parse() -> argparse.Namespace:
         "their classes, unless the run has it"
     )
     parser.add_argument("--config-dir", type=Path, metavar="FOLDER", help=about)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="%(default)s by default"
+    )
     arguments = parser.parse_intermixed_args()
     refuse_spaces(arguments.words)
+    if arguments.config_dir and not any(word.startswith("data=") for word in arguments.words):
+        raise UserError("--config-dir has further choices for data=NAME, which is missing")
     if arguments.probe and (changed := [word for word in arguments.words if "=" in word]):
         raise UserError(f"--probe draws its own images: leave out {' '.join(changed)}")
     return arguments
@@ -94,11 +98,12 @@ def evaluate(overrides: list[str], folder: Path, arguments: argparse.Namespace) 
     """Evaluate one run on one data set."""
     from stn_experiments.report.collect import read_run
     from stn_experiments.runs.evaluate import evaluate_run, evaluation_folder
+    from stn_experiments.runs.load import load_config
     from stn_experiments.runs.other_data import other_data, other_plugins
     from stn_experiments.storage.run_folder import RunFolder
 
     run = RunFolder(folder)
-    data = other_data(run.config()["data"], overrides, CONFIGS, arguments.config_dir)
+    data = other_data(load_config(run)["data"], overrides, CONFIGS, arguments.config_dir)
     earlier = evaluation_folder(run, data) / "result.json"
     if arguments.missing and is_newer(earlier, run.model):
         return
@@ -131,10 +136,8 @@ def draw_probes(probes: dict[Path, "Probe"], name: "ProbeName") -> None:
     file = probe_file(next(iter(probes)), name).with_suffix(".png")
     same_names = len({folder.name for folder in probes}) < len(probes)
     labels = {str(folder) if same_names else folder.name: found for folder, found in probes.items()}
-    try:
+    with writing_to(file.parent):
         write_atomically(file, probe_plot(labels, "png"))
-    except OSError as error:
-        raise UserError(f"{file.parent} cannot be written to: {error}") from error
     print(f"plot        {file}")
 
 

@@ -18,7 +18,9 @@ def main() -> None:
     text = "address to listen on; the default 127.0.0.1 is this machine alone, 0.0.0.0 the whole network"
     parser.add_argument("--host", default="127.0.0.1", help=text)
     parser.add_argument("--port", type=int, default=7860, help="%(default)s by default; 0 finds a free one")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="cpu")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda", "mps"], default="cpu", help="%(default)s by default"
+    )
     arguments = parser.parse_args()
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio: pip install -c constraints.txt -e '.[play]'")

@@ -32,11 +32,12 @@ def parse() -> argparse.Namespace:
     """The arguments."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs, or folders of runs")
-    parser.add_argument("--output", type=Path, help="the folder to write to, by default FOLDER/report")
+    about = "the folder to write to, by default report/ in the first of them"
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=about)
     add = parser.add_mutually_exclusive_group().add_argument
     about = "also write TensorBoard runs: the means of runs that differ in the seed alone, with a band"
     add("--tensorboard", type=Path, metavar="FOLDER", help=about)
-    about = "write nothing, but print the progress of the runs every five seconds until all end"
+    about = "write nothing, but print the progress of the runs every five seconds until none is running"
     add("--watch", action="store_true", help=about)
     about = "write only this: how the runs learned, side by side"
     add("--animation", type=Path, metavar="GIF", help=about)

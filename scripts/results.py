@@ -20,7 +20,8 @@ def main() -> None:
     arguments = parse()
     if arguments.name:
         file = RESULTS / f"{arguments.name}.json"
-        count = keep(arguments.command, arguments.root, ROOT / "configs", file, arguments.evaluated)
+        root = arguments.root or Path("outputs")
+        count = keep(arguments.command, root, ROOT / "configs", file, arguments.evaluated)
         print(f"kept {count} runs in {file}")
         return
     kept = load_all(RESULTS)
@@ -40,12 +41,14 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--keep", dest="name", metavar="NAME", help="keep runs as docs/results/NAME.json")
     add("--command", help="with --keep: what trained them, with all seeds")
-    add("--root", type=Path, default=Path("outputs"), help="with --keep: the folder of the runs")
+    add("--root", type=Path, metavar="FOLDER", help="with --keep: the folder of the runs, by default outputs")
     about = "with --keep: the data that scripts/evaluate.py evaluated them on, if not their own"
     add("--evaluated", default="", metavar="DATA", help=about)
     arguments = parser.parse_args()
     if bool(arguments.name) != bool(arguments.command):
         raise UserError("--keep and --command belong together")
+    if not arguments.name and (arguments.root or arguments.evaluated):
+        raise UserError("--root and --evaluated belong to --keep")
     return arguments
 
 

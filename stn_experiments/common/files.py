@@ -8,6 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stn_experiments.common.errors import UserError
+
+
+@contextmanager
+def writing_to(place: Path | str) -> Iterator[None]:
+    """Errors of the system in the block are one line about a place, such as a folder or an option.
+
+    Raises:
+        UserError: the block has raised an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place} cannot be written to: {error}") from error
+
 
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:

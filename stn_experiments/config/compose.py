@@ -22,16 +22,20 @@ def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: an override is invalid, or a value is missing.
     """
-    refuse_lists(overrides)
+    refuse_lists(overrides, sweeps=False)
     with hydra.initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         try:
             return with_run_name(to_plain(hydra.compose("train", list(overrides)), overrides), overrides)
         except HydraException as error:
-            raise UserError(error_line(error)) from error
+            raise UserError(error_line(error, sweeps=False)) from error
 
 
-def refuse_lists(overrides: Iterable[str]) -> None:
+def refuse_lists(overrides: Iterable[str], sweeps: bool = True) -> None:
     """Refuse a list of choices for a group, of which Hydra would use the last one, or of seeds.
+
+    Args:
+        overrides: words of the command line.
+        sweeps: whether the command has ``-m``.
 
     Raises:
         UserError: an override is such a list.
@@ -43,8 +47,8 @@ def refuse_lists(overrides: Iterable[str]) -> None:
             and choice.endswith("]")
             and group in (*GROUPS, "experiment", "sweep", "seed")
         ):
-            sweep = f"-m {group}={choice.strip('[]')}"
-            raise UserError(f"{group} must be one choice, got {choice}: {sweep} trains one after the other")
+            sweep = f": -m {group}={choice.strip('[]')} trains one after the other" if sweeps else ""
+            raise UserError(f"{group} must be one choice, got {choice}{sweep}")
 
 
 def as_written(overrides: Sequence[str]) -> list[str]:
@@ -79,8 +83,8 @@ def to_plain(config: DictConfig | ListConfig, overrides: Iterable[str] = ()) -> 
     return {str(key): value for key, value in plain.items()}
 
 
-def error_line(error: Exception) -> str:
-    """The message of Hydra or OmegaConf in one line, with advice that applies here."""
+def error_line(error: Exception, sweeps: bool = True) -> str:
+    """The message of Hydra or OmegaConf in one line, with advice; ``sweeps``: the command has ``-m``."""
     text = re.split(r"Config search path|See https", " ".join(str(error).split()))[0].strip()
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return f"{unknown[1]} is not a setting; {_hint(unknown[1])}"
@@ -93,7 +97,8 @@ def error_line(error: Exception) -> str:
     if several := re.search(r"Ambiguous value for argument '(.*?)' 1\.", text):
         is_group = several[1].partition("=")[0] in (*GROUPS, "experiment", "sweep")
         brackets = "" if is_group else ", or write a list in brackets"
-        return f"{several[1]} has several values: add -m to sweep over them{brackets}"
+        advice = "add -m to sweep over them" if sweeps else "give one"
+        return f"{several[1]} has several values: {advice}{brackets}"
     if isinstance(error, OverrideParseException) and "=" not in error.override:
         word = " ".join(error.override.split())
         return f"{word} is no setting: write NAME=VALUE without spaces, or in quotes if the value has some"

@@ -43,9 +43,10 @@ def name_of(config: Mapping[str, Any], overrides: Iterable[str], in_sweep: bool 
     Returns:
         At most ``LONGEST`` letters, digits and any of ``_.-``.
     """
-    words = (override.lstrip("+").partition("=") for override in overrides)
+    words = [override.lstrip("+").partition("=") for override in overrides]
     given = {key: value for key, _, value in words if not key.startswith("~") and not _is_unnamed(key)}
-    if "experiment" not in given and not in_sweep:
+    has_recipe = any(key in ("experiment", "sweep") for key, _, _ in words)
+    if not has_recipe and not in_sweep:
         given = {key: value for key, value in given.items() if not _is_default(config, given, key)}
     if given.get("data") in ("npz", "folder") and not OWN_PATHS.isdisjoint(given):
         del given["data"]

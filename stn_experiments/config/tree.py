@@ -13,18 +13,16 @@ WITHOUT_EFFECT = ("run", "search", "data.root", "trainer.device")
 OPTIONAL_LOSS = "stn.consistency"
 """A group that cannot change a run's result if its weights are 0, or if it transforms nothing."""
 
-OPTIONAL = (
-    "backbone.standardise",
-    "data.training",
-    "data.distortion.two_steps",
-    "stn.colocalisation",
-    "stn.share",
-    "stn.recurrent",
-)
-"""Settings that change nothing while they, or all settings in them, are 0, false or a range from 1 to 1."""
+OPTIONAL_DISTORTION = "data.training"
+"""A group that changes nothing while all settings in it are 0, false or a range from 1 to 1."""
 
 NEUTRAL = {
     "attention.layers": 1,
+    "backbone.standardise": False,
+    "data.distortion.two_steps": False,
+    "stn.colocalisation": 0,
+    "stn.share": False,
+    "stn.recurrent": False,
     "stn.start": None,
     "stn.family.rotation": True,
     "stn.family.scale": True,
@@ -93,8 +91,8 @@ def decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         for key, value in config.items()
         if prefix + key not in WITHOUT_EFFECT
         and not (prefix + key == OPTIONAL_LOSS and isinstance(value, Mapping) and _is_off(value))
-        and not (prefix + key in OPTIONAL and _is_neutral(value))
-        and not (prefix + key in NEUTRAL and value is NEUTRAL[prefix + key])
+        and not (prefix + key == OPTIONAL_DISTORTION and _is_neutral(value))
+        and not (prefix + key in NEUTRAL and value == NEUTRAL[prefix + key])
     }
 
 

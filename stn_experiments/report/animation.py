@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.report.collect import read_run
+from stn_experiments.report.collect import find_runs, read_run
 from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.tracking.learning import Learning, learning_frames
 from stn_experiments.tracking.pictures import save_animation
@@ -13,16 +13,17 @@ MOST = 4  # runs
 
 
 def animate(folders: Sequence[Path], file: Path) -> None:
-    """Write the panels of runs as a GIF, epoch by epoch, with their validation errors beside them.
+    """Write the panels of the runs in folders as a GIF, epoch by epoch, beside their validation errors.
 
     Raises:
-        UserError: there are too many runs, one cannot be read, has no panel or a damaged one, or the file
-            cannot be written.
+        UserError: there is no run or too many of them, one cannot be read, has no panel or a damaged one, or
+            the file cannot be written.
     """
-    if len(folders) > MOST:
-        raise UserError(f"--animation takes at most {MOST} runs, got {len(folders)}")
+    runs = find_runs(folders)
+    if not 0 < len(runs) <= MOST:
+        raise UserError(f"--animation takes 1 to {MOST} runs, got {len(runs)}")
     try:
-        save_animation(learning_frames(list(map(read_learning, folders))), file)
+        save_animation(learning_frames(list(map(read_learning, runs))), file)
     except (OSError, SyntaxError) as error:  # Pillow raises either for a damaged PNG
         raise UserError(f"--animation: {error}") from error
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import read_json
-from stn_experiments.config.tree import flatten
 from stn_experiments.storage.lock import is_locked
 from stn_experiments.storage.run_folder import RunFolder, data_digest
 
@@ -64,8 +63,7 @@ class Record:
     @property
     def names(self) -> Names:
         """The names of the model."""
-        settings = flatten(self.config)
-        return Names(settings["backbone"], settings["stn"], settings.get("attention", "none"))
+        return Names(*(self.config.get(part, {}).get("name", "none") for part in Names._fields))
 
     @property
     def epochs(self) -> int:
@@ -187,7 +185,7 @@ def read_history(run: RunFolder, skipped: list[str]) -> Iterator[dict[str, Any]]
 def read_evaluations(run: RunFolder, data: Mapping[str, Any], skipped: list[str]) -> dict[str, float]:
     """The test errors of ``scripts/evaluate.py``, by name of the data.
 
-    Of several with one name, the one on the run's own ``data`` has it. The others have their folder's name.
+    If several have one name, the one on the run's own ``data`` keeps it; the others get their folder's name.
     """
     errors: dict[str, float] = {}
     own = f"{data['name']}-{data_digest(data)}"

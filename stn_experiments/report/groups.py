@@ -244,7 +244,8 @@ def find_marks(groups: Sequence[Group]) -> list[str]:
 def fullest_range(values: Sequence[float], ratio: float) -> tuple[float, float]:
     """The range from any value to ``ratio`` times that value which has the most values.
 
-    Of several the highest; an empty range if each value of several is alone; any number without values.
+    If several ranges hold equally many values, it is the highest. If no two values share a range, it is
+    empty. Without values, it holds every number.
     """
     if not values:
         return -math.inf, math.inf

@@ -8,8 +8,7 @@ from typing import get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import write_atomically
+from stn_experiments.common.files import write_atomically, writing_to
 from stn_experiments.evaluation.probe import PROBES
 from stn_experiments.evaluation.yardsticks import CENTRE_BOX, named
 from stn_experiments.report import plots
@@ -75,7 +74,7 @@ class Report:
         Raises:
             UserError: the folder cannot be written to.
         """
-        try:
+        with writing_to("--output"):
             (output / "plots").mkdir(parents=True, exist_ok=True)
             for name, svg in self.plots.items():
                 file_name = re.sub(r"[^\w.=-]+", "-", name)[:150]
@@ -83,8 +82,6 @@ class Report:
             write_atomically(output / "table.csv", to_csv(self.groups))
             write_atomically(output / "table.md", self.markdown())
             write_atomically(output / "index.html", self.html())
-        except OSError as error:
-            raise UserError(f"--output must be a folder that can be written to: {error}") from error
 
     def markdown(self) -> str:
         """All tables in Markdown."""

@@ -7,8 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import digest
+from stn_experiments.common.files import digest, writing_to
 from stn_experiments.report.collect import number
 from stn_experiments.report.groups import Group
 from stn_experiments.tracking.columns import CHARTS
@@ -34,12 +33,10 @@ def write_means(groups: Sequence[Group], output: Path) -> int:
     for group in finished:
         text = re.sub(r"[^\w.=+-]+", "-", f"{group.data} {group.model}".replace(" + ", "+"))
         folder = output / (text if len(text) <= 150 else f"{text[:150]}-{digest({'name': text})}")
-        try:
+        with writing_to("--tensorboard"):
             folder.mkdir(parents=True, exist_ok=True)
             for earlier in folder.glob("events.out.tfevents.*"):
                 earlier.unlink()
-        except OSError as error:
-            raise UserError(f"--tensorboard must be a folder that can be written to: {error}") from error
         write_mean(group, folder, layout)
     return len(finished)
 

@@ -74,7 +74,7 @@ def in_markdown(text: str) -> str:
 def overview(groups: Sequence[Group]) -> Table:
     """Models × data, with published figures in columns of their own.
 
-    Of several groups with the same names, the one with the lowest validation error.
+    If several groups have the same names, the one with the lowest validation error is shown.
     """
     chosen: dict[tuple[str, str], Group] = {}
     for group in sorted(groups, key=lambda group: (not group.finished, group.mean("val_error") or 0)):

@@ -17,18 +17,15 @@ INTERVAL = 5.0  # seconds
 
 
 def watch(folders: Sequence[Path]) -> None:
-    """Print the progress of the runs repeatedly, until all are finished or failed, or until Ctrl-C."""
-    try:
-        while True:
-            records, skipped = collect(folders)
-            roots = {folder.resolve() for folder in [*folders, *(run.folder.parent for run in records)]}
-            sweeps = [sweep for root in sorted(roots) for sweep in active_sweeps(root)]
-            print((CLEAR if sys.stdout.isatty() else "") + status(records, sweeps, skipped), flush=True)
-            if not sweeps and all(run.state in ("finished", "failed") for run in records):
-                return
-            time.sleep(INTERVAL)
-    except KeyboardInterrupt:
-        print()
+    """Print the progress of the runs repeatedly, until no run and no sweep is active."""
+    while True:
+        records, skipped = collect(folders)
+        roots = {folder.resolve() for folder in [*folders, *(run.folder.parent for run in records)]}
+        sweeps = [sweep for root in sorted(roots) for sweep in active_sweeps(root)]
+        print((CLEAR if sys.stdout.isatty() else "") + status(records, sweeps, skipped), flush=True)
+        if not sweeps and all(run.state != "running" for run in records):
+            return
+        time.sleep(INTERVAL)
 
 
 def status(records: Sequence[Record], sweeps: Sequence[SweepStatus] = (), skipped: Sequence[str] = ()) -> str:

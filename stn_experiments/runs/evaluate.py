@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import to_json, write_atomically
+from stn_experiments.common.files import to_json, write_atomically, writing_to
 from stn_experiments.config.build import build
 from stn_experiments.config.plugins import use_plugins
 from stn_experiments.data.datasets import DataSet
@@ -17,7 +17,7 @@ from stn_experiments.evaluation.evaluate import evaluate_test, predict
 from stn_experiments.evaluation.probe import DIGITS, Probe, ProbeName, probe
 from stn_experiments.runs.experiment import find_device
 from stn_experiments.runs.figure import draw_figure
-from stn_experiments.runs.load import load_config, load_model, load_network
+from stn_experiments.runs.load import load_network
 from stn_experiments.storage.run_folder import RunFolder, data_digest
 from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_picture
@@ -45,14 +45,13 @@ def evaluate_run(
         UserError: the folder holds no trained run or cannot be written to, or the network cannot read these
             images.
     """
-    config = load_config(run)
+    model, own = load_network(run, device_name)
+    config = run.config()
     if plugins:
         use_plugins([*config.get("plugins", []), *plugins])
-    own = build(config["data"], "data", DataSet)
     data_config = data_config or config["data"]
     data = build(data_config, "data", DataSet)
     check_compatible(run, own, data)
-    model = load_model(run, config, own).to(find_device(device_name))
     splits = data.load(find_device(device_name))
     test = splits.test
     scores = evaluate_test(model, test, splits.draw_pairs)
@@ -61,15 +60,13 @@ def evaluate_run(
     caption = f"{data_config['name']}, test error {result['test_error']:.2f} %"
     panel = draw_panel(images, predict(model, images), caption, class_names=data.class_names)
     folder = evaluation_folder(run, data_config)
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         save_picture(panel, folder / "panel.png")
         if splits.kinds is not None:
             result["kinds"], figure = draw_figure(model, splits.kinds, data_config["name"])
             save_picture(figure, folder / "figure.png")
         write_atomically(folder / "result.json", to_json(result))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to: {error}") from error
     return result, folder
 
 
@@ -89,11 +86,9 @@ def probe_run(run: RunFolder, name: ProbeName, device_name: Device = "auto") -> 
         )
     found = probe(model, name, data.test_digits(DIGITS), data.shape[1:])
     file = probe_file(run.folder, name)
-    try:
+    with writing_to(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, to_json(asdict(found)))
-    except OSError as error:
-        raise UserError(f"{file.parent} cannot be written to: {error}") from error
     return found
 
 

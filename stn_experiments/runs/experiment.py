@@ -27,8 +27,7 @@ from stn_experiments.training.schedules import Schedule
 NAME_CHARACTERS = "letters, digits and any of _.+-"
 NAMED_GROUPS = ("data", "backbone", "stn", "attention")
 """The groups whose choices have a name, which results and tables show."""
-GROUPS = (*NAMED_GROUPS, "optimizer", "scheduler", "trainer", "run")
-SETTINGS = ("seed", "plugins", *GROUPS, "search")
+SETTINGS = ("seed", "plugins", *NAMED_GROUPS, "optimizer", "scheduler", "trainer", "run", "search")
 """The top level of a config. A search is built by ``sweeps.search``, and a run ignores it."""
 
 
@@ -36,9 +35,10 @@ SETTINGS = ("seed", "plugins", *GROUPS, "search")
 class RunConfig:
     """Where runs go, and what happens if the folder of a run exists.
 
+    Its ``name`` is the beginning of the folder's name.
+
     Args:
         root: the folder that contains the runs' folders.
-        name: the beginning of the name of the run's folder; by default the settings of the command line.
         force: delete an old run of the same config, and train again.
         checkpoint_seconds: longest time between two checkpoints; null saves only after each epoch.
         checkpoint_steps: largest number of steps between two checkpoints; null has no limit.
@@ -46,7 +46,6 @@ class RunConfig:
     """
 
     root: str = "outputs"
-    name: str | None = None
     force: bool = False
     checkpoint_seconds: Annotated[float, Range(0)] | None = 60.0
     checkpoint_steps: Count | None = None
@@ -87,10 +86,10 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     use_plugins(config["plugins"])
     seed = check(config["seed"], Seed, "seed")
     check_names(config)
-    check_run_name(config["run"])
     run = build(config["run"], "run", RunConfig)
     trainer = build(config["trainer"], "trainer", TrainerConfig)
-    device = find_device(trainer.device)
+    with settings_of("trainer"):
+        device = find_device(trainer.device)
     schedule = build(config["scheduler"], "scheduler", Schedule)
     data = build(config["data"], "data", DataSet)
     with settings_of("trainer"):
@@ -106,34 +105,21 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
 
 
 def check_names(config: Mapping[str, Any]) -> None:
-    """Check that the names in a config can name a folder.
+    """Check that the names in a config can name a folder. That of ``run`` may be null.
 
     Raises:
         UserError: one of them is missing, too long or contains other characters.
     """
-    for group in NAMED_GROUPS:
-        node = config[group]
+    for group in (*NAMED_GROUPS, "run"):
+        node, longest = config[group], 80 if group == "run" else 60
         name = node.get("name") if isinstance(node, Mapping) else None
-        if not isinstance(name, str) or not is_name(name, longest=60):
+        if group == "run" and name is None:
+            continue
+        if not (isinstance(name, str) and len(name) <= longest and re.fullmatch(r"[\w+-][\w.+-]*", name)):
+            characters = f"{longest} {NAME_CHARACTERS}"
             raise UserError(
-                f"{group}.name must be up to 60 {NAME_CHARACTERS} (a folder is named by it), got {name!r}"
+                f"{group}.name must be up to {characters} (a folder is named by it), got {name!r}"
             )
-
-
-def check_run_name(node: Any) -> None:
-    """Check ``run.name``, which ``build`` takes for a label.
-
-    Raises:
-        UserError: it cannot begin the name of a folder.
-    """
-    name = node.get("name") if isinstance(node, Mapping) else None
-    if name is not None and not (isinstance(name, str) and is_name(name)):
-        raise UserError(f"run.name must be up to 80 {NAME_CHARACTERS}, got {name!r}")
-
-
-def is_name(text: str, longest: int = 80) -> bool:
-    """Whether a text can begin the name of a folder."""
-    return len(text) <= longest and re.fullmatch(r"[\w+-][\w.+-]*", text) is not None
 
 
 def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifier:
@@ -143,55 +129,57 @@ def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifi
     setting = locate(node, "backbone", Backbone).width_setting
     transformers = build(config["stn"], "stn", TransformerConfig | None)
     attention = build(config["attention"], "attention", GateConfig | AttentionHeadConfig | None)
-    plans = (transformers, attention, data)
+    parts = (transformers, attention, data)
     if parameters is not None:
         if setting is None:
             raise UserError(f"backbone.parameters must be null, as {node['name']} has no widths to scale")
         with torch.random.fork_rng(devices=[]):
-            assemble(node, *plans)  # reports other mistakes first
+            assemble(node, *parts)  # reports other mistakes first
 
         def count(scaled: Mapping[str, Any]) -> int:
             with torch.device("meta"):
-                return sum(weights.numel() for weights in assemble(scaled, *plans).parameters())
+                return sum(weights.numel() for weights in assemble(scaled, *parts).parameters())
 
         node = dict(scale_to(parameters, node, setting, count))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return assemble(node, *plans)
+        return assemble(node, *parts)
 
 
 def assemble(
     node: Mapping[str, Any],
-    plan: TransformerConfig | None,
+    transformers: TransformerConfig | None,
     attention: GateConfig | AttentionHeadConfig | None,
     data: DataSet,
 ) -> Classifier:
     """The classifier of a backbone's config node, its transformers and another attention."""
-    check_fits(data, plan, attention)
+    check_fits(data, transformers, attention)
     fitting = fitting_localisation(node, data)
     with settings_of("stn"):
-        at_input = plan.build_at_input(data.shape, fitting, data.length) if plan else []
+        at_input = transformers.build_at_input(data.shape, fitting, data.length) if transformers else []
         if isinstance(data, OneDigitMnist):
             check_encoder(data.encoder.size, at_input[0].output_size)
     backbone = build_backbone(node, data, at_input)
-    transformers: dict[str, list[SpatialTransformer]] = {INPUT: at_input}
+    placed: dict[str, list[SpatialTransformer]] = {INPUT: at_input}
     with settings_of("stn"):
-        if plan and plan.share:
-            plan.share_layers(at_input[0], backbone, data.shape, fitting)
-        elif plan:
-            transformers |= plan.build_inside(backbone)
+        if transformers and transformers.share:
+            transformers.share_layers(at_input[0], backbone, data.shape, fitting)
+        elif transformers:
+            placed |= transformers.build_inside(backbone)
     gates, attention_head = {}, None
     with settings_of("attention"):
         if isinstance(attention, GateConfig):
             gates = attention.build(backbone)
         elif attention is not None:
             attention_head = attention.build(backbone.output_shape, data.classes, data.vocab_size)
-    losses = (plan.consistency, plan.colocalisation) if plan else ()
-    return Classifier(backbone, transformers, gates, attention_head, *losses)
+    losses = (transformers.consistency, transformers.colocalisation) if transformers else ()
+    return Classifier(backbone, placed, gates, attention_head, *losses)
 
 
 def check_fits(
-    data: DataSet, plan: TransformerConfig | None, attention: GateConfig | AttentionHeadConfig | None
+    data: DataSet,
+    transformers: TransformerConfig | None,
+    attention: GateConfig | AttentionHeadConfig | None,
 ) -> None:
     """Check that a network of these parts can learn from the data.
 
@@ -202,7 +190,10 @@ def check_fits(
         raise UserError("attention.name must be none for data with several labels an image")
     if data.vocab_size and not isinstance(attention, AttentionHeadConfig):
         raise UserError("attention.name must be coattention, which reads the questions of this data")
-    is_one_class, is_without_labels = isinstance(data, OneDigitMnist), bool(plan and plan.colocalisation)
+    is_one_class, is_without_labels = (
+        isinstance(data, OneDigitMnist),
+        bool(transformers and transformers.colocalisation),
+    )
     if is_without_labels and (attention is not None or not is_one_class):
         raise UserError("stn.colocalisation must be 0 unless data=colocalisation and attention=none")
     if is_one_class and not is_without_labels:
@@ -258,5 +249,5 @@ def find_device(name: Device) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     found = [device for device, is_there in there.items() if is_there and name in ("auto", device)]
     if not found:
-        raise UserError(f"trainer.device must be a device of this machine, which has no {name}")
+        raise UserError(f"device must be a device of this machine, which has no {name}")
     return torch.device(found[0])

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import write_atomically
-from stn_experiments.config.build import build
-from stn_experiments.data.datasets import DataSet
+from stn_experiments.common.files import write_atomically, writing_to
 from stn_experiments.models.classifier import INPUT, Classifier
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
 from stn_experiments.runs.export_formats import FORMATS, Program, Tensors
-from stn_experiments.runs.load import load_config, load_model
+from stn_experiments.runs.load import load_network
 from stn_experiments.storage.run_folder import RunFolder
 
 Part = Literal["classifier", "transformer", "both"]
@@ -102,9 +100,8 @@ def export_run(run: RunFolder, part: Part, form: FormatName, output: Path) -> Ex
     """
     check_output(output, form)
     check_packages(form)
-    config = load_config(run)
-    data = build(config["data"], "data", DataSet)
-    network = select_part(load_model(run, config, data).eval(), part, run)
+    model, data = load_network(run, "cpu")
+    network = select_part(model, part, run)
     test = data.load(torch.device("cpu")).test
     inputs = {"images": test.images[:CHECKED]}
     if test.question is not None and part != "transformer":
@@ -122,10 +119,8 @@ def export_run(run: RunFolder, part: Part, form: FormatName, output: Path) -> Ex
             raise UserError(
                 f"{run.folder} cannot be exported with --format {form}: {name} differs by {difference:.2g}"
             )
-    try:
+    with writing_to("--output"):
         write_atomically(output, content)
-    except OSError as error:
-        raise UserError(f"--output cannot be written: {error}") from error
     absolute = {name: difference for name, (difference, _) in differences.items()}
     return Export(absolute, len(inputs["images"]), FORMATS[form].usage(output, inputs, outputs))
 

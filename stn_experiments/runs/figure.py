@@ -21,19 +21,19 @@ CELL = 160
 
 
 def draw_figure(
-    model: Classifier, kinds: Mapping[str, Callable[[], KindSet]], of_network: str
+    model: Classifier, kinds: Mapping[str, Callable[[], KindSet]], title: str
 ) -> tuple[dict[str, dict[str, float]], Image.Image]:
     """The scores of each kind (see :func:`evaluate_kind`), and a panel with a row for each.
 
     A row shows the :func:`first_of_class`. The line below it is about all test digits. The caption begins
-    with ``of_network``.
+    with ``title``.
     """
     scores, rows = {}, []
     for (name, draw), label in zip(kinds.items(), cycle(CLASSES), strict=False):
         kind = draw()
         scores[name] = evaluate_kind(model, kind)
         rows.append(first_of_class(kind.batch, label))
-        caption = f"{of_network}; scores of all {len(kind.batch.labels):,} test digits"
+        caption = f"{title}; scores of all {len(kind.batch.labels):,} test digits"
     images = concat_batches(rows)
     panel = draw_panel(images, predict(model, images), caption, CELL)
     return scores, write_notes(panel, [note(name, values) for name, values in scores.items()])

@@ -16,7 +16,13 @@ PLUGINS = "plugins="
 
 
 def split_choices(overrides: Sequence[str]) -> list[list[str]]:
-    """One list of overrides per data set: ``data=a,b`` becomes two lists, with ``data=a`` and ``data=b``."""
+    """One list of overrides per data set: ``data=a,b`` becomes two lists, with ``data=a`` and ``data=b``.
+
+    Raises:
+        UserError: there are two words ``data=...``.
+    """
+    if len(given := [override for override in overrides if override.startswith("data=")]) > 1:
+        raise UserError(f"{' '.join(given)}: write one word, as in data=rts,cluttered")
     choices: list[list[str]] = [[]]
     for override in overrides:
         key, _, value = override.partition("=")

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from stn_experiments.common.errors import UserError
+from stn_experiments.common.files import writing_to
 from stn_experiments.data.batch import concat_batches, index_batch, to_device
 from stn_experiments.data.datasets import DataSet
 from stn_experiments.data.examples import Example, find_examples, kind_of
@@ -95,15 +96,13 @@ class Playground:
         """
         _, low, high, step = self.examples.sliders[name]
         file = self.folders[0] / "evaluations" / f"play-{name}.gif"
-        try:
-            frames = []
-            for value in np.linspace(low, high, FRAMES):
-                at = {**values, name: round(value / step) * step}
-                answers = self.answers(example, at, f"{name} {at[name]:.3g}", 110)
-                panels = [np.asarray(answer.panel) for answer in answers]
-                frames.append(Image.fromarray(np.concatenate(panels)))
+        frames = []
+        for value in np.linspace(low, high, FRAMES):
+            at = {**values, name: round(value / step) * step}
+            answers = self.answers(example, at, f"{name} {at[name]:.3g}", 110)
+            panels = [np.asarray(answer.panel) for answer in answers]
+            frames.append(Image.fromarray(np.concatenate(panels)))
+        with writing_to(file.parent):
             file.parent.mkdir(exist_ok=True)
             save_animation(frames, file, 0.2)
-        except OSError as error:
-            raise UserError(f"{file.parent} cannot be written to: {error}") from error
         return file

@@ -10,6 +10,7 @@ from typing import Any
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.files import read_json
 from stn_experiments.config.tree import decisive
+from stn_experiments.runs.experiment import Experiment
 from stn_experiments.storage.run_folder import RunFolder
 
 EVERY = 10.0
@@ -53,12 +54,20 @@ class ProgressLines:
         print(line, flush=True)
 
 
-def outlook(config: Mapping[str, Any], folder: RunFolder, epoch_seconds: float) -> str:
-    """How long the rest takes after the first epoch, the usual error then, and where to look meanwhile."""
-    left = time_text((config["trainer"]["epochs"] - 1) * epoch_seconds)
-    usual = usual_error(config)
+def outlook(experiment: Experiment, folder: RunFolder, epoch_seconds: float) -> str:
+    """How long the rest takes after the first epoch, the usual error then, and where to look meanwhile.
+
+    Args:
+        experiment: what the run's config describes.
+        folder: the run's folder.
+        epoch_seconds: how long an epoch takes, with its validation and panel.
+    """
+    epochs = experiment.trainer.epochs
+    left = time_text((epochs - 1) * epoch_seconds)
+    usual = usual_error(experiment.config)
     until = "" if usual is None else f" until a validation error of about {usual:.1f} %"
-    look = f"{folder.panel(1)} and tensorboard --logdir {folder.folder.parent}"
+    drawn = 1 if 1 in experiment.run.panel_epochs(epochs) else 0
+    look = f"{folder.panel(drawn)} and tensorboard --logdir {folder.folder.parent}"
     return f"about {left} left{until}; look meanwhile at {look}"
 
 
@@ -66,7 +75,8 @@ def usual_error(config: Mapping[str, Any]) -> float | None:
     """The mean validation error at the end, percent, of kept runs of this config but for the seed."""
     wanted = decisive({**config, "seed": None})
     for file in sorted(KEPT_RESULTS.glob("*.json")):
-        kept = read_json(file)
+        if not (kept := read_json(file)):
+            continue
         is_one_config = all(run["settings"].keys() == {"seed"} for run in kept["runs"])
         if is_one_config and decisive({**kept["config"], "seed": None}) == wanted:
             return mean(run["history"]["val_error"][-1] for run in kept["runs"])

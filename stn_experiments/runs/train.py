@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_expe
 from stn_experiments.runs.figure import draw_figure
 from stn_experiments.runs.progress import ProgressLines, outlook
 from stn_experiments.runs.run_log import History, RunLog
-from stn_experiments.runs.translate_errors import translate_errors
+from stn_experiments.runs.translate_errors import memory_for_data, translate_errors
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import commit
 from stn_experiments.storage.lock import run_lock
@@ -59,9 +60,10 @@ def train(
             return result  # the process that held the folder until now has finished the run
         with closing(TrainingRun(experiment, splits, folder)) as run:
             run.progress.enabled &= show_progress
+            began = time.monotonic()
             for metrics in run.epochs():
                 if show_progress and metrics["epoch"] == 1 < experiment.trainer.epochs:
-                    print(outlook(config, folder, metrics["seconds"]))
+                    print(outlook(experiment, folder, time.monotonic() - began))
             return run.finish()
 
 
@@ -79,7 +81,8 @@ def open_folder(experiment: Experiment, folder: RunFolder) -> Iterator[Splits]:
     set_up_torch(experiment.trainer, experiment.device)
     try:
         with translate_errors(experiment, folder):
-            splits = experiment.data.load(experiment.device)
+            with memory_for_data(experiment.config["data"]["name"]):
+                splits = experiment.data.load(experiment.device)
             with run_lock(folder.folder):
                 _refuse_second_folder(folder)
                 yield splits

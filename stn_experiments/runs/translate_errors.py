@@ -14,6 +14,28 @@ OUT_OF_MEMORY = "allocate memory|out of memory|ALLOC_FAILED|could not create a (
 
 
 @contextmanager
+def memory_for_data(name: str) -> Iterator[None]:
+    """Translate out-of-memory errors while the data of that name are loaded.
+
+    Raises:
+        TrainingFailed: there is too little memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingFailed(
+            f"there is too little memory for data={name}: fewer or smaller images need less (docs/faults.md)"
+        ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch has run out of memory."""
+    return isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error)) is not None
+
+
+@contextmanager
 def translate_errors(experiment: Experiment, folder: RunFolder) -> Iterator[None]:
     """Translate out-of-memory, disk, capture and determinism errors, and say how to see a bad step.
 
@@ -36,7 +58,7 @@ def translate_errors(experiment: Experiment, folder: RunFolder) -> Iterator[None
     except (MemoryError, RuntimeError) as error:
         message = str(error)
         first_line = message.partition("\n")[0]
-        if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, message):
+        if is_out_of_memory(error):
             raise TrainingFailed(
                 "training stopped: there is too little memory for "
                 f"trainer.batch_size={experiment.trainer.batch_size}; a smaller one needs less"

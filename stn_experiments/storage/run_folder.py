@@ -10,7 +10,14 @@ from typing import Any
 import yaml
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.files import digest, digest_of_content, read_json, to_json, write_atomically
+from stn_experiments.common.files import (
+    digest,
+    digest_of_content,
+    read_json,
+    to_json,
+    write_atomically,
+    writing_to,
+)
 from stn_experiments.config.tree import OWN_DATA, decisive, with_absolute_paths
 from stn_experiments.storage.environment import environment
 
@@ -65,7 +72,7 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written to.
         """
-        try:
+        with writing_to("run.root"):
             self.animation.parent.mkdir(parents=True, exist_ok=True)
             self.last.parent.mkdir(exist_ok=True)
             for folder in (self.folder, self.animation.parent, self.last.parent):
@@ -74,8 +81,6 @@ class RunFolder:
             self.failure_file.unlink(missing_ok=True)
             write_atomically(self.config_file, yaml.safe_dump(with_absolute_paths(config), sort_keys=False))
             write_atomically(self.environment_file, to_json(environment(config["seed"])))
-        except OSError as error:
-            raise UserError(f"run.root must be a folder that can be written to: {error}") from error
 
     def panel(self, step: int) -> Path:
         """The panel after epoch ``step``; 0 is before training."""

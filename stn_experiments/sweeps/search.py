@@ -56,6 +56,11 @@ class Search:
             for name, values in self.plan.space.items():
                 check_own_value(name, values, self.own[name])
         self.root = Path(config["run"]["root"])
+        if config["run"]["force"]:
+            raise UserError(
+                "run.force must be false in a search, which repeats no trial: to search anew, delete "
+                f"{self.root / 'search.db'} and the runs"
+            )
         self.study = self._open_study()
 
     def _open_study(self) -> "Study":

@@ -17,7 +17,7 @@ class TrainerConfig:
     """How long and how to train.
 
     Args:
-        epochs: number of epochs. Validation, a panel and a checkpoint follow each.
+        epochs: number of epochs. Validation and a checkpoint follow each, a panel most (``run.panels``).
         batch_size: images per step.
         images_per_epoch: images per epoch, at most the training set; null is all of it. Images that do not
             fill a batch are skipped, different ones in each epoch.

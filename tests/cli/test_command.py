@@ -32,8 +32,15 @@ WRONG = [
     ("data=mnits", "data must be one of addition affnist"),
     ("stn=null", "a group takes one of its choices, as in stn=none or attention=none, not null"),
     ("data=rotated,rts", "data=rotated,rts has several values: add -m to sweep over them\n"),
+    (
+        "data=[rotated,rts]",
+        "data must be one choice, got [rotated,rts]: -m data=rotated,rts trains one after",
+    ),
     ("-m seed=0, 1", "there is a space in seed=0, 1, write seed=0,1\n"),
-    ("run.name=../up", "run.name must be up to 80 letters, digits and any of _.+-, got '../up'"),
+    (
+        "run.name=../up",
+        "run.name must be up to 80 letters, digits and any of _.+- (a folder is named by it), got '../up'",
+    ),
     ("run.root=a(b)", "put special characters in quotes, 'run.root=\"a(b)\"'"),
     ("data=npz data.file=~/nowhere.npz", f"data.file {Path.home()}/nowhere.npz: there is no such file"),
     ("attention=cbam attention.kernel=4", "attention.kernel must be odd, got 4"),

@@ -27,6 +27,8 @@ from tests.conftest import ROOT
         ("experiment=traffic_signs data.folder=/photos/GTSRB data.size=32", "traffic_signs-GTSRB-size32"),
         ("experiment=best_rotated", "best_rotated"),
         ("experiment=attention_models/cbam seed=0", "cbam-seed0"),
+        ("sweep=search data=rotated", "rotated"),
+        ("sweep=search trainer=default", "default"),
         ("trainer=quick run.root=/tmp run.force=true trainer.device=cpu data.root=/x", "quick"),
         ("~scheduler seed=1", "seed1"),
     ],

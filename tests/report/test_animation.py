@@ -20,8 +20,8 @@ def test_the_command(command, write_run, tmp_path):
 
 def test_mistakes_are_one_line(write_run, tmp_path):
     run, file = write_run("one", 1.0), tmp_path / "some.gif"
-    with pytest.raises(UserError, match="at most 4 runs, got 5"):
-        animate([run] * 5, file)
+    with pytest.raises(UserError, match="1 to 4 runs, got 0"):
+        animate([run / "panels"], file)
     with pytest.raises(UserError, match=r"--animation: .*No such file or directory: .*missing"):
         animate([run], tmp_path / "missing" / "some.gif")
     (panel,) = (run / "panels").iterdir()
@@ -31,6 +31,10 @@ def test_mistakes_are_one_line(write_run, tmp_path):
     panel.unlink()
     with pytest.raises(UserError, match="one has no panel"):
         animate([run], file)
+    for name in ("two", "three", "four", "five"):
+        write_run(name)
+    with pytest.raises(UserError, match="1 to 4 runs, got 5"):
+        animate([run.parent], file)
     assert not file.exists()
 
 

@@ -48,5 +48,5 @@ def test_runs_that_differ_in_the_seed_alone_are_one_run(write_run, groups, tmp_p
 def test_a_folder_that_cannot_be_written_to_is_one_line(write_run, groups, tmp_path):
     write_run("a", 1.0)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"^--tensorboard must be a folder that can be written to"):
+    with pytest.raises(UserError, match=r"^--tensorboard cannot be written to"):
         write_means(groups(), tmp_path / "file")

@@ -1,4 +1,4 @@
-import pytest
+from contextlib import ExitStack
 
 from stn_experiments.report import watch as watching
 from stn_experiments.report.collect import collect
@@ -20,18 +20,21 @@ def test_the_status_shows_progress_and_time_left(write_run, root):
     ]
 
 
-@pytest.mark.parametrize("end", ["all runs are finished", "Ctrl-C"])
-def test_watching_ends(write_run, root, monkeypatch, capsys, end):
-    folder = write_run("run")
+def test_watching_ends_when_no_run_is_active(write_run, root, monkeypatch, capsys):
+    write_run("killed")
+    folder = write_run("run", seed=1)
+    lock = ExitStack()
+    lock.enter_context(run_lock(folder))
 
     def sleep(seconds):
         assert seconds == 5.0
-        if end == "Ctrl-C":
-            raise KeyboardInterrupt
         (folder / "result.json").write_text('{"test_error": 1.0}')
+        lock.close()
 
     monkeypatch.setattr(watching.time, "sleep", sleep)
     watching.watch([root])
-    first, *_, last = capsys.readouterr().out.splitlines()
-    assert first == "all runs: 0 finished, 0 running, 0 failed, 1 stopped"
-    assert last == ("" if end == "Ctrl-C" else "all runs: 1 finished, 0 running, 0 failed, 0 stopped")
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("all runs")]
+    assert heads == [
+        "all runs: 0 finished, 1 running, 0 failed, 1 stopped",
+        "all runs: 1 finished, 0 running, 0 failed, 1 stopped",
+    ]

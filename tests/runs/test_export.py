@@ -233,7 +233,7 @@ def test_mistakes_on_the_command_line_are_one_line(untrained, fails, tmp_path, m
     assert fails(file="no/run.pt2") == "--output must be in a folder that exists, got no/run.pt2"
     assert fails(file="folder.pt2") == "--output must be a file, got the folder folder.pt2"
     assert fails(file="run.onnx") == "--output must end in .pt2 for --format torch, got run.onnx"
-    assert fails(file="x" * 300 + ".pt2").startswith("--output cannot be written: ")
+    assert fails(file="x" * 300 + ".pt2").startswith("--output cannot be written to: ")
     line = "--output must be in a folder that exists, got run/config.yaml/x.pt2"
     assert fails(file="run/config.yaml/x.pt2") == line
     assert "invalid choice: 'caffe'" in fails(form="caffe")

@@ -19,6 +19,8 @@ def test_several_data_sets_are_split():
     ]
     assert split_choices(["data=[rts,clean]"]) == [["data=rts"], ["data=clean"]]
     assert split_choices(["data.distortion.canvas=[28,40]"]) == [["data.distortion.canvas=[28,40]"]]
+    with pytest.raises(UserError, match=r"^data=rts data=clean: write one word, as in data=rts,cluttered"):
+        split_choices(["data=rts", "data=clean"])
 
 
 def test_other_data_keep_the_canvas_and_the_root_of_the_run(compose):

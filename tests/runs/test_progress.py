@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from stn_experiments.runs import progress
+from stn_experiments.runs.experiment import build_experiment
 from stn_experiments.runs.progress import ProgressLines, outlook, usual_error
 from stn_experiments.storage.run_folder import RunFolder
 
@@ -45,7 +46,7 @@ def test_a_terminal_has_a_progress_bar_instead(lines):
 
 def test_after_the_first_epoch_the_default_command_tells_what_to_expect(compose):
     """0.92 % is the mean of 0.98, 1.02, 0.9, 0.84 and 0.88 in docs/results/turning-with.json."""
-    assert outlook(compose("seed=7"), RunFolder(Path("outputs/run-1")), 100) == (
+    assert outlook(build_experiment(compose("seed=7")), RunFolder(Path("outputs/run-1")), 100) == (
         "about 18 min 20 s left until a validation error of about 0.9 %; look meanwhile at "
         "outputs/run-1/panels/panel-0001.png and tensorboard --logdir outputs"
     )
@@ -53,7 +54,18 @@ def test_after_the_first_epoch_the_default_command_tells_what_to_expect(compose)
 
 
 def test_without_kept_runs_of_the_same_config_it_tells_the_time_alone(compose):
-    config = compose("trainer.epochs=2")
-    assert outlook(config, RunFolder(Path("outputs/run-1")), 9).startswith(
+    experiment = build_experiment(compose("trainer.epochs=2"))
+    assert outlook(experiment, RunFolder(Path("outputs/run-1")), 9).startswith(
         "about 9 s left; look meanwhile at "
     )
+
+
+def test_it_names_a_panel_that_is_there(compose):
+    experiment = build_experiment(compose("trainer.epochs=240", "run.panels=5"))
+    assert "/panel-0000.png" in outlook(experiment, RunFolder(Path("outputs/run-1")), 9)
+
+
+def test_a_damaged_file_of_kept_results_is_no_reason_to_stop(compose, tmp_path, monkeypatch):
+    (tmp_path / "damaged.json").write_text("<<<<<<< HEAD")
+    monkeypatch.setattr(progress, "KEPT_RESULTS", tmp_path)
+    assert usual_error(compose()) is None

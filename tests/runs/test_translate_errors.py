@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stn_experiments.common.errors import TrainingFailed, UserError
-from stn_experiments.runs.translate_errors import translate_errors
+from stn_experiments.runs.translate_errors import memory_for_data, translate_errors
 
 EXPERIMENT = SimpleNamespace(trainer=SimpleNamespace(batch_size=30))
 MEMORY = (TrainingFailed, "too little memory for trainer.batch_size=30;")
@@ -37,3 +37,13 @@ def test_an_error_of_torch_is_one_line_that_names_the_setting(error, kind, words
     assert type(caught.value) is kind
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_data_that_do_not_fit_in_memory_are_one_line():
+    with (
+        pytest.raises(TrainingFailed, match=r"too little memory for data=rts: fewer or smaller images"),
+        memory_for_data("rts"),
+    ):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    with pytest.raises(RuntimeError, match="mat1"), memory_for_data("rts"):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+from contextlib import suppress
 from itertools import product
 from types import SimpleNamespace
 
@@ -354,7 +355,8 @@ def test_watching_shows_an_active_sweep(command, small, monkeypatch, root):
         try:
             return finish(run)
         finally:
-            watching.watch([root])
+            with suppress(KeyboardInterrupt):
+                watching.watch([root])
 
     def stop(seconds):
         shown.append(seconds)

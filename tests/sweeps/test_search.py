@@ -392,3 +392,8 @@ def test_a_real_search_that_is_killed_continues(tmp_path):
     assert lines[-3] == "0 pruned, 0 failed"
     assert f"% with {first}" in lines[-2]
     assert (root / lines[-1].rpartition("/")[2] / "result.json").exists()
+
+
+def test_a_search_cannot_train_again(make):
+    with pytest.raises(UserError, match=r"^run.force must be false in a search, .* delete .*search.db and"):
+        search(make("run.force=true"))
