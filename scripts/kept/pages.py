@@ -9,15 +9,16 @@ from kept.comparisons import BENCHMARKS, CHOICES, LESS, OTHERS, PLACES, TURNED, 
 from kept.records import Kept
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import UserError
-from stn_experiments.report import tables
 from stn_experiments.report.groups import Group
 from stn_experiments.report.published import SURENESS, Published, lowest_published, published
 from stn_experiments.report.tables import (
     MISSING,
+    POSE,
     Table,
     difference_text,
     error_text,
     interval_text,
+    mean_text,
     range_text,
 )
 
@@ -34,12 +35,10 @@ YARDSTICKS = {
 TWINS = {"epochs": "equal epochs", "time": "equal time"}
 """The networks without a transformer, and what they have in common with the one that has it."""
 SCORES = {
-    "residual_rotation_deg": ("rotation left", "{:.1f}°"),
-    "residual_rotation_within_class_deg": ("… in a class", "{:.1f}°"),
-    "pair_rotation_deg": ("… in a pair", "{:.1f}°"),
-    "residual_scale": ("scale", "{:.3f}"),
-    "residual_translation_px": ("translation px", "{:.2f}"),
-    "frame_iou_mean": ("frame IoU", "{:.2f}"),
+    **{name: column for name, column in POSE.items() if name.endswith("_deg")},
+    "residual_scale": ("scale", "{:.3f}".format),
+    "residual_translation_px": ("translation px", "{:.2f}".format),
+    "frame_iou_mean": ("frame IoU", "{:.2f}".format),
 }
 """What is left of the digits' poses in V: the heads of the columns, and their form."""
 LOWEST = {
@@ -86,8 +85,8 @@ def benchmarks(kept: Mapping[str, Kept]) -> str:
         [
             *cells,
             str(len(kept[name].group.finished)),
-            mean_text(kept[name].group, "pair_rotation_deg", "{:.1f}°"),
-            tables.mean_text(kept[name].group, "train_seconds", time_text),
+            mean_text(kept[name].group, "pair_rotation_deg", "{:.1f}°".format),
+            mean_text(kept[name].group, "train_seconds", time_text),
             f"{one} {one.model}" if one else MISSING,
         ]
         for (name, cells), one in zip(compared.items(), figures, strict=True)
@@ -152,7 +151,7 @@ def runs(kept: Mapping[str, Kept]) -> str:
                 *(label, str(len(group.finished)), error_text(group), interval_text(group)),
                 *(mean_text(group, "redrawn_error"), mean_text(group, "val_error")),
                 *(range_text([group], size) for size in sizes),
-                tables.mean_text(group, "train_seconds", time_text),
+                mean_text(group, "train_seconds", time_text),
                 ", ".join(sorted({run.result["commit"] for run in group.finished})),
             ]
         )
@@ -273,7 +272,7 @@ def colocalisation(kept: Mapping[str, Kept]) -> str:
             *(percentage(group, f"found_of_{yardstick}") for yardstick in ("centre_box", "random_views")),
             mean_text(group, "frame_iou_mean"),
             range_text([group], "test_images"),
-            tables.mean_text(group, "train_seconds", time_text),
+            mean_text(group, "train_seconds", time_text),
         ]
         for group in by_digit
     ]
@@ -284,7 +283,7 @@ def colocalisation(kept: Mapping[str, Kept]) -> str:
 
 def percentage(group: Group, name: str) -> str:
     """The mean of a share over the seeds, in %."""
-    return tables.mean_text(group, name, lambda share: f"{100 * share:.1f}")
+    return mean_text(group, name, lambda share: f"{100 * share:.1f}")
 
 
 def which(kept: Mapping[str, Kept]) -> str:
@@ -315,7 +314,7 @@ def circle(kept: Mapping[str, Kept]) -> str:
     """A sentence: the errors on rotations that training never showed."""
     groups = {model: kept[f"turning180-{model}"].group for model in ("with", "without")}
     errors = [f"{error_text(group)} % ({interval_text(group)}) {model}" for model, group in groups.items()]
-    left = [mean_text(group, "pair_rotation_deg", "{:.0f}°") for group in groups.values()]
+    left = [mean_text(group, "pair_rotation_deg", "{:.0f}°".format) for group in groups.values()]
     return (
         f"Trained on rotations in ±90° and tested on the full circle, the default network errs on "
         f"{errors[0]}\nthe consistency loss, and on {errors[1]} it. Of the difference of two rotations of "
@@ -339,11 +338,6 @@ def lowest(kept: Mapping[str, Kept]) -> str:
 def error_and_interval(group: Group) -> str:
     """The error in %, and in brackets its interval."""
     return f"{error_text(group)} ({interval_text(group)})"
-
-
-def mean_text(group: Group, name: str, form: str = "{:.2f}") -> str:
-    """The mean of a number over the seeds."""
-    return tables.mean_text(group, name, form.format)
 
 
 def shell(kept: Mapping[str, Kept], names: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ def attention(groups: Sequence[Group]) -> Table:
 def score_text(group: Group, name: str) -> str:
     """The mean of a score over the seeds, and in brackets that of random views."""
     random = group.mean(named(name, "random_views"))
-    return mean_text(group, name, "{:.2f}".format) + ("" if random is None else f" ({random:.2f})")
+    return mean_text(group, name) + ("" if random is None else f" ({random:.2f})")
 
 
 def yardstick_rows(groups: Sequence[Group], data: str) -> list[list[str]]:

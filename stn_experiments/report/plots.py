@@ -16,6 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from stn_experiments.report.groups import Group, best, first_mean
+from stn_experiments.tracking.learning import MIN_ERROR
 
 # Okabe and Ito (2008), without the yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -33,7 +34,6 @@ OFFSETS = [
     for angle in np.pi / 4 * np.array([1, 7, 3, 5, 0, 4, 2, 6])
 ]
 """Where the number of a point may be, in points; the first are preferred."""
-MIN_ERROR = 0.01  # %: a logarithmic axis has no 0
 STYLE: Any = {
     "font.size": 10,
     "font.family": "DejaVu Sans",

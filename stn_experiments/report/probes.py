@@ -15,9 +15,10 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from stn_experiments.common.files import read_json
 from stn_experiments.evaluation.probe import Probe, ProbeName
 from stn_experiments.report.groups import Group
-from stn_experiments.report.plots import MIN_ERROR, STYLE, WIDTH, error_axis, plain_ticks, series_style
+from stn_experiments.report.plots import STYLE, WIDTH, error_axis, plain_ticks, series_style
 from stn_experiments.report.tables import Table
 from stn_experiments.runs.evaluate import probe_file
+from stn_experiments.tracking.learning import MIN_ERROR
 
 DARK = "#59616b"
 LINE: Any = {"marker": "", "linewidth": 1.6}

@@ -7,8 +7,7 @@ from statistics import mean
 
 from stn_experiments.report.groups import Group
 from stn_experiments.report.tables import MISSING, Bold, Table
-
-MIN_ERROR = 0.01  # %: a logarithmic scale has no 0
+from stn_experiments.tracking.learning import MIN_ERROR
 
 
 def robustness(groups: Sequence[Group]) -> Table:

@@ -226,7 +226,7 @@ def progress(group: Group) -> str:
     return "; ".join(f"{runs} × {text}" if runs > 1 else text for text, runs in count.items())
 
 
-def mean_text(group: Group, name: str, text: Callable[[float], str]) -> str:
+def mean_text(group: Group, name: str, text: Callable[[float], str] = "{:.2f}".format) -> str:
     """The mean of a number over the seeds."""
     value = group.mean(name)
     return MISSING if value is None else text(value)

@@ -37,9 +37,7 @@ class RunLog:
             written from there on.
     """
 
-    def __init__(
-        self, experiment: Experiment, splits: Splits, folder: RunFolder, first_epoch: int = 0
-    ) -> None:
+    def __init__(self, experiment: Experiment, splits: Splits, folder: RunFolder, first_epoch: int) -> None:
         self.experiment, self.splits, self.folder = experiment, splits, folder
         self.board = TensorBoard(folder.folder, first_epoch)
         self.board.hyperparameters(experiment.config)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stn_experiments.config.choices import GROUPS, choices
+from stn_experiments.config.choices import setting_names
 from stn_experiments.config.tree import WITHOUT_EFFECT, decisive, flatten
 
 SHOWN = ("data", "backbone", "stn", "attention", "seed")
@@ -42,10 +42,8 @@ def setting_columns(config: Mapping[str, Any]) -> list[str]:
     settings of later runs would never appear. The settings of the single distortions in a mixture, more than
     three levels deep, have none.
     """
-    names = {*flatten(decisive(config))}
-    for group in GROUPS:
-        for choice in choices(group).values():
-            names |= flatten({group: choice}).keys() - {*WITHOUT_EFFECT}
+    known = (name for name in setting_names() if not name.startswith(WITHOUT_EFFECT))
+    names = {*flatten(decisive(config)), *known}
     return [*SHOWN, *sorted(name for name in names - {*SHOWN} if name.count(".") < 3)]
 
 
