@@ -65,22 +65,22 @@ def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
 
 def headline(kept: Mapping[str, Kept]) -> str:
     """Errors with and without a transformer, and the published ones."""
-    rows, figures = [], []
+    rows, found = [], []
     for data, letter, names in with_twins(kept):
         groups = [kept[name].group for name in names]
         pair = [published(group) for group in groups[:2]]
-        figures += pair
+        found += pair
         cells = [*map(error_and_interval, groups), "the same"][: 1 + len(TWINS)]
         rows.append([f"{letter}: `data={data}`", *cells, " / ".join(str(one or MISSING) for one in pair)])
     head = ["", "with a transformer", *(f"without, {twin}" for twin in TWINS.values())]
-    return Table([*head, "published: ST-CNN / CNN"], rows).markdown() + sources(figures)
+    return Table([*head, "published: ST-CNN / CNN"], rows).markdown() + sources(found)
 
 
 def benchmarks(kept: Mapping[str, Kept]) -> str:
     """Errors on other papers' benchmarks, and the published ones."""
     compared = compare(kept, BENCHMARKS)
     groups = [kept[name].group for name in compared]
-    figures = [published(group) or lowest_published(group) for group in groups]
+    found = [published(group) or lowest_published(group) for group in groups]
     rows = [
         [
             *cells,
@@ -89,20 +89,20 @@ def benchmarks(kept: Mapping[str, Kept]) -> str:
             mean_text(kept[name].group, "train_seconds", time_text),
             f"{one} {one.model}" if one else MISSING,
         ]
-        for (name, cells), one in zip(compared.items(), figures, strict=True)
+        for (name, cells), one in zip(compared.items(), found, strict=True)
     ]
     head = ["data", "network", "test error %", "95 % interval", "more than without a transformer"]
-    notes = dict.fromkeys(f"\n{note}\n" for one in figures if one for note in one.notes)
+    notes = dict.fromkeys(f"\n{note}\n" for one in found if one for note in one.notes)
     table = Table(
         [*head, "seeds", "rotation left in a pair", "training time", "published: alike, or the lowest"], rows
     ).markdown()
-    return table + sources(figures) + "".join(notes) + shell(kept, compared)
+    return table + sources(found) + "".join(notes) + shell(kept, compared)
 
 
-def sources(figures: Iterable[Published | None]) -> str:
+def sources(found: Iterable[Published | None]) -> str:
     """A sentence for each mark of published figures: their sources and how sure they are."""
     names: dict[str, dict[str, None]] = {}
-    for one in figures:
+    for one in found:
         if one:
             names.setdefault(one.sureness, {})[one.source] = None
     marks = [(mark, how) for how, mark in SURENESS.items() if how in names]
@@ -127,11 +127,11 @@ def verdict(group: Group, twin: Group) -> str:
     if interval is None:
         raise UserError(f"the runs of {group.data} were tested on different images")
     mean, low, high = interval
-    figures = f"{mean:.2f} percentage points (95 % interval {low:.2f} to {high:.2f})"
+    text = f"{mean:.2f} percentage points (95 % interval {low:.2f} to {high:.2f})"
     if interval.holds_zero:
-        return f"no difference beyond chance. The error without a transformer is higher by {figures}."
+        return f"no difference beyond chance. The error without a transformer is higher by {text}."
     word = "lower" if mean > 0 else "higher"
-    return f"the transformer's error is {word}. The error without it is higher by {figures}."
+    return f"the transformer's error is {word}. The error without it is higher by {text}."
 
 
 def runs(kept: Mapping[str, Kept]) -> str:
@@ -142,23 +142,61 @@ def runs(kept: Mapping[str, Kept]) -> str:
         for _, letter, of_data in with_twins(kept)
         for name in of_data
     }
-    sizes = ["parameters", "epochs", "images_seen"]
-    rows = []
-    for name, label in names.items():
-        group = kept[name].group
-        rows.append(
-            [
-                *(label, str(len(group.finished)), error_text(group), interval_text(group)),
-                *(mean_text(group, "redrawn_error"), mean_text(group, "val_error")),
-                *(range_text([group], size) for size in sizes),
-                mean_text(group, "train_seconds", time_text),
-                ", ".join(sorted({run.result["commit"] for run in group.finished})),
-            ]
-        )
-    head = ["data", "seeds", "test error %", "95 % interval", "redrawn %", "validation %"]
-    head += [*(size.replace("_", " ") for size in sizes), "training time", "commit"]
+    rows = [[label, *figures(kept[name].group)] for name, label in names.items()]
     machines = sorted({machine(kept[name].environment) for name in names})
-    return f"{Table(head, rows).markdown()}\nMachine: {'; '.join(machines)}.\n{shell(kept, names)}"
+    table = Table(["data", *FIGURES], rows).markdown()
+    return f"{table}\nMachine: {'; '.join(machines)}.\n{shell(kept, names)}"
+
+
+def full_length(kept: Mapping[str, Kept]) -> str:
+    """The errors of recipes at their full length, and the published ones of the paper's networks."""
+    names = {name: data for data in LETTERS if (name := f"full-{data}") in kept}
+    groups = {name: kept[name].group for name in names}
+    found = {name: published(group) for name, group in groups.items()}
+    rows = [
+        [f"{LETTERS[data]}: `data={data}`", *figures(groups[name]), str(found[name] or MISSING)]
+        for name, data in names.items()
+    ]
+    table = Table(["data", *FIGURES, "published: ST-CNN"], rows).markdown()
+    return table + sources(found.values()) + shell(kept, names)
+
+
+FIGURES = (
+    *("seeds", "test error %", "95 % interval", "redrawn %", "validation %"),
+    *("parameters", "epochs", "images seen", "training time", "commit"),
+)
+"""The heads of the columns of :func:`figures`."""
+
+
+def figures(group: Group) -> list[str]:
+    """What a reader needs to know of a group of runs."""
+    return [
+        *(str(len(group.finished)), error_text(group), interval_text(group)),
+        *(mean_text(group, "redrawn_error"), mean_text(group, "val_error")),
+        *(range_text([group], size) for size in ("parameters", "epochs", "images_seen")),
+        mean_text(group, "train_seconds", time_text),
+        ", ".join(sorted({run.result["commit"] for run in group.finished})),
+    ]
+
+
+def questions(kept: Mapping[str, Kept]) -> str:
+    """The errors of co-attention on questions, with both inputs and with one of them hidden."""
+    names = [name for name in kept if name.startswith("questions")]
+    of = {}
+    for group in (group for name in names for group in kept[name].groups):
+        attention = group.runs[0].config["attention"]
+        of[attention["blind"] or "nothing", attention["mode"]] = group
+    rows = [
+        [
+            *(mode, hidden, str(len(group.finished)), error_text(group), interval_text(group)),
+            difference_text(group, [of["nothing", "alternating"]]),
+            mean_text(group, "train_seconds", time_text),
+        ]
+        for (hidden, mode), group in of.items()
+    ]
+    head = ["co-attention", "hidden", "seeds", "test error %", "95 % interval"]
+    head += ["more than alternating", "training time"]
+    return Table(head, rows).markdown() + shell(kept, names)
 
 
 def machine(environment: Mapping[str, object]) -> str:
@@ -361,6 +399,8 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "headline": headline,
     "differences": differences,
     "runs": runs,
+    "full length": full_length,
+    "questions": questions,
     "search": search,
     "step times": step_times,
     "precision": precision,
