@@ -75,10 +75,13 @@ def get(url, body=None):
 def test_tensorboard_serves_the_panels_of_all_epochs_under_one_tag(real_run, tensorboard):
     name = real_run[1].name
     tags = get(f"{tensorboard}/data/plugin/images/tags")
-    assert {run: set(of_run) for run, of_run in tags.items()} == {name: {"panel/validation", "panel/test"}}
+    assert {run: set(of_run) for run, of_run in tags.items()} == {
+        name: {"panel/validation", "panel/test", "panel/mistakes"}
+    }
     for tag, steps, file in (
         ("panel/validation", [0, 1, 2], "panel-0002.png"),
         ("panel/test", [2], "panel-test.png"),
+        ("panel/mistakes", [2], "panel-mistakes.png"),
     ):
         query = urllib.parse.urlencode({"run": name, "tag": tag, "sample": 0})
         rows = get(f"{tensorboard}/data/plugin/images/images?{query}")

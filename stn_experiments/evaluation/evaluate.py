@@ -1,6 +1,6 @@
 """Evaluation of a model on a fixed set: its error, its transformer's health and where it attends to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stn_experiments.common.bits import pack_bits
+from stn_experiments.common.bits import pack_bits, unpack_bits
 from stn_experiments.data.batch import Batch, Pose, index_batch
 from stn_experiments.data.fingerprint import fingerprint
 from stn_experiments.data.splits import KindSet, Pairs
@@ -93,6 +93,16 @@ def evaluate_test(
         "test_digest": fingerprint(batch),
         "test_wrong": pack_bits(results["error"].flatten().bool().cpu().numpy()),
     }
+
+
+def mistakes(batch: Batch, scores: Mapping[str, Any]) -> Batch | None:
+    """The images of a test set that are wrong by the scores of :func:`evaluate_test`; ``None`` if none is.
+
+    Sequences are wrong if one of their labels is.
+    """
+    wrong = torch.from_numpy(unpack_bits(scores["test_wrong"], scores["test_images"]))
+    index = wrong.view(len(batch.labels), -1).any(1).nonzero()[:, 0]
+    return index_batch(batch, index.to(batch.labels.device)) if len(index) else None
 
 
 def evaluate_kind(model: Classifier, kind: KindSet) -> dict[str, float]:

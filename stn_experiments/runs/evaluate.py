@@ -13,11 +13,12 @@ from stn_experiments.data.datasets import DataSet
 from stn_experiments.data.examples import shows_one_digit
 from stn_experiments.data.own_images import ImageFolder, NpzFile
 from stn_experiments.data.splits import one_of_each_class
-from stn_experiments.evaluation.evaluate import evaluate_test, predict
+from stn_experiments.evaluation.evaluate import evaluate_test, mistakes, predict
 from stn_experiments.evaluation.probe import DIGITS, Probe, ProbeName, probe
 from stn_experiments.runs.experiment import find_device
 from stn_experiments.runs.figure import draw_figure
 from stn_experiments.runs.load import load_network
+from stn_experiments.runs.run_log import mistakes_caption
 from stn_experiments.storage.run_folder import RunFolder, data_digest
 from stn_experiments.tracking.panels import draw_panel
 from stn_experiments.tracking.pictures import save_picture
@@ -56,13 +57,16 @@ def evaluate_run(
     test = splits.test
     scores = evaluate_test(model, test, splits.draw_pairs)
     result = {"data": data_config["name"], "run": str(run.folder), **scores}
-    images = one_of_each_class(test)
-    caption = f"{data_config['name']}, test error {result['test_error']:.2f} %"
-    panel = draw_panel(images, predict(model, images), caption, class_names=data.class_names)
+    panels = {"panel": (test, f"{data_config['name']}, test error {result['test_error']:.2f} %")}
+    if (wrong := mistakes(test, scores)) is not None:
+        panels["panel-mistakes"] = (wrong, f"{data_config['name']}, {mistakes_caption(wrong, test)}")
     folder = evaluation_folder(run, data_config)
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        save_picture(panel, folder / "panel.png")
+        for name, (batch, caption) in panels.items():
+            images = one_of_each_class(batch)
+            panel = draw_panel(images, predict(model, images), caption, class_names=data.class_names)
+            save_picture(panel, folder / f"{name}.png")
         if splits.kinds is not None:
             result["kinds"], figure = draw_figure(model, splits.kinds, data_config["name"])
             save_picture(figure, folder / "figure.png")

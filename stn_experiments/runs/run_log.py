@@ -10,7 +10,7 @@ from PIL import Image
 from stn_experiments.common.files import write_atomically
 from stn_experiments.data.batch import Batch
 from stn_experiments.data.splits import Splits, one_of_each_class
-from stn_experiments.evaluation.evaluate import predict
+from stn_experiments.evaluation.evaluate import mistakes, predict
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.runs.experiment import Experiment
 from stn_experiments.storage.run_folder import RunFolder
@@ -60,13 +60,20 @@ class RunLog:
             self.panel(model, metrics["epoch"], caption)
         write_atomically(self.folder.history_file, "".join(json.dumps(line) + "\n" for line in history))
 
-    def test(self, model: Classifier, error: float, history: History) -> None:
-        """Draw the panel of test digits, and the animation of all panels before; ``error`` is in percent."""
-        epochs = len(history)
+    def test(self, model: Classifier, scores: Mapping[str, Any], history: History) -> None:
+        """Draw panels of test images and of mistakes among them, and the animation of all panels before.
+
+        ``scores`` are those of ``evaluate_test``.
+        """
+        epochs, error = len(history), scores["test_error"]
         panel = self._draw(
             model, self.splits.test, f"test images after epoch {epochs}, test error {error:.2f} %"
         )
         save_picture(panel, self.folder.test_panel)
+        if (wrong := mistakes(self.splits.test, scores)) is not None:
+            image = self._draw(model, wrong, mistakes_caption(wrong, self.splits.test))
+            save_picture(image, self.folder.mistakes)
+            self.board.panel(image, epochs, "panel/mistakes")
         errors = {line["epoch"]: line["val_error"] for line in history}
         learning = Learning(self.folder.folder.name, self.folder.panels(), errors)
         save_animation(learning_frames([learning]), self.folder.animation)
@@ -87,6 +94,11 @@ class RunLog:
         return draw_panel(
             images, predict(model, images), caption, class_names=self.experiment.data.class_names
         )
+
+
+def mistakes_caption(wrong: Batch, test: Batch) -> str:
+    """What a panel of mistakes shows."""
+    return f"mistakes: {len(wrong.labels):,} of {len(test.labels):,} test images"
 
 
 def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:

@@ -151,7 +151,7 @@ class TrainingRun:
         best_error = evaluate(self.model, self.splits.test)["error"]
         self.model.load_state_dict(checkpoints.load_weights(self.folder, self.folder.model, epochs))
         test = evaluate_test(self.model, self.splits.test, self.splits.draw_pairs)
-        self.log.test(self.model, test["test_error"], self.history)
+        self.log.test(self.model, test, self.history)
         if self.splits.kinds is not None:
             test["kinds"], figure = draw_figure(self.model, self.splits.kinds, f"after epoch {epochs}")
             self.log.figure(figure, epochs)

@@ -34,6 +34,7 @@ class RunFolder:
         self.failure_file = folder / "failure.json"
         self.animation = folder / "panels" / "training.gif"
         self.test_panel = folder / "panels" / "panel-test.png"
+        self.mistakes = folder / "panels" / "panel-mistakes.png"
         self.figure = folder / "panels" / "figure.png"
         self.last = folder / "checkpoints" / "last.pt"
         self.previous = folder / "checkpoints" / "previous.pt"

@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from stn_experiments.common.bits import unpack_bits
+from stn_experiments.common.bits import pack_bits, unpack_bits
 from stn_experiments.data.distortions import Distortion
 from stn_experiments.data.sequences import Sequences
 from stn_experiments.evaluation.evaluate import (
     CHUNK,
     evaluate,
     evaluate_test,
+    mistakes,
     outside_share,
     predict,
     theta_spread,
@@ -55,6 +56,8 @@ def test_sequences_have_the_error_of_their_labels_and_that_of_the_whole(compose,
         assert found["test_error"] == pytest.approx(100 * wrong.mean(), rel=1e-4)
         assert found["sequence_error"] == pytest.approx(100 * wrong.any(1).mean(), rel=1e-4)
         assert (unpack_bits(found["test_wrong"], found["test_images"]) == wrong.flatten()).all()
+        assert mistakes(batch, found).images.equal(batch.images[wrong.any(1)])
+        assert mistakes(batch, {**found, "test_wrong": pack_bits(np.zeros(120, bool))}) is None
 
 
 def test_evaluation_leaves_the_model_as_it_was(build, batch):

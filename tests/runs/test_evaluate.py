@@ -71,6 +71,7 @@ def test_each_run_is_evaluated_on_each_data_set(runs, evaluate, tmp_path):
             result = json.loads((tmp_path / place).read_text())
             assert place.startswith(f"{run}/evaluations/{result['data']}-")
             assert (tmp_path / place).with_name("panel.png").exists()
+            assert (tmp_path / place).with_name("panel-mistakes.png").exists()
 
 
 def test_a_folder_means_all_runs_in_it_and_no_data_means_their_own(runs, evaluate, tmp_path):

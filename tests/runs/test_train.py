@@ -238,7 +238,13 @@ def test_a_run_of_many_epochs_has_few_panels(config):
     settings = config("trainer.epochs=3", "run.panels=2")
     train(settings)
     names = [path.name for path in sorted(RunFolder.of(settings).animation.parent.glob("*.png"))]
-    assert names == ["panel-0000.png", "panel-0002.png", "panel-0003.png", "panel-test.png"]
+    assert names == [
+        "panel-0000.png",
+        "panel-0002.png",
+        "panel-0003.png",
+        "panel-mistakes.png",
+        "panel-test.png",
+    ]
 
 
 def test_a_mistake_creates_no_folder_and_fetches_no_data(config, tmp_path, monkeypatch):
