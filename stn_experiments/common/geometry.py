@@ -138,5 +138,17 @@ def is_convex(corners: Tensor) -> Tensor:
     """Whether quadrilaterals (B, 4, 2), clockwise on the screen, are clearly convex: (B,)."""
     edge = corners.roll(-1, 1) - corners
     next_edge = edge.roll(-1, 1)
-    turn = edge[..., 0] * next_edge[..., 1] - edge[..., 1] * next_edge[..., 0]
-    return (turn > 0.1 * edge.norm(dim=2) * next_edge.norm(dim=2)).all(1)
+    return (cross(edge, next_edge) > 0.1 * edge.norm(dim=2) * next_edge.norm(dim=2)).all(1)
+
+
+def cross(p: Tensor, q: Tensor) -> Tensor:
+    """The cross products (...) of vectors (..., 2); positive if q is clockwise of p on the screen."""
+    return p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]
+
+
+def signed_area(polygon: Tensor) -> Tensor:
+    """Areas (B,) of simple polygons (B, N, 2), positive if clockwise on the screen: Σ p × q / 2.
+
+    This is the shoelace formula. It is more exact where a corner is the origin.
+    """
+    return cross(polygon, polygon.roll(-1, 1)).sum(1) / 2

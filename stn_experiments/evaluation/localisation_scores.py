@@ -34,8 +34,8 @@ def bounded(polygon: Tensor) -> Tensor:
 
 
 def area(polygon: Tensor) -> Tensor:
-    """Areas (B,) of simple polygons (B, N, 2) of either orientation: |Σ p × q| / 2, the shoelace formula."""
-    return _signed_area(polygon).abs()
+    """Areas (B,) of simple polygons (B, N, 2) of either orientation."""
+    return geometry.signed_area(polygon - polygon[:, :1]).abs()  # a near origin reduces rounding errors
 
 
 def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
     convex one's sides between the points where the polygon leaves and re-enters. Orientations are arbitrary.
     """
     largest = torch.minimum(area(polygon), area(convex))
-    clockwise = _signed_area(convex) > 0
+    clockwise = geometry.signed_area(convex - convex[:, :1]) > 0
     convex = torch.where(clockwise[:, None, None], convex, convex.flip(1))
     # Σ p × q does not depend on the origin; a near one reduces rounding errors.
     polygon, convex = polygon - convex[:, :1], convex - convex[:, :1]
@@ -61,11 +61,11 @@ def intersection_area(polygon: Tensor, convex: Tensor) -> Tensor:
     crossing = torch.where(outside != outside_after, height / (height - after), 0)
     first = torch.where(outside, crossing, 0).amax(2)
     last = torch.where(outside_after, crossing, 1).amin(2)
-    edges = cross(polygon, polygon.roll(-1, 1)) * (last - first).clamp(min=0)
+    edges = geometry.cross(polygon, polygon.roll(-1, 1)) * (last - first).clamp(min=0)
 
     place = along.lerp(along.roll(-1, 1), crossing) / side.square().sum(2).clamp(min=EPSILON**2)[:, None]
     back_in_less_out = (place.clamp(0, 1) * (outside.float() - outside_after.float())).sum(1)
-    sides = cross(convex, side) * back_in_less_out
+    sides = geometry.cross(convex, side) * back_in_less_out
 
     # Rounding errors and outlines that cross themselves must not give more area than possible.
     return ((edges.sum(1) + sides.sum(1)).abs() / 2).minimum(largest)
@@ -141,18 +141,6 @@ def digit_frames(pose: Pose) -> Tensor:
     """The corners (B, D, 4, 2) of the digits' own 28×28 frames on the canvas."""
     corners = geometry.boundary_points(1, pose.matrix.device)
     return geometry.transform(pose.matrix.flatten(0, 1), corners).view_as(pose.box)
-
-
-def cross(p: Tensor, q: Tensor) -> Tensor:
-    """The cross products (...) of vectors (..., 2); positive if q is clockwise of p on the screen."""
-    return p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]
-
-
-def _signed_area(polygon: Tensor) -> Tensor:
-    """Areas (B,) of polygons (B, N, 2), positive if clockwise on the screen."""
-    # Relative to a corner, to reduce rounding errors.
-    polygon = polygon - polygon[:, :1]
-    return cross(polygon, polygon.roll(-1, 1)).sum(1) / 2
 
 
 def _fraction(part: Tensor, whole: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stn_experiments.common import geometry
-from stn_experiments.evaluation.localisation_scores import EPSILON, bounded, cross
+from stn_experiments.evaluation.localisation_scores import EPSILON, bounded
 
 STEP = 5.0
 """Degrees between the directions among which the search for a median direction begins."""
@@ -52,9 +52,9 @@ def pose_scores(outline: Tensor, matrix: Tensor, members: Tensor, size: tuple[in
     return scores | {"mirrored_share": residual.mirrored.mean()}
 
 
-def whole_canvas(outline: Tensor) -> Tensor:
-    """The outlines (N, 4, 2) of a view of the whole canvas, as many as there are in ``outline`` (N, K, 2)."""
-    return geometry.boundary_points(1, outline.device).expand(len(outline), -1, -1)
+def whole_canvas(like: Tensor) -> Tensor:
+    """The outlines (N, 4, 2) of a view of the whole canvas, as many as there are in ``like`` (N, ...)."""
+    return geometry.boundary_points(1, like.device).expand(len(like), -1, -1)
 
 
 def axes(outline: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,9 +79,11 @@ def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Resid
     area ``EPSILON``.
     """
     frame = geometry.transform(pose, geometry.boundary_points(1, pose.device))
-    centre, digit = axes(_pixels(bounded(frame), size))
-    middle, view = axes(_pixels(bounded(outline), size))
+    pixels = geometry.constant((size[1] / 2, size[0] / 2), frame)
+    centre, digit = axes(bounded(frame) * pixels)
+    middle, view = axes(bounded(outline) * pixels)
     (x, y), (right, down) = digit.unbind(2), view.unbind(2)
+    cross = geometry.cross
     digit_area, view_area = cross(x, y), cross(right, down)
     # By Cramer's rule, view_area D = (x × down, y × down; right × x, right × y).
     sign = torch.where(view_area < 0, -1.0, 1.0)
@@ -154,8 +156,3 @@ def pair_rotation(first: Tensor, second: Tensor) -> Tensor:
 def wrapped(degrees: Tensor) -> Tensor:
     """Equal angles in (-180, 180]."""
     return degrees - 360 * ((degrees - 180) / 360).ceil()
-
-
-def _pixels(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """Points (..., 2) in pixels from the centre of a canvas of (height, width)."""
-    return torch.stack([points[..., 0] * size[1] / 2, points[..., 1] * size[0] / 2], -1)

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from stn_experiments.common import geometry
 from stn_experiments.data.batch import Pose
 from stn_experiments.evaluation.localisation_scores import digit_frames, overlap, score
+from stn_experiments.evaluation.pose_scores import whole_canvas
 
 SCORES = ("iou_mean", "iou_above_half", "found", "ink_inside", "off_target", "hit_rate")
 """The scores that have yardsticks."""
@@ -37,9 +38,8 @@ def yardsticks(pose: Pose, size: tuple[int, int], areas: Tensor) -> dict[str, fl
         size: (height, width) of the canvases.
         areas: the areas (N, V) of the model's views, of which the canvas has 4.
     """
-    canvas = geometry.boundary_points(1, pose.box.device).expand(len(pose.box), -1, -1)
     views = {
-        "canvas": [canvas],
+        "canvas": [whole_canvas(pose.box)],
         CENTRE_BOX: [centre_box(pose, size)],
         "random_views": random_views(areas, size),
         EXACT_FRAME: list(digit_frames(pose).unbind(1)),

@@ -129,7 +129,7 @@ def rotation_sine(outline: Tensor) -> Tensor:
     """
     square = geometry.boundary_points(outline.shape[1] // 4, outline.device).to(outline.dtype)
     cosine = (square * outline).sum((1, 2))
-    sine = (square[:, 0] * outline[..., 1] - square[:, 1] * outline[..., 0]).sum(1)
+    sine = geometry.cross(square, outline).sum(1)
     return F.normalize(torch.stack([cosine, sine], 1), dim=1)[:, 1]
 
 
@@ -139,11 +139,5 @@ def outline_distance(one: Tensor, other: Tensor) -> Tensor:
     It is 4 |p - q|² / √(area · area') for points p and q, so it does not depend on the size of the boxes.
     """
     squared = (one - other).square().sum(2).mean(1)
-    return (4 * squared / (area(one) * area(other)).sqrt()).mean()
-
-
-def area(outline: Tensor) -> Tensor:
-    """The areas (B,) of outlines (B, K, 2), at least ``SMALLEST_AREA``."""
-    x, y = outline.unbind(2)
-    next_x, next_y = outline.roll(-1, 1).unbind(2)
-    return ((x * next_y - y * next_x).sum(1) / 2).abs().clamp(min=SMALLEST_AREA)
+    area, other_area = (geometry.signed_area(line).abs().clamp(min=SMALLEST_AREA) for line in (one, other))
+    return (4 * squared / (area * other_area).sqrt()).mean()
