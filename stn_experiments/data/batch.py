@@ -1,7 +1,7 @@
 """Batches of labelled images, the true poses of their digits, and the base class of what draws them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -39,17 +39,16 @@ class Batch(NamedTuple):
     question: Tensor | None = None
 
 
-class Task(ABC):
-    """Draws labelled images of digits on a canvas; see ``distortions`` and ``questions``.
+class ImageTraits:
+    """What networks must know of the images of a task or a data set, beside ``shape`` and ``classes``."""
 
-    ``vocab_size`` is the number of words in the questions' vocabulary, 0 if nothing is asked. ``length`` is
-    the number of labels of each image.
-    """
+    class_names: Sequence[str] | None = None
+    """The names of the classes, in the order of the labels; ``None``: the labels themselves."""
 
-    canvas: Size
-    channels = 1
-    classes = 10
-    vocab_size = 0
+    @property
+    def vocab_size(self) -> int:
+        """Number of words in the questions' vocabulary, 0 if nothing is asked."""
+        return 0
 
     @property
     def length(self) -> int:
@@ -65,6 +64,14 @@ class Task(ABC):
     def lies_anywhere(self) -> bool:
         """Whether each image has one digit, which may be anywhere."""
         return False
+
+
+class Task(ImageTraits, ABC):
+    """Draws labelled images of digits on a canvas; see ``distortions`` and ``questions``."""
+
+    canvas: Size
+    channels = 1
+    classes = 10
 
     @property
     def size(self) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from stn_experiments.common.ranges import Range, Seed
 from stn_experiments.data.amat import TRAIN_IMAGES, read_rotated12k
 from stn_experiments.data.batch import (
     Batch,
+    ImageTraits,
     Task,
     collect,
     concat_batches,
@@ -33,7 +34,7 @@ TRAIN_DIGITS = 60_000
 
 
 @dataclass(frozen=True)
-class DistortedMnist:
+class DistortedMnist(ImageTraits):
     """MNIST under a distortion.
 
     Args:
@@ -57,7 +58,6 @@ class DistortedMnist:
     # Images of each training digit in an epoch, and of each test digit; see RepeatedMnist.
     draws = 1
     test_draws = 1
-    class_names = None
 
     def __post_init__(self) -> None:
         if self._train_digits > TRAIN_DIGITS - self.valid_size:
@@ -92,22 +92,18 @@ class DistortedMnist:
 
     @property
     def vocab_size(self) -> int:
-        """Number of words in the questions' vocabulary, 0 if nothing is asked."""
         return self.distortion.vocab_size
 
     @property
     def length(self) -> int:
-        """Number of labels of an image."""
         return self.distortion.length
 
     @property
     def turns_about_centre(self) -> bool:
-        """Whether images differ by rotations about their centre."""
         return self.distortion.turns_about_centre
 
     @property
     def lies_anywhere(self) -> bool:
-        """Whether each image has one digit, which may be anywhere."""
         return self.distortion.lies_anywhere
 
     @property
@@ -238,7 +234,7 @@ class OneDigitMnist(DistortedMnist):
 
 
 @dataclass(frozen=True)
-class Rotated12kFiles:
+class Rotated12kFiles(ImageTraits):
     """The rotated digits of Larochelle et al. 2007, from their own two files; poses are unknown.
 
     The last images of the file for training are for validation, as in that paper.
@@ -255,14 +251,9 @@ class Rotated12kFiles:
 
     shape = (1, 28, 28)
     classes = 10
-    class_names = None
-    vocab_size = 0
-    length = 1
-    lies_anywhere = False
 
     @property
     def turns_about_centre(self) -> bool:
-        """Whether images differ by rotations about their centre."""
         return self.angle > 0
 
     @property

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Pixels, Range, Seed, Size, height_width
 from stn_experiments.data.augmentation import Augmentation
-from stn_experiments.data.batch import Batch, collect
+from stn_experiments.data.batch import Batch, ImageTraits, collect
 from stn_experiments.data.distortions import CHUNK_PIXELS
 from stn_experiments.data.folder import Fit, ImageFiles, find_images, fits_in_memory
 from stn_experiments.data.npz import LabelledImages, read_npz
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Fraction = Annotated[float, Range(0.001, 0.5)]
 
 
-class NpzFile:
+class NpzFile(ImageTraits):
     """A user's own images with unknown poses, from one ``.npz`` file.
 
     Args:
@@ -34,12 +34,6 @@ class NpzFile:
         valid_size: number of images in that split.
         training: augmentation of the training images, anew in every epoch.
     """
-
-    vocab_size = 0
-    length = 1
-    turns_about_centre = False
-    lies_anywhere = False
-    class_names: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -79,7 +73,7 @@ class NpzFile:
         return _own_splits(_in_memory(train, device), held_out, self.training, device)
 
 
-class ImageFolder:
+class ImageFolder(ImageTraits):
     """A user's own images with unknown poses, from a folder with one folder of files for each class.
 
     Args:
@@ -92,11 +86,6 @@ class ImageFolder:
         fractions: of each class, held out for validation and for the test where there is no such split.
         training: augmentation of the training images, anew in every epoch.
     """
-
-    vocab_size = 0
-    length = 1
-    turns_about_centre = False
-    lies_anywhere = False
 
     def __init__(  # noqa: PLR0913 -- settings
         self,

@@ -51,7 +51,6 @@ class Sequences(Task):
 
     @property
     def length(self) -> int:
-        """Number of labels of an image."""
         return self.digits
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
