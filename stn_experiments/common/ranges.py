@@ -17,6 +17,7 @@ class Range(NamedTuple):
 
 
 Count = Annotated[int, Range(1)]
+Fraction = Annotated[float, Range(0, 1)]
 Seed = Annotated[int, Range(0, 2**31 - 1)]
 Pixels = Annotated[int, Range(1, 1024)]
 Size = Pixels | tuple[Pixels, Pixels]

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_origin
 
-from stn_experiments.common.ranges import Range
+from stn_experiments.common.ranges import Fraction, Range
 
-Share = Annotated[float, Range(0, 1)]
 Decay = Annotated[float, Range(0, 0.999999)]  # at 1, a mean would never change
 HINTS: Mapping[str, Any] = {
     "lr": Annotated[float, Range(0, 1e30)],
     "weight_decay": Annotated[float, Range(0, 1000)],
-    "momentum": Share,
-    "dampening": Share,
+    "momentum": Fraction,
+    "dampening": Fraction,
     "betas": tuple[Decay, Decay],
-    "eps": Share,
+    "eps": Fraction,
     "differentiable": Literal[False],  # the trainer's steps change weights that have a gradient
 }
 

@@ -10,13 +10,11 @@ from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Range
+from stn_experiments.common.ranges import Fraction, Range
 from stn_experiments.data.canvas import add_noise
 from stn_experiments.data.corners import corner_homographies
-from stn_experiments.data.warp import CONTROL_POINTS, Warp
+from stn_experiments.data.warp import CONTROL_POINTS, Scale, Warp
 
-Scale = Annotated[float, Range(0.1, 4)]
-Fraction = Annotated[float, Range(0, 1)]
 Distance = Annotated[float, Range(0, 1024)]
 
 

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Range, Size
+from stn_experiments.common.ranges import Fraction, Range, Size
 from stn_experiments.data.batch import Batch, Pose, Task, concat_batches, index_batch, unknown_pose
 from stn_experiments.data.canvas import (
     SIDE,
@@ -31,9 +31,8 @@ from stn_experiments.data.canvas import (
 )
 from stn_experiments.data.corners import CornerFrame, CornerMoves, Corners
 from stn_experiments.data.mnist import Digits
-from stn_experiments.data.warp import CONTROL_POINTS, Warp
+from stn_experiments.data.warp import CONTROL_POINTS, Scale, Warp
 
-Scale = Annotated[float, Range(0.1, 4)]
 CHUNK_PIXELS = 2**19
 
 
@@ -79,7 +78,7 @@ class Distortion(Task):
     bend: Annotated[float, Range(0, 3)] = 0.0
     clutter: Annotated[int, Range(0, 1000)] = 0
     clutter_size: CropSide = 6
-    contrast: Annotated[float, Range(0, 1)] = 1.0
+    contrast: Fraction = 1.0
     blur: Annotated[float, Range(0, 28)] = 0.0
     blur_angle: Annotated[float, Range(-180, 180)] = 15.0
     noise: Annotated[float, Range(0, 10)] = 0.0

@@ -21,7 +21,7 @@ from stn_experiments.data.splits import Splits, TrainingSet, without_pose
 
 logger = logging.getLogger(__name__)
 
-Fraction = Annotated[float, Range(0.001, 0.5)]
+HeldOut = Annotated[float, Range(0.001, 0.5)]
 
 
 class NpzFile(ImageTraits):
@@ -94,7 +94,7 @@ class ImageFolder(ImageTraits):
         fit: Fit = "resize",
         colour: bool = True,
         seed: Seed = 0,
-        fractions: tuple[Fraction, Fraction] = (0.15, 0.15),
+        fractions: tuple[HeldOut, HeldOut] = (0.15, 0.15),
         training: Augmentation | None = None,
     ) -> None:
         self.fit, self.training = fit, training

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from functools import cache, cached_property
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from stn_experiments.common import geometry
+from stn_experiments.common.ranges import Range
 
+Scale = Annotated[float, Range(0.1, 4)]
 CONTROL_POINTS = 4  # per side
 INVERSION_STEPS = 30
 

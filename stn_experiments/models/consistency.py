@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
-from stn_experiments.common.ranges import Range
+from stn_experiments.common.ranges import Fraction, Range
 from stn_experiments.models.precision import autocast_disabled
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
@@ -41,7 +41,7 @@ class Consistency:
     end: Weight = 0.0
     angle: Annotated[float, Range(0, 180)] = 0.0
     scale: Annotated[float, Range(1, 4)] = 1.0
-    translation: Annotated[float, Range(0, 1)] = 0.0
+    translation: Fraction = 0.0
 
     @property
     def is_on(self) -> bool:

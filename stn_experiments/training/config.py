@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import torch
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Count, Range
+from stn_experiments.common.ranges import Count, Fraction, Range
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -38,7 +38,7 @@ class TrainerConfig:
     images_per_epoch: Count | None = None
     localisation_lr: Annotated[float, Range(0, 1000)] = 1.0
     localisation_clip: Annotated[float, Range(1e-6)] | None = None
-    averaging: Annotated[float, Range(0, 1)] = 0.0
+    averaging: Fraction = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     deterministic: bool = False
     cuda_graph: bool = True

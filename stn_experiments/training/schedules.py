@@ -5,13 +5,12 @@ from collections.abc import Callable
 from typing import Annotated
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.common.ranges import Range
+from stn_experiments.common.ranges import Fraction, Range
 
 Schedule = Callable[[float], float]
-Share = Annotated[float, Range(0, 1)]
 
 
-def onecycle(warmup: Share = 0.25, start: Share = 0.04, end: Share = 0.0) -> Schedule:
+def onecycle(warmup: Fraction = 0.25, start: Fraction = 0.04, end: Fraction = 0.0) -> Schedule:
     """Rise from ``start`` to 1 in the fraction ``warmup``, then fall to ``end``, both along half a cosine.
 
     The learning rates of Smith and Topin, "Super-convergence", 2019. ``warmup=0`` is a plain cosine decay.
@@ -25,7 +24,7 @@ def onecycle(warmup: Share = 0.25, start: Share = 0.04, end: Share = 0.0) -> Sch
     return factor
 
 
-def step(steps: Annotated[int, Range(1, 100)] = 3, factor: Share = 0.1) -> Schedule:
+def step(steps: Annotated[int, Range(1, 100)] = 3, factor: Fraction = 0.1) -> Schedule:
     """Multiply by ``factor`` after each of ``steps`` equal parts; Jaderberg et al. 2015: 3 and 0.1."""
     if factor == 0:
         raise UserError("factor must be above 0, got 0, with which nothing is learned after the first part")
