@@ -1,7 +1,8 @@
 """Test images of which a user takes one, rotates, moves and spoils it: MNIST digits, or the user's own."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Generator, Tensor
@@ -35,20 +36,32 @@ class Example(NamedTuple):
     label: Tensor
 
 
-class Examples(Protocol):
+class Examples(ABC):
     """Test images of one size.
 
-    ``of_class`` has the indices of the images of each class that has any, and
-    ``class_names`` the names of all classes, in the order of the labels.
+    ``of_class`` has the indices of the images of each class that has any.
+
+    Args:
+        images: all of them.
+        size: (height, width) of what is drawn.
+        class_names: the names of all classes, in the order of the labels.
     """
 
-    sliders: dict[str, Slider]
-    of_class: dict[int, Tensor]
-    class_names: Sequence[str]
+    def __init__(
+        self, images: Digits | LabelledImages, size: tuple[int, int], class_names: Sequence[str]
+    ) -> None:
+        self.images, self.size, self.class_names = images, size, class_names
+        labels = images.labels
+        self.of_class = {int(label): (labels == label).nonzero()[:, 0] for label in labels.unique()}
+        self.sliders = pose_sliders(size)
 
     def example(self, label: int, number: int) -> Example:
         """The image of a class with a number from 0; the last one if it has fewer."""
+        indices = self.of_class[label]
+        index = indices[min(number, len(indices) - 1)]
+        return Example(self.images.images[index, None], self.images.labels[index, None])
 
+    @abstractmethod
     def draw(self, example: Example, values: Mapping[str, float]) -> Batch:
         """One image as the sliders say; always the same."""
 
@@ -79,44 +92,29 @@ def shows_one_digit(data: DataSet) -> TypeGuard[DistortedMnist]:
     return (data.shape[0], data.classes, data.vocab_size, data.length) == (1, 10, 0, 1)
 
 
-class DigitExamples:
+class DigitExamples(Examples):
     """Digits on a canvas of (height, width) ``size``."""
 
     def __init__(self, digits: Digits, size: tuple[int, int]) -> None:
-        self.digits, self.size = digits, size
-        self.of_class = indices_of(digits.labels)
-        self.class_names: Sequence[str] = [str(label) for label in range(10)]
-        self.sliders = pose_sliders(size)
+        super().__init__(digits, size, [str(label) for label in range(10)])
         self.sliders["clutter"] = Slider("clutter, crops", 0, 16, 1)
         self.sliders["seed"] = Slider("seed of bend, noise, clutter", 0, 99, 1)
 
-    def example(self, label: int, number: int) -> Example:
-        """The digit of a class with a number from 0; the last one if it has fewer."""
-        return take(self.digits, self.of_class[label], number)
-
     def draw(self, example: Example, values: Mapping[str, float]) -> Batch:
-        """One digit as the sliders say; always the same image."""
-        digits = Digits(*map(torch.cat, zip(example, self.digits, strict=True)))  # clutter is of all others
+        digits = Digits(*map(torch.cat, zip(example, self.images, strict=True)))  # clutter is of all others
         distortion = FixedDistortion(self.size, clutter=int(values["clutter"]), **warp_settings(values))
         return distortion.draw(digits, torch.tensor([0]), Generator().manual_seed(int(values["seed"])))
 
 
-class OwnExamples:
+class OwnExamples(Examples):
     """A user's own images. The true box of one is that of the whole image."""
 
     def __init__(self, images: LabelledImages, class_names: Sequence[str]) -> None:
-        self.images, self.class_names = images, class_names
-        self.of_class = indices_of(images.labels)
         height, width = images.images.shape[2:]
-        self.sliders = pose_sliders((height, width))
+        super().__init__(images, (height, width), class_names)
         self.sliders["seed"] = Slider("seed of bend, noise", 0, 99, 1)
 
-    def example(self, label: int, number: int) -> Example:
-        """The image of a class with a number from 0; the last one if it has fewer."""
-        return take(self.images, self.of_class[label], number)
-
     def draw(self, example: Example, values: Mapping[str, float]) -> Batch:
-        """One image as the sliders say; always the same."""
         batch = without_pose(LabelledImages(*example))
         augmentation = FixedAugmentation(**warp_settings(values))
         matrix = augmentation.matrices(batch.images)
@@ -144,14 +142,3 @@ def warp_settings(values: Mapping[str, float]) -> dict[str, Any]:
     """The sliders' values as settings of a distortion or an augmentation."""
     settings: dict[str, Any] = {name: values[name] for name in ("angle", "shear", "bend", "noise")}
     return settings | {"scale": (values["scale"], values["scale"]), "offset": (values["x"], values["y"])}
-
-
-def indices_of(labels: Tensor) -> dict[int, Tensor]:
-    """The indices of each label that occurs."""
-    return {int(label): (labels == label).nonzero()[:, 0] for label in labels.unique()}
-
-
-def take(images: tuple[Tensor, Tensor], places: Tensor, number: int) -> Example:
-    """The image at a place with a number from 0; that at the last place if there are fewer."""
-    place = places[min(number, len(places) - 1)]
-    return Example(images[0][place, None], images[1][place, None])
