@@ -1,16 +1,23 @@
 """A spatial transformer with a memory, which looks several times (after Sønderby et al. 2015)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stn_experiments.common import geometry
-from stn_experiments.common.ranges import Count
 from stn_experiments.models.grids import Family
-from stn_experiments.models.localisation import CHANNELS, Features, Localisation, Shape, map_layers
+from stn_experiments.models.localisation import (
+    CHANNELS,
+    Features,
+    Localisation,
+    LocalisationKind,
+    Shape,
+    map_layers,
+)
 from stn_experiments.models.precision import autocast_disabled, to_float32
-from stn_experiments.models.spatial_transformer import SpatialTransformer
+from stn_experiments.models.spatial_transformer import SpatialTransformer, Start, theta_at
 from stn_experiments.models.view import View
 
 
@@ -23,12 +30,15 @@ class RecurrentTransformer(SpatialTransformer):
 
     window = 1.5
 
-    def __init__(
-        self, length: int, shape: tuple[Count, Count, Count], width: Count = 32, **settings: Any
-    ) -> None:
-        super().__init__(shape, width=width, localisation="window", **settings)
-        start = self.localisation.theta.bias
-        self.localisation = RecurrentLocalisation(shape, width, self.family, start, length)
+    def __init__(self, length: int, shape: Shape, **settings: Any) -> None:
+        self.length = length  # before the localisation network is built
+        super().__init__(shape, localisation="window", **settings)
+
+    def _build_localisation(
+        self, shape: Shape, kind: LocalisationKind, width: int, start: Start, scale: Sequence[float]
+    ) -> Localisation:
+        theta = theta_at(start, self.family, scale)
+        return RecurrentLocalisation(shape, width, self.family, theta, self.length)
 
     def forward(self, source: Tensor) -> View:
         """Not for this transformer, which has several views: see :meth:`views`."""

@@ -17,7 +17,7 @@ from stn_experiments.models.grids import (
     MatrixFamily,
     Translation,
 )
-from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind
+from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind, Shape
 from stn_experiments.models.precision import autocast_disabled, to_float32
 from stn_experiments.models.sampler import Interpolation, Padding, Sampler
 from stn_experiments.models.view import Transform, View
@@ -98,15 +98,22 @@ class SpatialTransformer(nn.Module):
         oversample = max(1, round(max(shrinkage))) if antialias else 1
         self.family = family
         self.output_size = size
-        self.localisation = Localisation(FEATURES[localisation](shape, width), theta_at(start, family, scale))
-        if is_window:
-            self.localisation.centre_on_first_features(family)
-        if localisation == "peak":
-            self.localisation.use_features_as_theta()
+        self.localisation = self._build_localisation(shape, localisation, width, start, scale)
         self.grid_generator = GridGenerator(family, (size[0] * oversample, size[1] * oversample))
         self.sampler = Sampler(interpolation, padding, oversample)
         self.refinement_grids = nn.ModuleList(GridGenerator(family, input_size) for _ in range(steps - 1))
         self.refinement_sampler = Sampler(interpolation, padding)
+
+    def _build_localisation(
+        self, shape: Shape, kind: LocalisationKind, width: int, start: Start, scale: Sequence[float]
+    ) -> Localisation:
+        """The localisation network; ``start`` and ``scale`` are those of :func:`theta_at`."""
+        localisation = Localisation(FEATURES[kind](shape, width), theta_at(start, self.family, scale))
+        if kind == "window":
+            localisation.centre_on_first_features(self.family)
+        if kind == "peak":
+            localisation.use_features_as_theta()
+        return localisation
 
     def forward(self, source: Tensor) -> View:
         """Warp U (B, C, H, W). The view's output is V; its points lie on U.
