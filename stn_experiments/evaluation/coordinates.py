@@ -17,6 +17,7 @@ from stn_experiments.models.classifier import HEAD, Classifier, ClassifierOutput
 from stn_experiments.models.gates import Gated
 from stn_experiments.models.precision import to_float32
 from stn_experiments.models.prediction import Prediction
+from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import Heat, View
 
 Scale = tuple[float, float]
@@ -45,7 +46,7 @@ def to_input_frame(output: ClassifierOutput, model: Classifier) -> Prediction:
             scale, gates = (1.0, 1.0), []
             views += [move(view, to_input) for view in stage.views]
             if name != HEAD:
-                to_input = (_warp(model, name, stage.views[0]), *to_input)
+                to_input = (_warp(model.transformers_at(name)[0], stage.views[0]), *to_input)
         x, y = model.backbone.receptive_scale.get(name, (1.0, 1.0))
         scale = (scale[0] * x, scale[1] * y)
         if stage.gate is not None:
@@ -97,11 +98,10 @@ def move(view: View, steps: Sequence[Step]) -> View:
     )
 
 
-def _warp(model: Classifier, place: str, view: View) -> Step:
-    """From the output of the first transformer at a place to the map that it read."""
-    family = model.transformers[place][0].family  # type: ignore[index]
+def _warp(transformer: SpatialTransformer, view: View) -> Step:
+    """From the output of a transformer to the map that it read."""
     assert view.transform is not None
-    return partial(family.transform, view.transform.theta)
+    return partial(transformer.family.transform, view.transform.theta)
 
 
 def _rescale(scale: Scale, points: Tensor) -> Tensor:

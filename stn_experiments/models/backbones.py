@@ -228,6 +228,11 @@ def compact_stages(channels: int, width: int, pool: int) -> dict[str, Stage]:
     }
 
 
+def as_list(at: str | Sequence[str]) -> list[str]:
+    """The stages that a setting ``at`` names, which may be a single one."""
+    return [at] if isinstance(at, str) else list(at)
+
+
 def _receptive_scale(stage: Stage, before: Sequence[int], after: Sequence[int]) -> tuple[float, float]:
     if stage.stride is None or len(after) != 3:
         return 1.0, 1.0

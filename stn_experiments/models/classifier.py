@@ -10,13 +10,13 @@ from torch import Generator, Tensor, nn
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range, Size
-from stn_experiments.models.backbones import Backbone
+from stn_experiments.models.backbones import Backbone, as_list
 from stn_experiments.models.consistency import Consistency
 from stn_experiments.models.gates import Gated
 from stn_experiments.models.grids import Family, Similarity, Translation
 from stn_experiments.models.localisation import FEATURES, LocalisationKind, Shape, shared
 from stn_experiments.models.prediction import AttentionHead, Policy, Prediction
-from stn_experiments.models.recurrent import RecurrentTransformer
+from stn_experiments.models.recurrent import RecurrentTransformer, is_recurrent
 from stn_experiments.models.sampler import Interpolation, Padding
 from stn_experiments.models.spatial_transformer import SpatialTransformer, Start, can_be_window
 from stn_experiments.models.view import View
@@ -82,7 +82,7 @@ class TransformerConfig:
     @property
     def places(self) -> list[str]:
         """The places of the transformers."""
-        return [self.at] if isinstance(self.at, str) else list(self.at)
+        return as_list(self.at)
 
     def build_at_input(
         self, shape: tuple[int, int, int], default: LocalisationKind, length: int = 1
@@ -92,10 +92,12 @@ class TransformerConfig:
         Raises:
             UserError: they are recurrent, and ``length``, the number of labels of an image, is 1.
         """
-        if self.recurrent and length == 1:
-            raise UserError("recurrent must be false for images of one label; data=sequence has several")
+        if self.recurrent:
+            if length == 1:
+                raise UserError("recurrent must be false for images of one label; data=sequence has several")
+            return [RecurrentTransformer(length, shape, output_size=self.output_size, **self._settings)]
         count = self.count if INPUT in self.places or self.share else 0
-        return [self._build(shape, default, self.output_size, length) for _ in range(count)]
+        return [self._build(shape, default, self.output_size) for _ in range(count)]
 
     def build_inside(self, backbone: Backbone) -> dict[str, list[SpatialTransformer]]:
         """The transformers by the stage of the backbone whose input they transform.
@@ -140,20 +142,17 @@ class TransformerConfig:
             return "keypoints"
         return default
 
-    def _build(
-        self,
-        shape: tuple[int, int, int],
-        default: LocalisationKind,
-        output_size: Size | None,
-        length: int = 1,
-    ) -> SpatialTransformer:
-        kind = self._kind(default)
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """The settings that a recurrent transformer has, too."""
         names = ("family", "width", "interpolation", "padding", "antialias", "start")
-        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
-        settings["output_size"] = output_size
-        if self.recurrent:
-            return RecurrentTransformer(length, shape, **settings)
-        transformer = SpatialTransformer(shape, localisation=kind, steps=self.steps, **settings)
+        return {name: getattr(self, name) for name in names}
+
+    def _build(self, shape: Shape, default: LocalisationKind, output_size: Size | None) -> SpatialTransformer:
+        kind = self._kind(default)
+        transformer = SpatialTransformer(
+            shape, output_size, localisation=kind, steps=self.steps, **self._settings
+        )
         is_rigid = isinstance(self.family, Similarity) and self.family.is_rigid
         has_no_direction = self.places == [INPUT] and self.consistency.has_no_direction
         if is_rigid and kind == "polar" and self.start is None and has_no_direction:
@@ -256,7 +255,7 @@ class Classifier(nn.Module):
             prediction = self.attention_head(features, question, generator)
         stages[HEAD] = StageOutput(prediction.views)
         logits = prediction.logits
-        if self._is_recurrent(INPUT):
+        if is_recurrent(self.transformers_at(INPUT)):
             logits = logits.unflatten(0, (len(stages[INPUT].views), -1)).permute(1, 2, 0)
         return ClassifierOutput(logits, stages, prediction.policy)
 
@@ -265,15 +264,17 @@ class Classifier(nn.Module):
 
         Outputs are stacked as channels; those of the steps of a recurrent transformer are a batch.
         """
-        if place not in self.transformers:
+        transformers = self.transformers_at(place)
+        if not transformers:
             return features, []
-        transformers = cast(Iterable[SpatialTransformer], self.transformers[place].children())
         views = [view for transformer in transformers for view in transformer.views(features)]
-        return torch.cat([view.output for view in views], 0 if self._is_recurrent(place) else 1), views
+        return torch.cat([view.output for view in views], 0 if is_recurrent(transformers) else 1), views
 
-    def _is_recurrent(self, place: str) -> bool:
-        """Whether the transformer of a place, if it has one, is recurrent."""
-        return place in self.transformers and isinstance(self.transformers[place][0], RecurrentTransformer)  # type: ignore[index]
+    def transformers_at(self, place: str) -> list[SpatialTransformer]:
+        """The transformers of a place; none if it has none."""
+        if place not in self.transformers:
+            return []
+        return list(cast(Iterable[SpatialTransformer], self.transformers[place].children()))
 
     def localisation_parameters(self) -> list[nn.Parameter]:
         """The parameters of all localisation networks, without those that they share with the backbone."""

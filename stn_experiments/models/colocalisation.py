@@ -13,7 +13,6 @@ from torch import Generator, Tensor
 from stn_experiments.models.classifier import INPUT, Classifier
 from stn_experiments.models.grids import Translation
 from stn_experiments.models.precision import autocast_disabled, to_float32
-from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
 
 JITTER = 0.3
@@ -33,7 +32,7 @@ def colocalisation_loss(model: Classifier, view: View, images: Tensor, generator
         images: (B, C, H, W).
         generator: source of ``JITTER`` and of the random places.
     """
-    transformer = cast(SpatialTransformer, model.transformers[INPUT][0])  # type: ignore[index]
+    (transformer,) = model.transformers_at(INPUT)
     window = cast(Translation, transformer.family).window
     assert view.transform is not None
     with autocast_disabled(images):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range
-from stn_experiments.models.backbones import Backbone
+from stn_experiments.models.backbones import Backbone, as_list
 
 Reduction = Annotated[int, Range(1, 512)]
 Kernel = Annotated[int, Range(1, 31)]
@@ -102,7 +102,7 @@ class GateConfig(ABC):
         if not maps:
             name = type(self).__name__.removesuffix("Config").lower()
             raise UserError(f"name must not be {name} for a backbone without a stage whose output is a map")
-        stages = list(maps) if self.at is None else [self.at] if isinstance(self.at, str) else list(self.at)
+        stages = list(maps) if self.at is None else as_list(self.at)
         if not stages or len(set(stages)) < len(stages) or not set(stages) <= set(maps):
             raise UserError(
                 f"at must name different stages among {', '.join(maps)}, at least one, got {self.at}"

@@ -52,6 +52,11 @@ class RecurrentTransformer(SpatialTransformer):
             return [self.warp(source, theta) for theta in thetas.unbind(1)]
 
 
+def is_recurrent(transformers: Sequence[SpatialTransformer]) -> bool:
+    """Whether the transformers of a place are a recurrent one."""
+    return any(isinstance(transformer, RecurrentTransformer) for transformer in transformers)
+
+
 class RecurrentLocalisation(Localisation):
     """A localisation network with a memory, which gives one theta a step (after Sønderby et al. 2015).
 

@@ -18,7 +18,7 @@ from stn_experiments.models.classifier import INPUT, LOCALISATION, Classifier, T
 from stn_experiments.models.gates import GateConfig
 from stn_experiments.models.localisation import LocalisationKind
 from stn_experiments.models.prediction import AttentionHeadConfig
-from stn_experiments.models.recurrent import RecurrentTransformer
+from stn_experiments.models.recurrent import is_recurrent
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.runs.model_size import scale_to
 from stn_experiments.training.config import Device, TrainerConfig
@@ -232,8 +232,7 @@ def build_backbone(
     channels, *size = data.shape
     if transformers:
         channels, size = channels * len(transformers), list(transformers[0].output_size)
-    is_recurrent = bool(transformers) and isinstance(transformers[0], RecurrentTransformer)
-    labels = 1 if is_recurrent else data.length
+    labels = 1 if is_recurrent(transformers) else data.length
     backbone = build(node, "backbone", Backbone, shape=(channels, *size), classes=data.classes * labels)
     if labels > 1:
         backbone.head = nn.Sequential(backbone.head, nn.Unflatten(1, (data.classes, labels)))

@@ -1,15 +1,11 @@
 """The losses of a batch."""
 
-from collections.abc import Iterable
-from typing import cast
-
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments.models.classifier import INPUT, Classifier, ClassifierOutput
 from stn_experiments.models.colocalisation import colocalisation_loss
 from stn_experiments.models.consistency import consistency_loss, tilt_loss
-from stn_experiments.models.spatial_transformer import SpatialTransformer
 
 
 def main_loss(
@@ -41,7 +37,6 @@ def batch_consistency(
 ) -> Tensor:
     """The consistency loss () of the transformers at the input; where it turns images, with the tilt loss."""
     matrix = model.consistency.draw(images, generator)
-    transformers = list(cast(Iterable[SpatialTransformer], model.transformers[INPUT].children()))
     views = output.stages[INPUT].views
-    loss = consistency_loss(transformers, views, images, matrix)
+    loss = consistency_loss(model.transformers_at(INPUT), views, images, matrix)
     return loss + tilt_loss(views, images) if model.consistency.angle else loss
