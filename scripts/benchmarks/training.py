@@ -109,7 +109,7 @@ def our_loop(experiment: Experiment, train: TrainingSet) -> Job:
     def steps(units: int) -> None:
         """Train the last steps of an epoch or, for more units than that, of several."""
         while units > 0:
-            trainer.done = max(0, trainer.steps_per_epoch - units)
+            trainer.steps_done = max(0, trainer.steps_per_epoch - units)
             units -= trainer.steps_per_epoch
             trainer.run_epoch()
             trainer.next_epoch()

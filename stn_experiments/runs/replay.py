@@ -62,7 +62,7 @@ def replay(folder: RunFolder, step: int) -> str:
 
 def describe_step(trainer: Trainer, batch: Batch) -> str:
     """Take the next step, on ``batch``, and describe it; gradients are shown as they were clipped."""
-    step, epoch, number = trainer.step + 1, trainer.epoch, trainer.done + 1
+    step, epoch, number = trainer.step + 1, trainer.epoch, trainer.steps_done + 1
     views = predict(trainer.model, batch).views
     metrics = StepMetrics(*trainer.train_step(batch).tolist())
     gradient = f"network {metrics.gradient:.4g}"

@@ -79,7 +79,7 @@ class Trainer:
         self.model, self.scheduler, self.optimizer = model, scheduler, scheduler.optimizer
         self.train_set, self.config, self.seed = train_set, config, seed
         self.steps_per_epoch = config.steps_per_epoch(train_set.size)
-        self.epoch, self.done, self.seconds = 1, 0, 0.0
+        self.epoch, self.steps_done, self.seconds = 1, 0, 0.0
         """The current epoch, the number of its steps that are done, and the time that they took."""
         device = next(model.parameters()).device
         self._is_consistent = model.consistency.is_on and INPUT in model.transformers
@@ -102,12 +102,12 @@ class Trainer:
     @property
     def step(self) -> int:
         """Number of steps that are done in the whole run."""
-        return (self.epoch - 1) * self.steps_per_epoch + self.done
+        return (self.epoch - 1) * self.steps_per_epoch + self.steps_done
 
     @property
     def step_metrics(self) -> StepMetrics:
         """The metrics of the current epoch's steps that are done."""
-        return StepMetrics(*self._metrics[:, : self.done])
+        return StepMetrics(*self._metrics[:, : self.steps_done])
 
     def run_epoch(self, until_step: int | None = None, pause: Callable[[], bool] = lambda: False) -> bool:
         """Train from the current step to the end of the epoch, or until something stops it before.
@@ -128,21 +128,21 @@ class Trainer:
         size, total = self.config.batch_size, self.steps_per_epoch
         batches = self.batches()
         with self._progress_bar() as bar:
-            while self.done < total and self.step != until_step:
+            while self.steps_done < total and self.step != until_step:
                 start = time.perf_counter()
-                self._metrics[:, self.done] = self.train_step(next(batches))
-                self.done += 1
+                self._metrics[:, self.steps_done] = self.train_step(next(batches))
+                self.steps_done += 1
                 bar.update(size)
-                if self.done % CHECK_EVERY == 0 or self.done == total or self.step == 1:
+                if self.steps_done % CHECK_EVERY == 0 or self.steps_done == total or self.step == 1:
                     # The host waits for the device here, and nowhere else in the loop.
                     self.check_finite()
                     self._warn_if_no_gradient()
-                    loss, error = self._metrics[:2, : self.done].mean(1).tolist()
+                    loss, error = self._metrics[:2, : self.steps_done].mean(1).tolist()
                     bar.set_postfix_str(f"loss {loss:.4f}, error {100 * error:.2f} %")
                 self.seconds += time.perf_counter() - start
                 if pause():
                     break
-        return self.done == total
+        return self.steps_done == total
 
     def _pretrain(self) -> None:
         """Train the encoder of co-localisation."""
@@ -154,7 +154,7 @@ class Trainer:
 
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""
-        self.epoch, self.done, self.seconds = self.epoch + 1, 0, 0.0
+        self.epoch, self.steps_done, self.seconds = self.epoch + 1, 0, 0.0
 
     def batches(self, with_pose: bool = False) -> Iterator[Batch]:
         """The current epoch's batches from the next step on.
@@ -165,7 +165,7 @@ class Trainer:
         size, per_chunk = self.config.batch_size, batches_per_chunk(self.config.batch_size)
         self._generator.manual_seed(derive_seed(self.seed, "epoch", self.epoch))
         order = self.train_set.order(self._generator)[: self.steps_per_epoch * size]
-        epoch_start, skipped = self.step - self.done, self.done
+        epoch_start, skipped = self.step - self.steps_done, self.steps_done
         draw = (
             partial(self.train_set.draw, generator=self._generator, posed=True) if with_pose else self._draw
         )
@@ -261,10 +261,10 @@ class Trainer:
         Raises:
             NotFinite: the loss or a gradient of one of them is not finite.
         """
-        finite = self._metrics[:, : self.done].cpu().isfinite()
+        finite = self._metrics[:, : self.steps_done].cpu().isfinite()
         if not finite.all():
             index = int((~finite.all(0)).nonzero()[0])
-            step = self.step - self.done + index + 1
+            step = self.step - self.steps_done + index + 1
             what = "gradient" if StepMetrics(*finite[:, index]).loss else "loss"
             raise NotFinite(what, step)
 
@@ -279,7 +279,7 @@ class Trainer:
         return tqdm(
             desc=f"epoch {self.epoch}/{self.config.epochs}",
             total=self.steps_per_epoch * size,
-            initial=self.done * size,
+            initial=self.steps_done * size,
             unit=" images",
             unit_scale=True,
             leave=False,
@@ -294,7 +294,12 @@ class Trainer:
         state["scheduler"]["_last_lr"] = rates
         for group, rate in zip(state["optimizer"]["param_groups"], rates, strict=True):
             group["lr"] = rate
-        progress = {"epoch": self.epoch, "done": self.done, "seconds": self.seconds, "metrics": self._metrics}
+        progress = {
+            "epoch": self.epoch,
+            "done": self.steps_done,
+            "seconds": self.seconds,
+            "metrics": self._metrics,
+        }
         return {**state, "step": self.step, "progress": progress}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -310,7 +315,7 @@ class Trainer:
         steps = progress["metrics"].shape[1]
         if steps != self.steps_per_epoch:
             raise ValueError(f"it has {steps} steps in an epoch, not {self.steps_per_epoch}")
-        self.epoch, self.done, self.seconds = (progress[name] for name in ("epoch", "done", "seconds"))
+        self.epoch, self.steps_done, self.seconds = (progress[name] for name in ("epoch", "done", "seconds"))
         self._metrics.copy_(progress["metrics"])
 
 

@@ -62,7 +62,7 @@ def test_each_batch_depends_on_the_seed_and_its_step_alone(make_trainer, monkeyp
     for skipped in (0, 1, 2, 3):
         trainer = make_trainer()
         trainer.next_epoch()
-        trainer.done = skipped
+        trainer.steps_done = skipped
         seen[skipped] = list(trainer.batches())
         assert [batch.images.shape for batch in seen[skipped]] == [(10, 1, 28, 28)] * (4 - skipped)
         for one, other in zip(seen[0][skipped:], seen[skipped], strict=True):
@@ -165,11 +165,11 @@ def test_a_localisation_network_without_gradient_is_reported_at_step_1(
 )
 def test_the_step_named_is_the_first_bad_one_of_the_whole_run(make_trainer, metric, what):
     trainer = make_trainer()
-    trainer.epoch, trainer.done = 3, 3  # of 4 steps each
+    trainer.epoch, trainer.steps_done = 3, 3  # of 4 steps each
     getattr(trainer.step_metrics, metric)[1:] = float("nan")
     with pytest.raises(TrainingFailed, match=f"the {what} of step 10 is not finite"):
         trainer.check_finite()
-    trainer.done = 1
+    trainer.steps_done = 1
     trainer.check_finite()
 
 
