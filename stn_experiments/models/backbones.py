@@ -14,6 +14,7 @@ from stn_experiments.models.localisation import LocalisationKind
 
 MAX_WIDTH = 4096
 Width = Annotated[int, Range(1, MAX_WIDTH)]
+Side = Annotated[int, Range(1, 64)]
 
 
 class Stage(NamedTuple):
@@ -162,7 +163,7 @@ class Compact(Backbone):
         shape: tuple[int, int, int],
         classes: int,
         width: Width = 32,
-        pool: Annotated[int, Range(1, 64)] = 4,
+        pool: Side = 4,
         standardise: bool = False,
     ) -> None:
         super().__init__(compact_stages(shape[0], width, pool), shape, classes, standardise=standardise)
@@ -220,12 +221,17 @@ def compact_stages(channels: int, width: int, pool: int) -> dict[str, Stage]:
     """The stages of :class:`Compact` for images of ``channels`` channels."""
     *layer1, relu = _convolution(width, width, 3)
     return {
-        "stem": Stage(_normalised(Stem(channels, width), width), 2),
+        "stem": Stage(nn.Sequential(Stem(channels, width), *norm_relu(width)), 2),
         # ReLU after pooling gives the same result on a quarter of the values.
         "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
         "layer2": Stage(_convolution(width, 2 * width, 3)),
         "layer3": Stage(nn.Sequential(AveragePool(pool), *_convolution(2 * width, 2 * width, 3)), None),
     }
+
+
+def norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
+    """The layers that follow a convolution to so many channels."""
+    return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
 
 
 def as_list(at: str | Sequence[str]) -> list[str]:
@@ -241,8 +247,4 @@ def _receptive_scale(stage: Stage, before: Sequence[int], after: Sequence[int]) 
 
 def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
-    return _normalised(convolution, outputs)
-
-
-def _normalised(convolution: nn.Conv2d, outputs: int) -> nn.Sequential:
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(convolution, *norm_relu(outputs))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stn_experiments.common import geometry
 from stn_experiments.common.ranges import Range
-from stn_experiments.models.backbones import Backbone, Stage, Width, compact_stages
+from stn_experiments.models.backbones import Backbone, Side, Stage, Width, compact_stages, norm_relu
 from stn_experiments.models.deterministic import AveragePool
 from stn_experiments.models.localisation import expected_positions
 from stn_experiments.models.polar import RingConv2d, log_polar_points
@@ -24,7 +24,6 @@ from stn_experiments.models.sampler import Sampler
 
 QUARTERS = 4
 """The rotations of the group p4: by multiples of 90°."""
-Side = Annotated[int, Range(1, 64)]
 
 
 class GCNN(Backbone):
@@ -54,13 +53,13 @@ class GCNN(Backbone):
         layer2 = P4Convolution(width, 2 * width, 3, padding=1)
         layer3 = P4Convolution(2 * width, 2 * width, pool, padding=0)
         stages = {
-            "stem": [nn.Unflatten(1, (1, -1)), stem, EachRotation(HalvingMaxPool(), *_normalised(width))],
-            "layer1": [layer1, EachRotation(HalvingMaxPool(), *_normalised(width))],
-            "layer2": [layer2, EachRotation(*_normalised(2 * width))],
+            "stem": [nn.Unflatten(1, (1, -1)), stem, EachRotation(HalvingMaxPool(), *norm_relu(width))],
+            "layer1": [layer1, EachRotation(HalvingMaxPool(), *norm_relu(width))],
+            "layer2": [layer2, EachRotation(*norm_relu(2 * width))],
             "layer3": [
                 EachRotation(AveragePool(pool)),
                 layer3,
-                EachRotation(*_normalised(2 * width)),
+                EachRotation(*norm_relu(2 * width)),
                 MaxOverRotations(),
             ],
         }
@@ -121,10 +120,10 @@ class Polar(Backbone):
     ) -> None:
         layers = [
             LogPolarSampling(shape),
-            *(RingConv2d(shape[0], width, 5, stride=2), *_normalised(width)),
-            *(RingConv2d(width, width, 3), nn.MaxPool2d(2), *_normalised(width)),
-            *(RingConv2d(width, 2 * width, 3), *_normalised(2 * width)),
-            *(RingConv2d(2 * width, 2 * width, 3), *_normalised(2 * width)),
+            *(RingConv2d(shape[0], width, 5, stride=2), *norm_relu(width)),
+            *(RingConv2d(width, width, 3), nn.MaxPool2d(2), *norm_relu(width)),
+            *(RingConv2d(width, 2 * width, 3), *norm_relu(2 * width)),
+            *(RingConv2d(2 * width, 2 * width, 3), *norm_relu(2 * width)),
             *(AveragePool(1), nn.Flatten()),
         ]
         stages = {"polar": Stage(nn.Sequential(*layers), None)}
@@ -146,9 +145,9 @@ class LogPolarSampling(nn.Module):
         side = min(height, width)
         self.heat = nn.Sequential(
             nn.AvgPool2d(2, ceil_mode=True),
-            *(nn.Conv2d(channels, 16, 5, padding=2, bias=False), *_normalised(16)),
+            *(nn.Conv2d(channels, 16, 5, padding=2, bias=False), *norm_relu(16)),
             nn.MaxPool2d(2, ceil_mode=True),
-            *(nn.Conv2d(16, 16, 5, padding=2, bias=False), *_normalised(16)),
+            *(nn.Conv2d(16, 16, 5, padding=2, bias=False), *norm_relu(16)),
             last := nn.Conv2d(16, 1, 1, bias=False),
         )
         nn.init.zeros_(last.weight)
@@ -235,7 +234,3 @@ class MaxOverRotations(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Features (B, C H W) of maps (B, N, C, H, W)."""
         return maps.amax(1).flatten(1)
-
-
-def _normalised(channels: int) -> tuple[nn.Module, nn.Module]:
-    return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
