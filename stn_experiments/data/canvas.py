@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
 from stn_experiments.common.ranges import Range
-from stn_experiments.data.batch import Pose
+from stn_experiments.data.batch import Pose, unknown_pose
 
 SIDE = 28
 """The side in pixels of an MNIST digit's own frame."""
@@ -102,6 +102,19 @@ def add_crops(images: Tensor, crops: Tensor, corner: Tensor) -> None:
     for crop, place in zip(crops.flatten(2), places, strict=True):
         flat.scatter_(1, place, flat.gather(1, place) + crop)
     flat.clamp_(max=1)
+
+
+def draw_crops(
+    originals: Tensor, crops: Tensor, corner: Tensor, size: tuple[int, int], posed: bool
+) -> tuple[Tensor, Pose]:
+    """Canvases (B, 1, *size) with D digits each, and their pose; see :func:`pose_of_crops`.
+
+    The pose is unknown unless it is ``posed``.
+    """
+    images = torch.zeros(len(crops), 1, *size, device=crops.device)
+    add_crops(images, crops.transpose(0, 1), corner.transpose(0, 1))
+    pose = pose_of_crops(originals, crops, corner, size) if posed else unknown_pose(len(crops), crops.device)
+    return images, pose
 
 
 def pose_of_crops(originals: Tensor, crops: Tensor, corner: Tensor, size: tuple[int, int]) -> Pose:

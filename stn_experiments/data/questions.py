@@ -12,14 +12,13 @@ from torch import Generator, Tensor
 from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range, Size
-from stn_experiments.data.batch import Batch, Task, unknown_pose
+from stn_experiments.data.batch import Batch, Task
 from stn_experiments.data.canvas import (
     SIDE,
     Clutter,
     CropSide,
     add_clutter,
-    add_crops,
-    pose_of_crops,
+    draw_crops,
 )
 from stn_experiments.data.mnist import Digits
 
@@ -130,11 +129,7 @@ class Questions(Task):
         originals = digits.images[chosen].float().div_(255)
         size = (self.side, self.side)
         small = F.interpolate(originals, size=size, mode="bilinear", antialias=True, align_corners=False)
-        images = torch.zeros(len(index), 1, *self.size, device=originals.device)
-        add_crops(images, small.transpose(0, 1), corner.transpose(0, 1))
-        pose = unknown_pose(len(index), images.device)
-        if posed:
-            pose = pose_of_crops(originals, small, corner, self.size)
+        images, pose = draw_crops(originals, small, corner, self.size, posed)
         if self.clutter:
             clutter = Clutter(self.clutter, self.clutter_size)
             add_clutter(images, digits.images, chosen[:, 0], clutter, generator)

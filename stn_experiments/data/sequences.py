@@ -8,14 +8,13 @@ from torch import Generator, Tensor
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range, Size
-from stn_experiments.data.batch import Batch, Task, unknown_pose
+from stn_experiments.data.batch import Batch, Task
 from stn_experiments.data.canvas import (
     SIDE,
     Clutter,
     CropSide,
     add_clutter,
-    add_crops,
-    pose_of_crops,
+    draw_crops,
 )
 from stn_experiments.data.mnist import Digits
 
@@ -55,18 +54,12 @@ class Sequences(Task):
 
     def draw(self, digits: Digits, index: Tensor, generator: Generator, posed: bool = True) -> Batch:
         """See :meth:`Task.draw`; ``index`` are the first digits, the others are drawn too."""
-        device = generator.device
-        others = torch.randint(
-            len(digits.labels), (len(index), self.digits - 1), generator=generator, device=device
-        )
+        shape = (len(index), self.digits - 1)
+        others = torch.randint(len(digits.labels), shape, generator=generator, device=generator.device)
         chosen = torch.cat([index[:, None], others], 1)
         corner = self._draw_corners(len(index), generator)
         originals = digits.images[chosen].float().div_(255)
-        images = torch.zeros(len(index), 1, *self.size, device=device)
-        add_crops(images, originals.transpose(0, 1), corner.transpose(0, 1))
-        pose = unknown_pose(len(index), device)
-        if posed:
-            pose = pose_of_crops(originals, originals, corner, self.size)
+        images, pose = draw_crops(originals, originals, corner, self.size, posed)
         if self.clutter:
             clutter = Clutter(self.clutter, self.clutter_size)
             add_clutter(images, digits.images, index, clutter, generator)
