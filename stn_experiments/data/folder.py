@@ -84,11 +84,10 @@ def find_images(folder: Path, fractions: tuple[float, float], seed: int) -> Fold
     sizes = {name: len(paths) for name, paths in splits["train"].items()}
     for split, fraction in zip(("test", "valid"), fractions[::-1], strict=True):
         if split not in splits:
-            held = {
+            splits[split] = {
                 name: _draw(name, paths, fraction * sizes[name], generator)
                 for name, paths in splits["train"].items()
             }
-            splits[split] = {name: [paths[i] for i in held[name]] for name, paths in splits["train"].items()}
             for name, paths in splits[split].items():
                 splits["train"][name] = sorted({*splits["train"][name]} - {*paths})
     return FolderSplits(**splits, class_names=names)
@@ -123,12 +122,13 @@ def _find_classes(folder: Path) -> Classes:
     return classes
 
 
-def _draw(name: str, paths: list[str], wanted: float, generator: Generator) -> list[int]:
-    """The indices of about as many ``paths`` of a class as ``wanted``, in order; one at least is left."""
+def _draw(name: str, paths: list[str], wanted: float, generator: Generator) -> list[str]:
+    """About as many ``paths`` of a class as ``wanted``, in order; one at least is left."""
     if len(paths) < 2:
         raise UserError(f"class {name} has too few images to be split: each set needs one")
     count = min(max(1, round(wanted)), len(paths) - 1)
-    return sorted(torch.randperm(len(paths), generator=generator)[:count].tolist())
+    index = torch.randperm(len(paths), generator=generator)[:count].sort().values
+    return [paths[i] for i in index.tolist()]
 
 
 def fits_in_memory(splits: FolderSplits, shape: tuple[int, int, int]) -> bool:

@@ -141,8 +141,12 @@ class OwnImages(NamedTuple):
     in_memory: bool = True
 
 
+def _to_device(images: LabelledImages, device: torch.device) -> LabelledImages:
+    return LabelledImages(images.images.to(device), images.labels.to(device))
+
+
 def _in_memory(images: LabelledImages, device: torch.device) -> OwnImages:
-    images = LabelledImages(*(field.to(device) for field in images))
+    images = _to_device(images, device)
     return OwnImages(
         len(images.labels),
         lambda index: LabelledImages(*(field.index_select(0, index) for field in images)),
@@ -150,7 +154,7 @@ def _in_memory(images: LabelledImages, device: torch.device) -> OwnImages:
 
 
 def _read_batch(files: ImageFiles, device: torch.device, index: Tensor) -> LabelledImages:
-    return LabelledImages(*(field.to(device) for field in files.read(index.tolist())))
+    return _to_device(files.read(index.tolist()), device)
 
 
 def _own_splits(
@@ -160,7 +164,7 @@ def _own_splits(
     device: torch.device,
 ) -> Splits:
     """Training, validation and test images on a device, with unknown poses."""
-    valid, test = (without_pose(LabelledImages(*(part.to(device) for part in split))) for split in held_out)
+    valid, test = (without_pose(_to_device(split, device)) for split in held_out)
     augmentation = training or Augmentation()
     per_chunk = max(1, CHUNK_PIXELS // valid.images[0, 0].numel())  # fits a CPU's cache
 
