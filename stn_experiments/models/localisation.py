@@ -1,6 +1,6 @@
 """Localisation networks: regress theta from U (Jaderberg et al. 2015, section 3.1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Literal
 
@@ -108,13 +108,7 @@ def keypoints(shape: Shape, width: int) -> Features:
     a map gives the expected position of a keypoint (Levine et al. 2016, "End-to-end training of deep
     visuomotor policies", section 5.1), which follows the digit from the first training step.
     """
-    descriptors = 2 * KEYPOINTS + CHANNELS
-    return Features(
-        descriptors + width,
-        *map_layers(shape[0]),
-        PositionsAndMeans(CHANNELS, KEYPOINTS),
-        ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
-    )
+    return _keypoint_features(map_layers(shape[0]), width)
 
 
 def peak(shape: Shape, width: int) -> Features:
@@ -131,17 +125,13 @@ def polar(shape: Shape, width: int) -> Features:
     What turns the image only shifts the samples, so the network need not learn each direction separately. The
     softmax is over a grid of half as many rings and rays, and the positions are Cartesian.
     """
-    first, second, count = 16, 32, KEYPOINTS
-    descriptors = 2 * count + second
-    return Features(
-        descriptors + width,
+    layers = [
         PolarSampling(shape[1:]),
-        *(RingConv2d(shape[0], first, 5), nn.BatchNorm2d(first)),
+        *(RingConv2d(shape[0], 16, 5), nn.BatchNorm2d(16)),
         *(nn.MaxPool2d(2), nn.ReLU(inplace=True)),
-        *(RingConv2d(first, second, 5), nn.BatchNorm2d(second), nn.ReLU(inplace=True)),
-        PositionsAndMeans(second, count, polar_points(RINGS // 2, SPOKES // 2, shape[1:])),
-        ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
-    )
+        *(RingConv2d(16, CHANNELS, 5), nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True)),
+    ]
+    return _keypoint_features(layers, width, polar_points(RINGS // 2, SPOKES // 2, shape[1:]))
 
 
 def shared(
@@ -238,6 +228,17 @@ def map_layers(channels: int) -> list[nn.Module]:
         *(nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)),
         *(nn.Conv2d(16, CHANNELS, 5, padding=2, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True)),
     ]
+
+
+def _keypoint_features(layers: Sequence[nn.Module], width: int, points: Tensor | None = None) -> Features:
+    """Layers to ``CHANNELS`` maps, what :class:`PositionsAndMeans` reads of them, and ``width`` units."""
+    descriptors = 2 * KEYPOINTS + CHANNELS
+    return Features(
+        descriptors + width,
+        *layers,
+        PositionsAndMeans(CHANNELS, KEYPOINTS, points),
+        ConcatSkip(nn.Sequential(nn.Linear(descriptors, width), nn.Tanh())),
+    )
 
 
 def _hidden(inputs: int, outputs: int) -> nn.Sequential:
