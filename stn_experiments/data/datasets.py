@@ -128,10 +128,10 @@ class DistortedMnist(ImageTraits):
             for part in (order[: self._train_digits], order[-self.valid_size :])
         )
         digits = Digits(train.images.to(device), train.labels.to(device))
+        shown = self._shown(train)
         if self.online:
-            draw = partial(self._draw, digits, self._shown(train).to(device))
+            draw = partial(self._draw, digits, shown.to(device))
         else:
-            shown = self._shown(train)
             index = shown[torch.arange(self.train_size) % len(shown)]
             fixed = self._draw_fixed(train, 3, self.training_task, index)
             draw = partial(index_fixed, to_device(fixed, device))

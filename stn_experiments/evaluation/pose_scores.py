@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stn_experiments.common import geometry
+from stn_experiments.common.geometry import cross
 from stn_experiments.evaluation.localisation_scores import EPSILON, bounded
 
 STEP = 5.0
@@ -83,7 +84,6 @@ def residual_pose(outline: Tensor, pose: Tensor, size: tuple[int, int]) -> Resid
     centre, digit = axes(bounded(frame) * pixels)
     middle, view = axes(bounded(outline) * pixels)
     (x, y), (right, down) = digit.unbind(2), view.unbind(2)
-    cross = geometry.cross
     digit_area, view_area = cross(x, y), cross(right, down)
     # By Cramer's rule, view_area D = (x × down, y × down; right × x, right × y).
     sign = torch.where(view_area < 0, -1.0, 1.0)
