@@ -18,6 +18,11 @@ def constant(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.stack([like.new_full((), value) for value in values])
 
 
+def image_size(images: Tensor) -> tuple[int, int]:
+    """The (height, width) of images (..., H, W)."""
+    return images.shape[-2], images.shape[-1]
+
+
 def pixel_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """The centres of an image's pixels, row by row: (height * width, 2)."""
     x = (torch.arange(width, device=device) * 2 + 1) / width - 1

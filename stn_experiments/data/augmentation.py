@@ -114,12 +114,11 @@ class FixedAugmentation(Augmentation):
 
     def matrices(self, images: Tensor) -> Tensor:
         """The matrices (B, 3, 3) from images (B, C, H, W) to warped ones, in normalised coordinates."""
-        height, width = images.shape[2:]
+        size = geometry.image_size(images)
         ones = torch.ones(len(images), device=images.device)
         shift = geometry.constant(self.offset, ones).expand(len(images), -1)
         angle, scale = ones * math.radians(self.angle), ones * sum(self.scale) / 2
-        matrix = geometry.similarity(angle, scale, shift, self.shear)
-        return geometry.normalised(matrix, (height, width), (height, width))
+        return geometry.normalised(geometry.similarity(angle, scale, shift, self.shear), size, size)
 
     def _draw_matrices(self, images: Tensor, generator: Generator) -> Tensor:
         return self.matrices(images)

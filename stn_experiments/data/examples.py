@@ -110,8 +110,7 @@ class OwnExamples(Examples):
     """A user's own images. The true box of one is that of the whole image."""
 
     def __init__(self, images: LabelledImages, class_names: Sequence[str]) -> None:
-        height, width = images.images.shape[2:]
-        super().__init__(images, (height, width), class_names)
+        super().__init__(images, geometry.image_size(images.images), class_names)
         self.sliders["seed"] = Slider("seed of bend, noise", 0, 99, 1)
 
     def draw(self, example: Example, values: Mapping[str, float]) -> Batch:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stn_experiments.common.bits import pack_bits, unpack_bits
+from stn_experiments.common.geometry import image_size
 from stn_experiments.data.batch import Batch, Pose, index_batch
 from stn_experiments.data.fingerprint import fingerprint
 from stn_experiments.data.splits import KindSet, Pairs
@@ -57,7 +58,7 @@ def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     results = results_per_image(model, batch)
     scores = summarise(results, batch)
     if "areas" in results:
-        scores |= centre_box_scores(batch.pose, canvas_size(batch))
+        scores |= centre_box_scores(batch.pose, image_size(batch.images))
     return scores
 
 
@@ -82,7 +83,7 @@ def evaluate_test(
     results = results_per_image(model, batch)
     scores = summarise(results, batch)
     if "areas" in results:
-        scores |= yardsticks(batch.pose, canvas_size(batch), results["areas"])
+        scores |= yardsticks(batch.pose, image_size(batch.images), results["areas"])
     if "outline" in results and draw_pairs is not None:
         scores |= pair_scores(model, draw_pairs())
     seen = None if model.attention_head is None else model.attention_head.glimpses_seen
@@ -117,7 +118,7 @@ def evaluate_kind(model: Classifier, kind: KindSet) -> dict[str, float]:
     if "outline" in results and disturbance.any():
         outlines = {
             "disturbance_inside": results["outline"],
-            named("disturbance_inside", CENTRE_BOX): centre_box(batch.pose, canvas_size(batch)),
+            named("disturbance_inside", CENTRE_BOX): centre_box(batch.pose, image_size(batch.images)),
             named("disturbance_inside", EXACT_FRAME): digit_frames(batch.pose)[:, 0],
         }
         scores |= {name: energy_inside(outline, disturbance) for name, outline in outlines.items()}
@@ -142,7 +143,7 @@ def pair_scores(model: Classifier, pairs: Pairs) -> dict[str, float]:
     scores = {}
     for name, views in (("pair_rotation_deg", outlines), ("input_pair_rotation_deg", canvases)):
         first, second = (
-            residual_pose(view, batch.pose.matrix[:, 0], canvas_size(batch)).rotation
+            residual_pose(view, batch.pose.matrix[:, 0], image_size(batch.images)).rotation
             for view, batch in zip(views, pairs, strict=True)
         )
         scores[name] = pair_rotation(first, second).item()
@@ -166,7 +167,7 @@ def summarise(whole: dict[str, Tensor], batch: Batch) -> dict[str, float]:
         scores["theta_spread"] = theta_spread(whole["theta"])
     if "outline" in whole:
         members = F.one_hot(batch.labels).bool()  # the host waits for the device
-        scores |= pose_scores(whole["outline"], batch.pose.matrix[:, 0], members, canvas_size(batch))
+        scores |= pose_scores(whole["outline"], batch.pose.matrix[:, 0], members, image_size(batch.images))
     # The host waits for the device here, too.
     values = dict(zip(scores, torch.stack(list(scores.values())).tolist(), strict=True))
     return values | {"error": values["error"] * 100 / batch.labels.numel()}
@@ -195,12 +196,6 @@ def per_image(prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         results |= score(outlines, batch.pose)
         results["areas"] = torch.stack([area(bounded(outline)) for outline in outlines], 1)
     return results
-
-
-def canvas_size(batch: Batch) -> tuple[int, int]:
-    """(height, width) of a batch's images."""
-    height, width = batch.images.shape[-2:]
-    return height, width
 
 
 def theta_spread(theta: Tensor) -> Tensor:

@@ -59,16 +59,16 @@ class Consistency:
 
     def draw(self, images: Tensor, generator: Generator) -> Tensor:
         """A transform g (B, 3, 3), in normalised coordinates, of each of the images (B, C, H, W)."""
-        height, width = images.shape[2:]
+        size = geometry.image_size(images)
         random = torch.rand(4, len(images), generator=generator, device=images.device, dtype=images.dtype)
         angle, scale, *shift = 2 * random - 1
-        sides = geometry.constant((width, height), images)
+        sides = geometry.constant(size[::-1], images)
         matrix = geometry.similarity(
             math.radians(self.angle) * angle,
             (math.log(self.scale) * scale).exp(),
             self.translation * sides * torch.stack(shift, 1),
         )
-        return geometry.normalised(matrix, (height, width), (height, width))
+        return geometry.normalised(matrix, size, size)
 
 
 def consistency_loss(
@@ -82,11 +82,11 @@ def consistency_loss(
         images: (B, C, H, W).
         matrix: a transform g of each image (B, 3, 3), see :meth:`Consistency.draw`.
     """
-    height, width = images.shape[2:]
+    size = geometry.image_size(images)
     with autocast_disabled(images):
-        grid = geometry.affine(matrix, geometry.pixel_centres(height, width, images.device).to(images.dtype))
+        grid = geometry.affine(matrix, geometry.pixel_centres(*size, images.device).to(images.dtype))
         padding = transformers[0].sampler.padding
-        grid = grid.unflatten(1, (height, width))
+        grid = grid.unflatten(1, size)
         transformed = F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
     thetas = [transformer.regress(transformed) for transformer in transformers]
     losses = []

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from stn_experiments.common import pixels
 from stn_experiments.common.errors import UserError
+from stn_experiments.common.geometry import image_size
 from stn_experiments.common.ranges import Count, height_width
 from stn_experiments.config.build import check
 
@@ -70,7 +71,7 @@ class View(NamedTuple):
         Raises:
             UserError: the view is of no spatial transformer, or of a thin plate spline.
         """
-        return pixels.matrix_in_pixels(self._matrix(), self._output_size(), _checked(size), centre)
+        return pixels.matrix_in_pixels(self._matrix(), image_size(self.output), _checked(size), centre)
 
     def inverse_matrix_pixels(self, size: int | tuple[int, int], centre: float = 0.0) -> Tensor:
         """The inverses of :meth:`matrix_pixels`, from pixels of U to pixels of V.
@@ -78,7 +79,7 @@ class View(NamedTuple):
         That of a transform which collapses V to a line or a point is not finite.
         """
         inverse = pixels.inverse(self._matrix())
-        return pixels.matrix_in_pixels(inverse, _checked(size), self._output_size(), centre)
+        return pixels.matrix_in_pixels(inverse, _checked(size), image_size(self.output), centre)
 
     def box_pixels(self, size: int | tuple[int, int], centre: float = 0.0) -> Tensor:
         """The outline in pixels: the points (B, K, 2) of the closed line around the attended region.
@@ -95,11 +96,6 @@ class View(NamedTuple):
         if self.outline is None:
             raise UserError("this view has no box: its attention has no outline")
         return pixels.points_in_pixels(self.outline, _checked(size), centre)
-
-    def _output_size(self) -> tuple[int, int]:
-        """(height, width) of V."""
-        height, width = self.output.shape[-2:]
-        return height, width
 
     def _matrix(self) -> Tensor:
         """The matrices of the transform between normalised coordinates.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import write_atomically, writing_to
+from stn_experiments.common.geometry import image_size
 from stn_experiments.models.classifier import INPUT, Classifier
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import View
@@ -79,8 +80,7 @@ def name_views(views: list[View], images: Tensor) -> Tensors:
     for number, view in enumerate(views, 1):
         assert view.transform is not None
         end = str(number) if len(views) > 1 else ""
-        height, width = images.shape[-2:]
-        box = view.box_pixels((height, width))
+        box = view.box_pixels(image_size(images))
         named |= {f"v{end}": view.output, f"theta{end}": view.transform.theta, f"box{end}": box}
     return named
 

@@ -5,9 +5,10 @@ from itertools import cycle
 
 from PIL import Image
 
+from stn_experiments.common.geometry import image_size
 from stn_experiments.data.batch import Batch, concat_batches, index_batch
 from stn_experiments.data.splits import KindSet
-from stn_experiments.evaluation.evaluate import canvas_size, evaluate_kind, predict
+from stn_experiments.evaluation.evaluate import evaluate_kind, predict
 from stn_experiments.evaluation.pose_scores import residual_pose, whole_canvas
 from stn_experiments.models.classifier import Classifier
 from stn_experiments.tracking.panels import draw_panel, write_notes
@@ -42,7 +43,7 @@ def draw_figure(
 def first_of_class(batch: Batch, label: int) -> Batch:
     """The first image of a class that is ``TURNED``, or else of the class, or else of the batch."""
     canvas = whole_canvas(batch.pose.box[:, 0])
-    rotation = residual_pose(canvas, batch.pose.matrix[:, 0], canvas_size(batch)).rotation
+    rotation = residual_pose(canvas, batch.pose.matrix[:, 0], image_size(batch.images)).rotation
     of_class = batch.labels == label
     turned = of_class & (rotation.abs() >= TURNED)
     first = int((of_class.int() + turned.int()).argmax())
