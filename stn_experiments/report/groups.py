@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from stn_experiments.common.bits import unpack_bits
 from stn_experiments.config.tree import OPTIONAL_LOSS, decisive, flatten
 from stn_experiments.evaluation.intervals import Interval, difference_interval
 from stn_experiments.report.collect import Names, Record, number
+
+Run = TypeVar("Run")
+Label = TypeVar("Label")
 
 TRAINING_ONLY = ("data.online", "data.training", "data.train_digits", "data.valid_size")
 """Settings of data that do not change the test set."""
@@ -73,13 +76,17 @@ class Group:
 
     def values(self, name: str) -> list[float]:
         """A number in ``result.json`` of each finished run that has it."""
-        found = (number(run.result, name) for run in self.finished)
-        return [value for value in found if value is not None]
+        return [value for run in self.finished if (value := number(run.result, name)) is not None]
 
     def mean(self, name: str) -> float | None:
         """Its mean over the seeds; ``None`` if no run has it."""
         values = self.values(name)
         return mean(values) if values else None
+
+    def spread(self, name: str) -> float | None:
+        """Its sample standard deviation over the seeds; ``None`` for fewer than two."""
+        values = self.values(name)
+        return stdev(values) if len(values) > 1 else None
 
     def wrong(self) -> np.ndarray | None:
         """What share of each test digit's images each finished run got wrong (S, N).
@@ -104,11 +111,6 @@ class Group:
             return None
         return difference_interval(wrong, others)
 
-    def spread(self, name: str) -> float | None:
-        """Its sample standard deviation over the seeds; ``None`` for fewer than two."""
-        values = self.values(name)
-        return stdev(values) if len(values) > 1 else None
-
 
 def test_shape(data: Mapping[str, Any]) -> tuple[int, int, int]:
     """The draws of each test digit, -1 for the digits, and the labels of an image, in a test set's order."""
@@ -129,19 +131,21 @@ def group_runs(records: Sequence[Record]) -> list[Group]:
     return marked
 
 
+def split(runs: Sequence[Run], labels: Sequence[Label]) -> dict[Label, list[Run]]:
+    """The runs of each of their labels, one for each run."""
+    found = defaultdict(list)
+    for run, label in zip(runs, labels, strict=True):
+        found[label].append(run)
+    return found
+
+
 def split_by_data(runs: Sequence[Record]) -> dict[str, list[Record]]:
     """Runs by the name of their data and the settings that differ between test sets of that name."""
-    by_name, by_settings = defaultdict(list), defaultdict(list)
-    for run in runs:
-        by_name[run.data].append(run)
-    for name, namesakes in by_name.items():
-        every = [effective_settings(run).items() for run in namesakes]
-        settings = [{key: value for key, value in one if changes_data(key)} for one in every]
-        for run, text in zip(namesakes, differing_settings(settings), strict=True):
-            by_settings[f"{name} {text}".strip()].append(run)
     found: dict[str, list[Record]] = {}
-    for name, namesakes in by_settings.items():
-        found |= split_by_test_set(name, namesakes)
+    for name, namesakes in split(runs, [run.data for run in runs]).items():
+        texts = differing_settings([settings_of(run, "data") for run in namesakes])
+        for text, alike in split(namesakes, texts).items():
+            found |= split_by_test_set(f"{name} {text}".strip(), alike)
     return found
 
 
@@ -152,11 +156,11 @@ def split_by_test_set(name: str, runs: Sequence[Record]) -> dict[str, list[Recor
     """
     digests = [run.result.get("test_digest") for run in runs]
     usual = Counter(digest for digest in digests if digest).most_common(1)
-    found = defaultdict(list)
-    for run, digest in zip(runs, digests, strict=True):
-        is_usual = not run.result or not usual or digest == usual[0][0]
-        found[name if is_usual else f"{name} test_digest={digest}"].append(run)
-    return found
+    labels = [
+        name if not run.result or not usual or digest == usual[0][0] else f"{name} test_digest={digest}"
+        for run, digest in zip(runs, digests, strict=True)
+    ]
+    return split(runs, labels)
 
 
 def split_by_model(runs: Sequence[Record]) -> dict[tuple[Names, str], list[Record]]:
@@ -166,29 +170,13 @@ def split_by_model(runs: Sequence[Record]) -> dict[tuple[Names, str], list[Recor
     All other settings are compared among all runs.
     """
     texts: list[list[str]] = [[] for _ in runs]
-    by_part = [split_settings(run) for run in runs]
     for part in (*Names._fields, None):
-        alike = defaultdict(list)
-        for index, run in enumerate(runs):
-            alike[part and getattr(run.names, part)].append(index)
-        for indices in alike.values():
-            settings = [by_part[index][part] for index in indices]
+        names = [part and getattr(run.names, part) for run in runs]
+        for indices in split(range(len(runs)), names).values():
+            settings = [settings_of(runs[index], part) for index in indices]
             for index, text in zip(indices, differing_settings(settings), strict=True):
                 texts[index] += [text] if text else []
-    found = defaultdict(list)
-    for run, words in zip(runs, texts, strict=True):
-        found[run.names, " ".join(words)].append(run)
-    return found
-
-
-def split_settings(run: Record) -> dict[str | None, dict[str, Any]]:
-    """The settings of each part of a run's model, and for ``None`` those of no part; not of its test set."""
-    found: dict[str | None, dict[str, Any]] = defaultdict(dict)
-    for name, value in effective_settings(run).items():
-        group = name.partition(".")[0]
-        if not changes_data(name):
-            found[group if group in Names._fields else None][name] = value
-    return found
+    return split(runs, [(run.names, " ".join(words)) for run, words in zip(runs, texts, strict=True)])
 
 
 def make_group(data: str, names: Names, settings: str, runs: Sequence[Record]) -> Group:
@@ -271,13 +259,8 @@ def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [" ".join(texts) for texts in differing]
 
 
-def changes_data(name: str) -> bool:
-    """Whether a setting can change the test set."""
-    return name.startswith("data.") and not name.startswith(TRAINING_ONLY)
-
-
-def effective_settings(run: Record) -> dict[str, Any]:
-    """The settings that can change a run's result, except the seed and the names of groups.
+def settings_of(run: Record, part: str | None) -> dict[str, Any]:
+    """The settings of a :func:`part_of` a run that can change its result, except the names of groups.
 
     A loss that is off, or that the code of an old run did not have, has the weight 0.
     """
@@ -289,7 +272,13 @@ def effective_settings(run: Record) -> dict[str, Any]:
     for group in ("optimizer", "scheduler"):  # they have no name
         if target := config.get(group, {}).get("_target_"):
             settings[group] = str(target).rpartition(".")[2]
-    return settings
+    return {name: value for name, value in settings.items() if part_of(name) == part}
+
+
+def part_of(name: str) -> str | None:
+    """What a setting belongs to: a part of the model, ``data`` if it changes the test set, or ``None``."""
+    group = name.partition(".")[0]
+    return group if group in ("data", *Names._fields) and not name.startswith(TRAINING_ONLY) else None
 
 
 def as_text(value: Any) -> str:
