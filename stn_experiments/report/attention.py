@@ -1,10 +1,10 @@
 """The table of attention: where models look, beside the yardsticks of each data set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from stn_experiments.evaluation.yardsticks import CENTRE_BOX, named
 from stn_experiments.report.groups import Group, first_mean
-from stn_experiments.report.tables import LOCATION, MISSING, POSE, Faint, Table, mean_text
+from stn_experiments.report.tables import LOCATION, POSE, Faint, Table, mean_text, number_text
 
 YARDSTICKS = {"canvas": "whole canvas", CENTRE_BOX: "best box that never moves", "exact_frame": "exact frame"}
 """The yardsticks that are rows, and their names. That of random views depends on the model."""
@@ -44,9 +44,11 @@ def yardstick_rows(groups: Sequence[Group], data: str) -> list[list[str]]:
     rows = []
     for yardstick, title in YARDSTICKS.items():
         scores = [first_mean(groups, named(name, yardstick), data) for name in LOCATION]
-        poses = [text(pose_of(groups, data, name, yardstick), form) for name, (_, form) in POSE.items()]
+        poses = [
+            number_text(pose_of(groups, data, name, yardstick), form) for name, (_, form) in POSE.items()
+        ]
         if any(score is not None for score in scores):
-            rows.append([data, Faint(title), *map(text, scores), *poses])
+            rows.append([data, Faint(title), *map(number_text, scores), *poses])
     return rows
 
 
@@ -57,8 +59,3 @@ def pose_of(groups: Sequence[Group], data: str, name: str, yardstick: str) -> fl
     if yardstick == "exact_frame" or name not in OF_INPUT:
         return 0.0
     return first_mean(groups, OF_INPUT[name], data)
-
-
-def text(value: float | None, form: Callable[[float], str] = "{:.2f}".format) -> str:
-    """A number of the table."""
-    return MISSING if value is None else form(value)

@@ -131,21 +131,21 @@ def error_scatter(
         return None
     data = list(dict.fromkeys(group.data for group in groups))
     texts = [label(group, f"{n} {group.data}: ") for n, group in enumerate(drawn, 1)]
-    means = {name: first_mean(drawn, yardstick or "", name) for name in data}
+    means = {name: first_mean(drawn, yardstick, name) for name in data if yardstick}
     lines = {name: value for name, value in means.items() if value is not None}
     places = [(group.mean(name) or 0, max(group.mean("test_error") or 0, MIN_ERROR)) for group in drawn]
     top = best(groups)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(max(4.0, legend_height([*texts, *lines])))
         plot = figure.subplots()
-        for index, (group, place) in enumerate(zip(drawn, places, strict=True)):
+        for group, place, text in zip(drawn, places, texts, strict=True):
             style = series_style(data.index(group.data), linestyle="none", markeredgewidth=1.4)
             size, face = 10 if group in top else 6, style["color"] if group.attends else "white"
-            plot.plot(*place, markersize=size, markerfacecolor=face, label=texts[index], **style)
+            plot.plot(*place, markersize=size, markerfacecolor=face, label=text, **style)
         for data_name, value in lines.items():
             colour = series_style(data.index(data_name))["color"]
-            text = f"{data_name}: the best box that never moves"
-            plot.axvline(value, color=colour, linestyle=":", linewidth=1.4, zorder=1, label=text)
+            note = f"{data_name}: the best box that never moves"
+            plot.axvline(value, color=colour, linestyle=":", linewidth=1.4, zorder=1, label=note)
         if limits:
             plot.set_xlim(*limits)
         else:

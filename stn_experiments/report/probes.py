@@ -60,15 +60,14 @@ def read_probes(groups: Sequence[Group], name: ProbeName, skipped: list[str]) ->
 
 def probe_table(probe: Probe) -> Table:
     """Some steps of a probe; of positions, those on the axes."""
-    columns = {name: getattr(probe, name) for name in (*NUMBERS, "answer", "spread")}
-    columns = {name: values for name, values in columns.items() if values is not None}
+    names = [name for name in (*NUMBERS, "answer", "spread") if getattr(probe, name) is not None]
     stride = -(-len(probe.steps) // ROWS)
     rows = [
-        [text(probe.steps[index]), *(text(values[index], ".3f") for values in columns.values())]
+        [text(probe.steps[index]), *(text(getattr(probe, name)[index], ".3f") for name in names)]
         for index in range(len(probe.steps))
         if (0 in probe.steps[index] if probe.name == "position" else index % stride == 0)
     ]
-    return Table([STEPS[probe.name], *(NUMBERS.get(name, name) for name in columns)], rows)
+    return Table([STEPS[probe.name], *(NUMBERS.get(name, name) for name in names)], rows)
 
 
 def text(value: Any, form: str = "g") -> str:
@@ -117,20 +116,21 @@ def draw_line(plot: Axes, panel: str, probe: Probe, style: Mapping[str, Any]) ->
 def finish(plot: Axes, panel: str, probe: Probe) -> None:
     """The axes of a plot of lines, and, among the answers, the line of slope 1."""
     name = probe.name
+    axes = [plot.xaxis, plot.yaxis] if panel == "answer" else [plot.xaxis]
     plot.set_xlabel(STEPS[name])
-    plot.set_ylabel(ANSWERS[name] if panel == "answer" else NUMBERS[panel])
-    if panel == "error":
-        error_axis(plot, NUMBERS[panel])
-    elif panel != "answer":
-        plot.set_ylim(0, 1.02)
-    else:
+    if panel == "answer":
+        plot.set_ylabel(ANSWERS[name])
         ends = np.min(probe.steps), np.max(probe.steps)
         plot.plot(ends, ends, color=DARK, linestyle=":", linewidth=1.4, label="slope 1")
+    elif panel == "error":
+        error_axis(plot, NUMBERS[panel])
+    else:
+        plot.set(ylabel=NUMBERS[panel], ylim=(0, 1.02))
     if name == "scale":
         plot.set_xscale("log")
-    if name == "scale" and panel == "answer":
-        plot.set_yscale("log")
-    for axis in [plot.xaxis, plot.yaxis] if panel == "answer" else [plot.xaxis]:
+        if panel == "answer":
+            plot.set_yscale("log")
+    for axis in axes:
         whole = MaxNLocator(integer=name != "noise")
         axis.set_major_locator(FixedLocator(TICKS[name]) if name in TICKS else whole)
         axis.set_major_formatter("{x:g}")

@@ -228,7 +228,11 @@ def progress(group: Group) -> str:
 
 def mean_text(group: Group, name: str, text: Callable[[float], str] = "{:.2f}".format) -> str:
     """The mean of a number over the seeds."""
-    value = group.mean(name)
+    return number_text(group.mean(name), text)
+
+
+def number_text(value: float | None, text: Callable[[float], str] = "{:.2f}".format) -> str:
+    """A number of a table, which may be missing."""
     return MISSING if value is None else text(value)
 
 
