@@ -83,10 +83,9 @@ def probe_run(run: RunFolder, name: ProbeName, device_name: Device = "auto") -> 
     """
     model, data = load_network(run, device_name)
     if not shows_one_digit(data):
-        name_of_data = run.config()["data"]["name"]
         raise UserError(
             f"--probe shows single MNIST digits, which {run.folder} cannot read: it was trained with "
-            f"data={name_of_data}"
+            f"data={run.config()['data']['name']}"
         )
     found = probe(model, name, data.test_digits(DIGITS), data.shape[1:])
     file = probe_file(run.folder, name)

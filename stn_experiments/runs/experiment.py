@@ -138,12 +138,17 @@ def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifi
 
         def count(scaled: Mapping[str, Any]) -> int:
             with torch.device("meta"):
-                return sum(weights.numel() for weights in assemble(scaled, *parts).parameters())
+                return count_parameters(assemble(scaled, *parts))
 
         node = dict(scale_to(parameters, node, setting, count))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return assemble(node, *parts)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of a model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def assemble(
@@ -157,8 +162,11 @@ def assemble(
     fitting = fitting_localisation(node, data)
     with settings_of("stn"):
         at_input = transformers.build_at_input(data.shape, fitting, data.length) if transformers else []
-        if isinstance(data, OneDigitMnist):
-            check_encoder(data.encoder.size, at_input[0].output_size)
+        if isinstance(data, OneDigitMnist) and data.encoder.size != at_input[0].output_size:
+            wanted, got = ("×".join(map(str, size)) for size in (data.encoder.size, at_input[0].output_size))
+            raise UserError(
+                f"output_size must be that of the encoder's images, data.encoder.canvas, {wanted}, got {got}"
+            )
     backbone = build_backbone(node, data, at_input)
     placed: dict[str, list[SpatialTransformer]] = {INPUT: at_input}
     with settings_of("stn"):
@@ -190,28 +198,13 @@ def check_fits(
         raise UserError("attention.name must be none for data with several labels an image")
     if data.vocab_size and not isinstance(attention, AttentionHeadConfig):
         raise UserError("attention.name must be coattention, which reads the questions of this data")
-    is_one_class, is_without_labels = (
-        isinstance(data, OneDigitMnist),
-        bool(transformers and transformers.colocalisation),
-    )
+    is_one_class = isinstance(data, OneDigitMnist)
+    is_without_labels = transformers is not None and transformers.colocalisation > 0
     if is_without_labels and (attention is not None or not is_one_class):
         raise UserError("stn.colocalisation must be 0 unless data=colocalisation and attention=none")
     if is_one_class and not is_without_labels:
         raise UserError(
             "data=colocalisation has images of one class alone: experiment=colocalisation trains on it"
-        )
-
-
-def check_encoder(size: tuple[int, int], output_size: tuple[int, int]) -> None:
-    """Check that the encoder of co-localisation is trained on images as large as the windows.
-
-    Raises:
-        UserError: it is not.
-    """
-    if size != output_size:
-        raise UserError(
-            "output_size must be that of the encoder's images, data.encoder.canvas, "
-            f"{size[0]}×{size[1]}, got {output_size[0]}×{output_size[1]}"
         )
 
 

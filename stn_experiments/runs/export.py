@@ -99,7 +99,9 @@ def export_run(run: RunFolder, part: Part, form: FormatName, output: Path) -> Ex
             cannot be exported, its export differs from it, or the file cannot be written.
     """
     check_output(output, form)
-    check_packages(form)
+    for package in FORMATS[form].packages:
+        if find_spec(package) is None:
+            raise UserError(f"--format {form} needs {package}: pip install -e '.[export]'")
     model, data = load_network(run, "cpu")
     network = select_part(model, part, run)
     test = data.load(torch.device("cpu")).test
@@ -138,17 +140,6 @@ def check_output(output: Path, form: FormatName) -> None:
         raise UserError(f"--output must be a file, got the folder {output}")
     if not os.path.isdir(output.parent):  # noqa: PTH112
         raise UserError(f"--output must be in a folder that exists, got {output}")
-
-
-def check_packages(form: FormatName) -> None:
-    """Check that the packages that a format needs are installed.
-
-    Raises:
-        UserError: one of them is missing.
-    """
-    for package in FORMATS[form].packages:
-        if find_spec(package) is None:
-            raise UserError(f"--format {form} needs {package}: pip install -e '.[export]'")
 
 
 def select_part(model: Classifier, part: Part, run: RunFolder) -> nn.Module:

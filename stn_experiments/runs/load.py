@@ -1,6 +1,5 @@
 """A trained run's network, rebuilt from the run's folder."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,23 @@ def load_run(folder: str | Path, device_name: Device = "cpu") -> tuple[Classifie
 def load_network(run: RunFolder, device_name: Device) -> tuple[Classifier, DataSet]:
     """A trained run's network, in evaluation mode on a device, and its data set.
 
+    The weights are those of the last epoch, averaged as the config says.
+
     Raises:
-        UserError: the folder holds no trained run of this version, or this machine has no such device.
+        UserError: the folder holds no trained run of this version, its checkpoint belongs to another network,
+            or this machine has no such device.
     """
     config = load_config(run)
     data = build(config["data"], "data", DataSet)
-    return load_model(run, config, data).to(find_device(device_name)).eval(), data
+    model = build_model(config, data, config["seed"])
+    state = checkpoints.load(run.model)
+    try:
+        model.load_state_dict(state["model"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{run.model} does not hold the network of {run.config_file.name}: {str(error).splitlines()[0]}"
+        ) from error
+    return model.to(find_device(device_name)).eval(), data
 
 
 def load_config(run: RunFolder) -> dict[str, Any]:
@@ -51,20 +61,3 @@ def load_config(run: RunFolder) -> dict[str, Any]:
             raise UserError(f"{run.config_file} has no group {group}: an earlier version trained this run")
     use_plugins(config.get("plugins", []))  # earlier versions had none
     return config
-
-
-def load_model(run: RunFolder, config: Mapping[str, Any], data: DataSet) -> Classifier:
-    """The network of a run's config, with the weights of its last epoch, averaged as the config says.
-
-    Raises:
-        UserError: there is no such checkpoint, or it belongs to another network.
-    """
-    model = build_model(config, data, config["seed"])
-    state = checkpoints.load(run.model)
-    try:
-        model.load_state_dict(state["model"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{run.model} does not hold the network of {run.config_file.name}: {str(error).splitlines()[0]}"
-        ) from error
-    return model

@@ -16,7 +16,7 @@ from stn_experiments.common.errors import RunLocked, TrainingFailed, UserError
 from stn_experiments.common.files import to_json, write_atomically
 from stn_experiments.data.splits import Splits, TrainingSet
 from stn_experiments.evaluation.evaluate import evaluate, evaluate_test
-from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment
+from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_experiment, count_parameters
 from stn_experiments.runs.figure import draw_figure
 from stn_experiments.runs.progress import ProgressLines, outlook
 from stn_experiments.runs.run_log import History, RunLog
@@ -84,22 +84,13 @@ def open_folder(experiment: Experiment, folder: RunFolder) -> Iterator[Splits]:
             with memory_for_data(experiment.config["data"]["name"]):
                 splits = experiment.data.load(experiment.device)
             with run_lock(folder.folder):
-                _refuse_second_folder(folder)
+                others = [] if folder.config_file.exists() else folder.same_run()
+                if others:  # of a command line with other words, started at the same time
+                    raise RunLocked(f"{others[0].folder} is the same run, and was begun at the same time")
                 yield splits
     except TrainingFailed as error:
         folder.mark_failed(str(error))
         raise
-
-
-def _refuse_second_folder(folder: RunFolder) -> None:
-    """Refuse a new folder if another command line, started at the same time, has made one for the same run.
-
-    Raises:
-        RunLocked: there is another folder.
-    """
-    others = [] if folder.config_file.exists() else folder.same_run()
-    if others:
-        raise RunLocked(f"{others[0].folder} is the same run, and was begun at the same time")
 
 
 class TrainingRun:
@@ -219,9 +210,8 @@ class TrainingRun:
             TrainingFailed: a step before it was not finite, so nothing should resume from it.
         """
         self.trainer.check_finite()
-        name = self.folder.folder.name
         state = {
-            "run": name,
+            "run": self.folder.folder.name,
             "trainer": self.trainer.state_dict(),
             "history": self.history,
             "precision": self.precision,
@@ -291,11 +281,6 @@ def set_up_torch(config: TrainerConfig, device: torch.device) -> None:
 def best_epoch(history: History) -> dict[str, Any]:
     """The first epoch with the lowest validation error."""
     return min(history, key=lambda metrics: metrics["val_error"])
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """The number of a model's parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def device_line(experiment: Experiment) -> str:
