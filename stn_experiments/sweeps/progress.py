@@ -106,18 +106,19 @@ class SweepProgress(Callback):
         self._swept = list(sweeps)
         folder = Path(config.hydra.sweep.dir) / digest({"sweep": words})
         plan = {"sweep": " ".join(words), "runs": self._runs, "began": time.time()}
+        on_slurm = is_slurm(config)
         try:
-            if not self._wait and not is_slurm(config):
+            if not self._wait and not on_slurm:
                 raise UserError("hydra.callbacks.progress.wait=false needs hydra/launcher=slurm")
-            queued = queued_jobs(folder) if is_slurm(config) else set()
-            folder = self._lock(folder, is_shared=not is_slurm(config))
+            queued = queued_jobs(folder) if on_slurm else set()
+            folder = self._lock(folder, is_shared=not on_slurm)
             write_atomically(folder / "plan.json", to_json(plan))
         except (OSError, UserError) as error:
             exit_with_failures([Failure("", str(error), getattr(error, "exit_code", UserError.exit_code))])
         self._folder = folder
         if is_submitit(config):
             self._stack.enter_context(continue_after_lost_jobs(partial(record_lost_job, folder)))
-        if is_slurm(config):
+        if on_slurm:
             self._stack.enter_context(choose_jobs(partial(self._submit, config, queued)))
         else:
             for old in folder.glob("run-*.json"):
@@ -164,16 +165,14 @@ class SweepProgress(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Give the run one of several GPUs, and print which run begins."""
         use_one_gpu()
-        if self._folder:
-            number = config.hydra.job.num
-            record(self._folder, number, state="running", began=time.time())
-            if self._prints:
-                words = [
-                    word
-                    for word in as_written(config.hydra.overrides.task)
-                    if word.partition("=")[0] in self._swept
-                ]
-                print(f"\nrun {number + 1}: {' '.join(words)}\n  {sweep_status(self._folder)}", flush=True)
+        if not self._folder:
+            return
+        number = config.hydra.job.num
+        record(self._folder, number, state="running", began=time.time())
+        if self._prints:
+            words = as_written(config.hydra.overrides.task)
+            swept = " ".join(word for word in words if word.partition("=")[0] in self._swept)
+            print(f"\nrun {number + 1}: {swept}\n  {sweep_status(self._folder)}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Record the result of a run."""
@@ -183,10 +182,10 @@ class SweepProgress(Callback):
         values: dict[str, Any] = {"state": "done" if is_done else "failed", "ended": time.time()}
         if isinstance(failure, Failure):
             values |= {"state": "failed", "failure": failure._asdict()}
-            if not self._folder:  # nobody would report it later
-                exit_with_failures([failure])
         if self._folder:
             record(self._folder, config.hydra.job.num, **values)
+        elif isinstance(failure, Failure):  # nobody would report it later
+            exit_with_failures([failure])
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the last status, then exit with the failures of the runs, if there are any."""
@@ -271,10 +270,9 @@ def sweep_status(folder: Path) -> SweepStatus:
     runs = [read_json(run_file(folder, number)) for number in range(total)]
     count = Counter(run.get("state") for run in runs)
     trained = [run for run in runs if run.keys() >= {"began", "ended"} and run["ended"] - run["began"] > FAST]
+    done, running, failed = (count[state] for state in ("done", "running", "failed"))
     left = None
-    remaining = total - count["done"] - count["failed"]
-    if trained and remaining:
+    if trained and (remaining := total - done - failed):
         spent = max(run["ended"] for run in trained) - min(run["began"] for run in trained)
         left = spent / len(trained) * remaining
-    name = plan.get("sweep", folder.name)
-    return SweepStatus(name, total, count["done"], count["running"], count["failed"], left)
+    return SweepStatus(plan.get("sweep", folder.name), total, done, running, failed, left)

@@ -147,13 +147,13 @@ class Search:
             folder = RunFolder.of(config)
             trial.set_user_attr("run", str(folder.folder))
             try:
-                error = folder.result() or train_unless_pruned(trial, config, folder)
+                result = folder.result() or train_unless_pruned(trial, config, folder)
             except TrainingFailed as failure:
                 print(failure)
                 trial.set_user_attr(FAILED, str(failure))
                 raise
-            print(f"validation error {error['val_error']:.2f} %")
-            return error["val_error"]
+            print(f"validation error {result['val_error']:.2f} %")
+            return result["val_error"]
 
     def summary(self) -> str:
         """All trials, best first, and the result of the config's own values."""

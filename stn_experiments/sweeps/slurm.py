@@ -26,6 +26,11 @@ def is_submitit(config: DictConfig) -> bool:
     return bool(config.hydra.launcher._target_.startswith("hydra_plugins.hydra_submitit_launcher."))
 
 
+def is_slurm(config: DictConfig) -> bool:
+    """Whether a sweep's config submits its runs to SLURM."""
+    return is_submitit(config) and str(config.hydra.launcher._target_).endswith(".SlurmLauncher")
+
+
 def failure_of(job: Any, message: str) -> Failure:
     """The failure of a ``submitit.Job`` without a result; ``message`` is that of submitit's error."""
     trace = re.search(r"failed during processing with trace:\n-+\n(.*?)\n-{20}", message, re.DOTALL)
@@ -33,11 +38,6 @@ def failure_of(job: Any, message: str) -> Failure:
     log = f"; see {job.paths.stdout}" if job.paths.stdout.exists() else ""
     overrides = " ".join(job.submission().args[0])
     return Failure(overrides, f"its job {job.job_id} {reason}{log}", TrainingFailed.exit_code)
-
-
-def is_slurm(config: DictConfig) -> bool:
-    """Whether a sweep's config submits its runs to SLURM."""
-    return is_submitit(config) and str(config.hydra.launcher._target_).endswith(".SlurmLauncher")
 
 
 def queued_jobs(folder: Path) -> set[str]:
