@@ -79,24 +79,23 @@ def headline(kept: Mapping[str, Kept]) -> str:
 def benchmarks(kept: Mapping[str, Kept]) -> str:
     """Errors on other papers' benchmarks, and the published ones."""
     compared = compare(kept, BENCHMARKS)
-    groups = [kept[name].group for name in compared]
-    found = [published(group) or lowest_published(group) for group in groups]
-    rows = [
-        [
-            *cells,
-            str(len(kept[name].group.finished)),
-            mean_text(kept[name].group, "pair_rotation_deg", "{:.1f}°".format),
-            mean_text(kept[name].group, "train_seconds", time_text),
-            f"{one} {one.model}" if one else MISSING,
-        ]
-        for (name, cells), one in zip(compared.items(), found, strict=True)
-    ]
-    head = ["data", "network", "test error %", "95 % interval", "more than without a transformer"]
-    notes = dict.fromkeys(f"\n{note}\n" for one in found if one for note in one.notes)
-    table = Table(
-        [*head, "seeds", "rotation left in a pair", "training time", "published: alike, or the lowest"], rows
-    ).markdown()
-    return table + sources(found) + "".join(notes) + shell(kept, compared)
+    rows, found = [], []
+    for name, cells in compared.items():
+        group = kept[name].group
+        if figure := published(group) or lowest_published(group):
+            found.append(figure)
+        rows.append(
+            [
+                *(*cells, str(len(group.finished))),
+                mean_text(group, "pair_rotation_deg", "{:.1f}°".format),
+                mean_text(group, "train_seconds", time_text),
+                f"{figure} {figure.model}" if figure else MISSING,
+            ]
+        )
+    head = ["data", "network", "test error %", "95 % interval", "more than without a transformer", "seeds"]
+    head += ["rotation left in a pair", "training time", "published: alike, or the lowest"]
+    notes = dict.fromkeys(f"\n{note}\n" for figure in found for note in figure.notes)
+    return Table(head, rows).markdown() + sources(found) + "".join(notes) + shell(kept, compared)
 
 
 def sources(found: Iterable[Published | None]) -> str:
@@ -151,14 +150,13 @@ def runs(kept: Mapping[str, Kept]) -> str:
 def full_length(kept: Mapping[str, Kept]) -> str:
     """The errors of recipes at their full length, and the published ones of the paper's networks."""
     names = {name: data for data in LETTERS if (name := f"full-{data}") in kept}
-    groups = {name: kept[name].group for name in names}
-    found = {name: published(group) for name, group in groups.items()}
-    rows = [
-        [f"{LETTERS[data]}: `data={data}`", *figures(groups[name]), str(found[name] or MISSING)]
-        for name, data in names.items()
-    ]
+    rows, found = [], []
+    for name, data in names.items():
+        group = kept[name].group
+        found.append(published(group))
+        rows.append([f"{LETTERS[data]}: `data={data}`", *figures(group), str(found[-1] or MISSING)])
     table = Table(["data", *FIGURES, "published: ST-CNN"], rows).markdown()
-    return table + sources(found.values()) + shell(kept, names)
+    return table + sources(found) + shell(kept, names)
 
 
 FIGURES = (
@@ -182,17 +180,15 @@ def figures(group: Group) -> list[str]:
 def questions(kept: Mapping[str, Kept]) -> str:
     """The errors of co-attention on questions, with both inputs and with one of them hidden."""
     names = [name for name in kept if name.startswith("questions")]
-    of = {}
-    for group in (group for name in names for group in kept[name].groups):
-        attention = group.runs[0].config["attention"]
-        of[attention["blind"] or "nothing", attention["mode"]] = group
+    groups = [group for name in names for group in kept[name].groups]
+    of = {(one.config["attention"]["mode"], one.config["attention"]["blind"]): one for one in groups}
     rows = [
         [
-            *(mode, hidden, str(len(group.finished)), error_text(group), interval_text(group)),
-            difference_text(group, [of["nothing", "alternating"]]),
+            *(mode, hidden or "nothing", str(len(group.finished)), error_text(group), interval_text(group)),
+            difference_text(group, [of["alternating", None]]),
             mean_text(group, "train_seconds", time_text),
         ]
-        for (hidden, mode), group in of.items()
+        for (mode, hidden), group in of.items()
     ]
     head = ["co-attention", "hidden", "seeds", "test error %", "95 % interval"]
     head += ["more than alternating", "training time"]
@@ -210,8 +206,8 @@ def search(kept: Mapping[str, Kept]) -> str:
     names = [name for name in kept if name.startswith("search-")]
     rows: dict[str, dict[str, str]] = {}
     for group in (group for name in names for group in kept[name].groups):
-        rate = f"{group.runs[0].config['optimizer']['lr']:g}"
-        model = f"{LETTERS[group.runs[0].data]}, {'with' if group.attends else 'without'}"
+        rate = f"{group.config['optimizer']['lr']:g}"
+        model = f"{LETTERS[group.config['data']['name']]}, {'with' if group.attends else 'without'}"
         rows.setdefault(model, {})[rate] = mean_text(group, "val_error")
     rates = sorted({rate for row in rows.values() for rate in row}, key=float)
     body = [[model, *(row.get(rate, MISSING) for rate in rates)] for model, row in rows.items()]
@@ -238,7 +234,7 @@ def precision(kept: Mapping[str, Kept]) -> str:
     rows, names = [], []
     for data, letter in LETTERS.items():
         if (name := f"precision-{data}") in kept:
-            of = {group.runs[0].config["trainer"]["precision"]: group for group in kept[name].groups}
+            of = {group.config["trainer"]["precision"]: group for group in kept[name].groups}
             full, half = of["float32"], of["bfloat16"]
             errors = map(error_and_interval, (full, half))
             rows.append([f"{letter}: `data={data}`", *errors, difference_text(half, [full])])
@@ -251,13 +247,12 @@ def windows(kept: Mapping[str, Kept]) -> str:
     """Errors and scores of boxes that start as windows, and of those that start as the whole image."""
     names, rows = [name for name in kept if name.startswith("windows-")], []
     for name in names:
-        of = {group.runs[0].config["stn"]["localisation"]: group for group in kept[name].groups}
-        pair = of["window"], of["keypoints"]
-        scores = [percentage(group, "found") for group in pair] + [
-            mean_text(group, "frame_iou_mean") for group in pair
-        ]
-        errors = map(error_and_interval, pair)
-        rows.append([f"`data={pair[0].data}`", *errors, difference_text(pair[1], [pair[0]]), *scores])
+        of = {group.config["stn"]["localisation"]: group for group in kept[name].groups}
+        window, whole = of["window"], of["keypoints"]
+        errors = map(error_and_interval, (window, whole))
+        shares = [percentage(group, "found") for group in (window, whole)]
+        ious = [mean_text(group, "frame_iou_mean") for group in (window, whole)]
+        rows.append([f"`data={window.data}`", *errors, difference_text(whole, [window]), *shares, *ious])
     head = ["", "test error %: window", "whole image", "which is more by"]
     head += ["found %: window", "whole image", "frame IoU: window", "whole image"]
     return Table(head, rows).markdown() + shell(kept, names)
@@ -277,13 +272,8 @@ def comparison(kept: Mapping[str, Kept], heads: tuple[str, ...], rows: Sequence[
         [*cells, *(mean_text(kept[name].group, score, form) for score, (_, form) in SCORES.items())]
         for name, cells in compared.items()
     ]
-    head = [
-        *heads,
-        "test error %",
-        "95 % interval",
-        f"more than {than}",
-        *(head for head, _ in SCORES.values()),
-    ]
+    head = [*heads, "test error %", "95 % interval", f"more than {than}"]
+    head += [column for column, _ in SCORES.values()]
     return Table(head, body).markdown() + shell(kept, compared)
 
 
@@ -300,11 +290,9 @@ def compare(kept: Mapping[str, Kept], rows: Sequence[Row]) -> dict[str, list[str
 
 def colocalisation(kept: Mapping[str, Kept]) -> str:
     """The share of digits that were found, and the yardsticks', for each class."""
-    name = "colocalisation"
-    by_digit = sorted(kept[name].groups, key=lambda group: group.runs[0].config["data"]["digit"])
     rows = [
         [
-            *(str(group.runs[0].config["data"]["digit"]), str(len(group.finished))),
+            *(str(group.config["data"]["digit"]), str(len(group.finished))),
             percentage(group, "found"),
             f"{100 * min(group.values('found')):.1f}",
             *(percentage(group, f"found_of_{yardstick}") for yardstick in ("centre_box", "random_views")),
@@ -312,11 +300,11 @@ def colocalisation(kept: Mapping[str, Kept]) -> str:
             range_text([group], "test_images"),
             mean_text(group, "train_seconds", time_text),
         ]
-        for group in by_digit
+        for group in sorted(kept["colocalisation"].groups, key=lambda group: group.config["data"]["digit"])
     ]
     head = ["digit", "seeds", "found %", "… by the worst seed", "… by the best centre box"]
     head += ["… by random views", "frame IoU", "test images", "training time"]
-    return Table(head, rows).markdown() + shell(kept, [name])
+    return Table(head, rows).markdown() + shell(kept, ["colocalisation"])
 
 
 def percentage(group: Group, name: str) -> str:

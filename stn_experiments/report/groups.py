@@ -54,6 +54,11 @@ class Group:
     marks: str = ""
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """The config of its first run. The others differ in the seed, and in what cannot change a result."""
+        return self.runs[0].config
+
+    @property
     def base(self) -> str:
         """Backbone and attention: ``compact + affine + cbam``, ``compact + none``."""
         attentions = [name for name in self.names[1:] if name != "none"] or ["none"]
@@ -99,7 +104,7 @@ class Group:
             return None
         try:
             wrong = np.stack([unpack_bits(result["test_wrong"], result["test_images"]) for result in results])
-            return wrong.reshape(len(results), *test_shape(self.runs[0].config["data"])).mean((1, 3))
+            return wrong.reshape(len(results), *test_shape(self.config["data"])).mean((1, 3))
         except (KeyError, TypeError, ValueError):
             return None
 

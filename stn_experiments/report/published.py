@@ -44,8 +44,8 @@ def lowest_published(group: Group) -> Published | None:
 def of_data(group: Group) -> Iterator[Published]:
     """All published figures for a group's data and protocol, in the order of the file."""
     for source in DATA["sources"]:
-        column = source["columns"].get(group.runs[0].data)
-        if column is None or not is_of(column["settings"], group.runs[0].config["data"]):
+        column = source["columns"].get(group.config["data"]["name"])
+        if column is None or not is_of(column["settings"], group.config["data"]):
             continue
         notes = tuple(part["note"] for part in (source, column) if "note" in part)
         for sureness, errors in column["errors"].items():
@@ -59,17 +59,17 @@ def model_names(group: Group) -> Iterator[str]:
     The compact network is in no paper, so it is compared with their CNNs.
     """
     backbone, stn, attention = group.names
-    config = group.runs[0].config
     if (backbone, stn, attention) == ("none", "none", "ram"):
-        yield f"RAM, {config['attention'].get('glimpses')} glimpses"
+        yield f"RAM, {group.config['attention'].get('glimpses')} glimpses"
         yield "RAM"
     if backbone not in NETWORKS or attention != "none":
         return
-    network, count = NETWORKS[backbone], config["stn"].get("count", 1)
+    network, settings = NETWORKS[backbone], group.config["stn"]
+    count = settings.get("count", 1)
     if stn == "none":
         yield network
         return
-    if config["stn"].get("recurrent"):
+    if settings.get("recurrent"):
         yield "recurrent STN"
         return
     yield COUNTS.get(count, "")
