@@ -7,9 +7,9 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
-from benchmarks.measure import Job, Values, interleaved
+from benchmarks.measure import Job, Values, interleaved, repeat
 from stn_experiments.config.build import build
 from stn_experiments.data.batch import Batch, Task, to_device
 from stn_experiments.data.datasets import DistortedMnist
@@ -70,6 +70,10 @@ class Bench:
         """Digits on the device, by default all training digits, under a distortion; without poses."""
         digits = digits or self.digits
         return TrainingSet(len(digits.labels), partial(task.draw, digits, posed=False))
+
+    def draws(self, draw: Callable[[Tensor], object], size: int, images: int) -> Job:
+        """A job that draws so many ``images`` at once, at random indices below ``size``."""
+        return repeat(lambda: draw(torch.randint(size, (images,), device=self.device)))
 
     def batches(self, task: Task, count: int, size: int) -> list[Batch]:
         """Ready-made batches."""

@@ -1,14 +1,12 @@
 """The speed of the distortions, beside torchvision's by sample and kornia's by batch."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from benchmarks.bench import Bench, task_of
-from benchmarks.measure import Job, Row, repeat, speeds
+from benchmarks.measure import Row, speeds
 from benchmarks.rivals import Loader, kornia_draw, reads, torchvision_samples
 from benchmarks.table import Table
 from stn_experiments.training.loop import batches_per_chunk
@@ -38,16 +36,13 @@ def row(bench: Bench, config: dict[str, Any]) -> Row:
     """One distortion."""
     task, size = task_of(config), config["trainer"]["batch_size"]
     per_chunk = batches_per_chunk(size)
+    images = per_chunk * size
     train, generator = bench.train_set(task), Generator(bench.device).manual_seed(0)
     samples, kornia = torchvision_samples(task, bench.mnist.train), kornia_draw(task, bench.digits)
     loader = None if samples is None else Loader(samples, size, bench.workers)
-
-    def chunks(draw: Callable[[Tensor], object]) -> Job:
-        return repeat(lambda: draw(torch.randint(train.size, (per_chunk * size,), device=bench.device)))
-
     jobs = {
-        "ours": chunks(partial(train.draw, generator=generator)),
+        "ours": bench.draws(partial(train.draw, generator=generator), train.size, images),
         "torchvision": None if loader is None else reads(loader, per_chunk, bench.device),
-        "kornia": kornia and chunks(kornia),
+        "kornia": kornia and bench.draws(kornia, train.size, images),
     }
-    return {"data": config["data"]["name"], **speeds(bench.measure(jobs), per_chunk * size)}
+    return {"data": config["data"]["name"], **speeds(bench.measure(jobs), images)}

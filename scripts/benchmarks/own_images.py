@@ -1,5 +1,6 @@
 """The speed of a user's own images, beside torchvision's ImageFolder in a DataLoader."""
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,18 +63,18 @@ def write_images(folder: Path, count: int) -> None:
         picture.save(folder / str(place % CLASSES) / f"{place}.jpg", quality=90)
 
 
-def later(bench: Bench, folder: str, augmentation: nn.Module | None = None) -> Row:
+def later(bench: Bench, folder: str, *augmentation: nn.Module) -> Row:
     """Training images in batches, ours several together as in training."""
     size = bench.config()["trainer"]["batch_size"]
     per_chunk = batches_per_chunk(size)
+    images = per_chunk * size
     train = load(bench, folder, *(AUGMENTATION if augmentation else ())).train
-    generator = Generator(bench.device).manual_seed(0)
-
-    def draw() -> None:
-        train.draw(torch.randint(train.size, (per_chunk * size,), device=bench.device), generator)
-
-    jobs = {"ours": repeat(draw), "torchvision": loaded(bench, folder, per_chunk, augmentation)}
-    return speeds(bench.measure(jobs), per_chunk * size)
+    draw = partial(train.draw, generator=Generator(bench.device).manual_seed(0))
+    jobs = {
+        "ours": bench.draws(draw, train.size, images),
+        "torchvision": loaded(bench, folder, per_chunk, *augmentation),
+    }
+    return speeds(bench.measure(jobs), images)
 
 
 def load(bench: Bench, folder: str, *overrides: str) -> Splits:
@@ -82,11 +83,10 @@ def load(bench: Bench, folder: str, *overrides: str) -> Splits:
     return build(config["data"], "data", DataSet).load(bench.device)
 
 
-def loaded(bench: Bench, folder: str, batches: int, augmentation: nn.Module | None = None) -> Job:
+def loaded(bench: Bench, folder: str, batches: int, *augmentation: nn.Module) -> Job:
     """A job that takes so many batches, read by torchvision, to the device."""
-    augment = [] if augmentation is None else [augmentation]
     transform = v2.Compose(
-        [v2.Resize((SIDE, SIDE)), *augment, v2.PILToTensor(), v2.ToDtype(torch.float, True)]
+        [v2.Resize((SIDE, SIDE)), *augmentation, v2.PILToTensor(), v2.ToDtype(torch.float, True)]
     )
     loader = Loader(ImageFolder(folder, transform), bench.config()["trainer"]["batch_size"], bench.workers)
     return reads(loader, batches, bench.device)
