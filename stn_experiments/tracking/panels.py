@@ -62,9 +62,8 @@ def draw_panel(
         draw.text((BORDER, BORDER), caption, INK, font)
     for column, head in enumerate(HEADS):
         x = BORDER + column * pitch + cell / 2
-        draw.text(
-            (x, top - GAP), head, drawing.GREY, drawing.fitting_font(head, HEAD_SIZE, cell), anchor="ms"
-        )
+        font = drawing.fitting_font(head, HEAD_SIZE, cell)
+        draw.text((x, top - GAP), head, drawing.GREY, font, anchor="ms")
     for index in range(len(batch.images)):
         for column, picture in enumerate(_row(batch, prediction, index, cell, class_names)):
             panel.paste(picture, (BORDER + column * pitch, top + index * pitch))
@@ -90,9 +89,7 @@ def _row(
     batch: Batch, prediction: Prediction, index: int, cell: int, class_names: Sequence[str] | None
 ) -> list[Image.Image]:
     image, boxes = batch.images[index].detach().cpu(), batch.pose.box[index].detach().cpu()
-    # A single view has the colour of its row; of several, each has its own.
-    count = len(prediction.views)
-    colours = [COLOURS[index % len(COLOURS)]] if count == 1 else _colours(count)
+    colours = _colours(len(prediction.views), index)
     views = [(_of_one(view, index), colour) for view, colour in zip(prediction.views, colours, strict=True)]
     asked = [] if batch.question is None else _asked(batch.question[index].cpu(), views)
     logits, labels = prediction.logits[index].detach().cpu(), batch.labels[index].cpu()
@@ -108,8 +105,13 @@ def _row(
     ]
 
 
-def _colours(count: int) -> list[Colour]:
-    """A colour for each of several views; more than there are colours run from the first to the fourth."""
+def _colours(count: int, row: int) -> list[Colour]:
+    """A colour for each of several views; more than there are colours run from the first to the fourth.
+
+    A single view has the colour of its row.
+    """
+    if count == 1:
+        return [COLOURS[row % len(COLOURS)]]
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     stops = torch.tensor([COLOURS[0], COLOURS[2], COLOURS[1], COLOURS[3]], dtype=torch.float)
@@ -162,9 +164,8 @@ def _place_cell(image: Tensor, views: ColouredViews, boxes: Tensor, cell: int) -
         drawing.draw_dashed(picture, place.pixels(box))
     for number, (view, colour) in enumerate(views, 1):
         if many and view.outline is not None:
-            drawing.draw_number(
-                picture, number, place.pixels(view.outline[:1].nan_to_num(drawing.FARTHEST))[0], colour
-            )
+            (start,) = place.pixels(view.outline[:1].nan_to_num(drawing.FARTHEST))
+            drawing.draw_number(picture, number, start, colour)
     picture = picture.reduce(OVERSAMPLE)
     drawing.write(picture, " ".join(sorted(notes - {""})), views[0][1], (0.5, 0.92), SMALL_TEXT)
     return picture
@@ -193,17 +194,16 @@ def _output_cell(views: ColouredViews, cell: int) -> Image.Image:
     columns = math.ceil(math.sqrt(len(views)))
     rows = math.ceil(len(views) / columns)
     width, height = picture.width // columns, picture.height // rows
+    many = len(views) > len(COLOURS)
     for number, (view, colour) in enumerate(views):
         row, column = divmod(number, columns)
         place = drawing.fit(view.output, (width, height), IMAGE_SHARE)
         place = place._replace(left=place.left + column * width, top=place.top + row * height)
         drawing.paste_image(picture, view.output, place)
-        many = len(views) > len(COLOURS)
         drawing.draw_outline(picture, geometry.boundary_points(1), place, colour, many)
         if many:
-            drawing.draw_number(
-                picture, number + 1, (place.left + width * 0.17, place.top + height * 0.17), colour
-            )
+            at = (place.left + width * 0.17, place.top + height * 0.17)
+            drawing.draw_number(picture, number + 1, at, colour)
     return picture.reduce(OVERSAMPLE)
 
 
