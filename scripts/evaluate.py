@@ -50,8 +50,10 @@ def main() -> None:
     found = []
     for folder, overrides in jobs:
         name = " ".join([folder.name, *overrides]) if len(jobs) > 1 else ""
-        job = partial(probe, probes) if arguments.probe else partial(evaluate, overrides)
-        found.append(attempt(partial(job, folder, arguments), name))
+        if arguments.probe:
+            found.append(attempt(partial(probe, folder, arguments, probes), name))
+        else:
+            found.append(attempt(partial(evaluate, folder, arguments, overrides), name))
     if probes:
         found.append(attempt(partial(draw_probes, probes, arguments.probe), ""))
     failed = [failure for failure in found if failure]
@@ -94,7 +96,7 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def evaluate(overrides: list[str], folder: Path, arguments: argparse.Namespace) -> None:
+def evaluate(folder: Path, arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Evaluate one run on one data set."""
     from stn_experiments.report.collect import read_run
     from stn_experiments.runs.evaluate import evaluate_run, evaluation_folder
@@ -114,7 +116,7 @@ def evaluate(overrides: list[str], folder: Path, arguments: argparse.Namespace) 
     print(f"panel       {path / 'panel.png'}")
 
 
-def probe(probes: dict[Path, "Probe"], folder: Path, arguments: argparse.Namespace) -> None:
+def probe(folder: Path, arguments: argparse.Namespace, probes: dict[Path, "Probe"]) -> None:
     """Probe one run, and add the result to ``probes``."""
     from stn_experiments.report.probes import probe_table, text
     from stn_experiments.runs.evaluate import probe_file, probe_run
