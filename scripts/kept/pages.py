@@ -177,6 +177,19 @@ def figures(group: Group) -> list[str]:
     ]
 
 
+def hardest(kept: Mapping[str, Kept]) -> str:
+    """A sentence: how many rotated digits all networks get wrong."""
+    group = kept["full-rotated"].group
+    wrong = group.wrong()
+    assert wrong is not None
+    always = (wrong == 1).all(0).sum()
+    share = 100 * always * len(wrong) / wrong.sum()
+    return (
+        f"All {len(wrong)} networks are wrong on the same {always} of {wrong.shape[1]:,} rotated test digits, "
+        f"which are {share:.0f} % of\ntheir mistakes.\n"
+    )
+
+
 def questions(kept: Mapping[str, Kept]) -> str:
     """The errors of co-attention on questions, with both inputs and with one of them hidden."""
     names = [name for name in kept if name.startswith("questions")]
@@ -349,7 +362,13 @@ def circle(kept: Mapping[str, Kept]) -> str:
 
 
 def lowest(kept: Mapping[str, Kept]) -> str:
-    """A sentence: the errors on other papers' benchmarks, beside the lowest published ones."""
+    """Sentences: the errors at full length and on other papers' benchmarks, beside published ones."""
+    longest = []
+    for data, letter in LETTERS.items():
+        if (name := f"full-{data}") in kept:
+            group = kept[name].group
+            error = f"{error_text(group)} % ({interval_text(group)}) of {letter}"
+            longest.append(f"{error} (published: {published(group) or MISSING} %)")
     texts = []
     for name, data in LOWEST.items():
         group = kept[name].group
@@ -357,7 +376,8 @@ def lowest(kept: Mapping[str, Kept]) -> str:
         assert figure is not None
         error = f"{error_text(group)} % ({interval_text(group)}) of images made as {data}"
         texts.append(f"{error} (published for its own: {figure.error} %, {figure.model})")
-    start = "Without augmentation, a transformer before group convolutions errs on\n"
+    start = "At full length a transformer errs on " + ",\nand on ".join(longest) + ".\n"
+    start += "Without augmentation, a transformer before group convolutions errs on\n"
     return start + ",\nand on ".join(texts) + ".\n"
 
 
@@ -388,6 +408,7 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "differences": differences,
     "runs": runs,
     "full length": full_length,
+    "hardest": hardest,
     "questions": questions,
     "search": search,
     "step times": step_times,
