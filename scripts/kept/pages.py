@@ -185,7 +185,7 @@ def hardest(kept: Mapping[str, Kept]) -> str:
     always = (wrong == 1).all(0).sum()
     share = 100 * always * len(wrong) / wrong.sum()
     return (
-        f"All {len(wrong)} networks are wrong on the same {always} of {wrong.shape[1]:,} rotated test digits. "
+        f"All {len(wrong)} networks are wrong on the same {always} of {wrong.shape[1]:,} rotated digits. "
         f"These are {share:.0f} % of their mistakes.\n"
     )
 
