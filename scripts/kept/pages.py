@@ -367,7 +367,8 @@ def lowest(kept: Mapping[str, Kept]) -> str:
     for data, letter in LETTERS.items():
         if (name := f"full-{data}") in kept:
             group = kept[name].group
-            error = f"{error_text(group)} % ({interval_text(group)}) of {letter}"
+            seeds = f"{len(group.finished)} seeds"
+            error = f"{error_text(group)} % ({interval_text(group)}, {seeds}) of {letter}"
             longest.append(f"{error} (published: {published(group) or MISSING} %)")
     texts = []
     for name, data in LOWEST.items():
