@@ -192,7 +192,7 @@ def hardest(kept: Mapping[str, Kept]) -> str:
 
 def questions(kept: Mapping[str, Kept]) -> str:
     """The errors of co-attention on questions, with both inputs and with one of them hidden."""
-    names = [name for name in kept if name.startswith("questions")]
+    names = sorted(name for name in kept if name.startswith("questions"))
     groups = [group for name in names for group in kept[name].groups]
     of = {(one.config["attention"]["mode"], one.config["attention"]["blind"]): one for one in groups}
     rows = [
