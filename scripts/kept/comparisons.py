@@ -1,7 +1,9 @@
 """Which kept networks the pages compare with one another."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+from kept.records import Kept
 
 
 class Row(NamedTuple):
@@ -113,3 +115,19 @@ CHOICES = {
     },
 }
 """For some images what to take, and instead of what, each with its file of results."""
+
+LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "cluttered": "TC"}
+"""The paper's names of its data."""
+TWINS = {"epochs": "equal epochs", "time": "equal time"}
+"""The networks without a transformer, and what they have in common with the one that has it."""
+
+
+def with_twins(kept: Mapping[str, Kept]) -> Iterator[tuple[str, str, list[str]]]:
+    """The data that have results with and without a transformer, their letters and their files.
+
+    Where the steps of both take equally long, the twin of equal epochs is that of equal time as well.
+    """
+    for data, letter in LETTERS.items():
+        names = [name for kind in ("with", *TWINS) if (name := f"{data}-{kind}") in kept]
+        if {f"{data}-with", f"{data}-epochs"} <= {*names}:
+            yield data, letter, names

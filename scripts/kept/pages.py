@@ -1,12 +1,25 @@
 """The tables of README.md and docs/ that are written from kept results, between two comments."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from statistics import median
 
-from kept.comparisons import BENCHMARKS, CHOICES, LESS, OTHERS, PLACES, TURNED, Row, rows_of
+from kept.comparisons import (
+    BENCHMARKS,
+    CHOICES,
+    LESS,
+    LETTERS,
+    OTHERS,
+    PLACES,
+    TURNED,
+    TWINS,
+    Row,
+    rows_of,
+    with_twins,
+)
 from kept.records import Kept
+from kept.sentences import circle, differences, hardest, lowest
 from stn_experiments.common.durations import time_text
 from stn_experiments.common.errors import UserError
 from stn_experiments.report.groups import Group
@@ -23,8 +36,6 @@ from stn_experiments.report.tables import (
 )
 
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
-LETTERS = {"rotated": "R", "rts": "RTS", "projective": "P", "elastic": "E", "cluttered": "TC"}
-"""The paper's names of its data."""
 YARDSTICKS = {
     "canvas": "whole canvas",
     "centre_box": "best centre box",
@@ -32,8 +43,6 @@ YARDSTICKS = {
     "exact_frame": "exact frame",
 }
 """The heads of their columns."""
-TWINS = {"epochs": "equal epochs", "time": "equal time"}
-"""The networks without a transformer, and what they have in common with the one that has it."""
 SCORES = {
     **{name: column for name, column in POSE.items() if name.endswith("_deg")},
     "residual_scale": ("scale", "{:.3f}".format),
@@ -41,11 +50,6 @@ SCORES = {
     "frame_iou_mean": ("frame IoU", "{:.2f}".format),
 }
 """What is left of the digits' poses in V: the heads of the columns, and their form."""
-LOWEST = {
-    "bench-rotated12k-both": "rotated MNIST 12k",
-    "bench-sim2mnist-both": "SIM2MNIST",
-}
-"""What the best network for a benchmark is tested on."""
 
 
 def rewrite(text: str, kept: Mapping[str, Kept]) -> str:
@@ -109,30 +113,6 @@ def sources(found: Iterable[Published | None]) -> str:
     return f"\n{' '.join(sentences)}\n" if sentences else ""
 
 
-def differences(kept: Mapping[str, Kept]) -> str:
-    """A sentence for each comparison: the difference, its interval and what follows."""
-    lines = []
-    for _, letter, names in with_twins(kept):
-        transformer, *twins = (kept[name].group for name in names)
-        heads = TWINS.values() if len(twins) > 1 else [" and ".join(TWINS.values())]
-        for twin, common in zip(twins, heads, strict=True):
-            lines.append(f"- **{letter}, {common}:** {verdict(transformer, twin)}\n")
-    return "".join(lines)
-
-
-def verdict(group: Group, twin: Group) -> str:
-    """Whether a transformer's error differs from its twin's by more than chance."""
-    interval = twin.difference(group)
-    if interval is None:
-        raise UserError(f"the runs of {group.data} were tested on different images")
-    mean, low, high = interval
-    text = f"{mean:.2f} percentage points (95 % interval {low:.2f} to {high:.2f})"
-    if interval.holds_zero:
-        return f"no difference beyond chance. The error without a transformer is higher by {text}."
-    word = "lower" if mean > 0 else "higher"
-    return f"the transformer's error is {word}. The error without it is higher by {text}."
-
-
 def runs(kept: Mapping[str, Kept]) -> str:
     """A row for each command whose runs were tested, with all that a reader needs to repeat it."""
     kinds = {"with": "with", **{twin: f"without, {common}" for twin, common in TWINS.items()}}
@@ -175,19 +155,6 @@ def figures(group: Group) -> list[str]:
         mean_text(group, "train_seconds", time_text),
         ", ".join(sorted({run.result["commit"] for run in group.finished})),
     ]
-
-
-def hardest(kept: Mapping[str, Kept]) -> str:
-    """A sentence: how many rotated digits all networks get wrong."""
-    group = kept["full-rotated"].group
-    wrong = group.wrong()
-    assert wrong is not None
-    always = (wrong == 1).all(0).sum()
-    share = 100 * always * len(wrong) / wrong.sum()
-    return (
-        f"All {len(wrong)} networks are wrong on the same {always} of {wrong.shape[1]:,} rotated digits. "
-        f"These are {share:.0f} % of their mistakes.\n"
-    )
 
 
 def questions(kept: Mapping[str, Kept]) -> str:
@@ -349,39 +316,6 @@ def yardsticks(kept: Mapping[str, Kept]) -> str:
     return Table(["data", *YARDSTICKS.values()], rows).markdown() + shell(kept, names)
 
 
-def circle(kept: Mapping[str, Kept]) -> str:
-    """A sentence: the errors on rotations that training never showed."""
-    groups = {model: kept[f"turning180-{model}"].group for model in ("with", "without")}
-    errors = [f"{error_text(group)} % ({interval_text(group)}) {model}" for model, group in groups.items()]
-    left = [mean_text(group, "pair_rotation_deg", "{:.0f}°".format) for group in groups.values()]
-    return (
-        f"Trained on rotations in ±90° and tested on the full circle, the default network errs on "
-        f"{errors[0]}\nthe consistency loss, and on {errors[1]} it. Of the difference of two rotations of "
-        f"one digit\n{left[0]} and {left[1]} are left in its output.\n"
-    )
-
-
-def lowest(kept: Mapping[str, Kept]) -> str:
-    """Sentences: the errors at full length and on other papers' benchmarks, beside published ones."""
-    longest = []
-    for data, letter in LETTERS.items():
-        if (name := f"full-{data}") in kept:
-            group = kept[name].group
-            seeds = f"{len(group.finished)} seeds"
-            error = f"{error_text(group)} % ({interval_text(group)}, {seeds}) of {letter}"
-            longest.append(f"{error} (published: {published(group) or MISSING} %)")
-    texts = []
-    for name, data in LOWEST.items():
-        group = kept[name].group
-        figure = lowest_published(group)
-        assert figure is not None
-        error = f"{error_text(group)} % ({interval_text(group)}) of images made as {data}"
-        texts.append(f"{error} (published for its own: {figure.error} %, {figure.model})")
-    start = "At full length a transformer errs on " + ",\nand on ".join(longest) + ".\n"
-    start += "Without augmentation, a transformer before group convolutions errs on\n"
-    return start + ",\nand on ".join(texts) + ".\n"
-
-
 def error_and_interval(group: Group) -> str:
     """The error in %, and in brackets its interval."""
     return f"{error_text(group)} ({interval_text(group)})"
@@ -391,17 +325,6 @@ def shell(kept: Mapping[str, Kept], names: Iterable[str]) -> str:
     """The commands of some files in a block of their own, each once."""
     lines = dict.fromkeys(line for name in names for line in kept[name].command.splitlines())
     return "\n```sh\n" + "\n".join(lines) + "\n```\n"
-
-
-def with_twins(kept: Mapping[str, Kept]) -> Iterator[tuple[str, str, list[str]]]:
-    """The data that have results with and without a transformer, their letters and their files.
-
-    Where the steps of both take equally long, the twin of equal epochs is that of equal time as well.
-    """
-    for data, letter in LETTERS.items():
-        names = [name for kind in ("with", *TWINS) if (name := f"{data}-{kind}") in kept]
-        if {f"{data}-with", f"{data}-epochs"} <= {*names}:
-            yield data, letter, names
 
 
 TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {

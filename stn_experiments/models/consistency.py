@@ -109,10 +109,10 @@ def isotropic_unit(images: Tensor) -> Tensor:
 
 
 def tilt_loss(views: Sequence[View], images: Tensor) -> Tensor:
-    """The squared mean sine () of the rotations of the boxes on images (B, C, H, W), times 4; over all views.
+    """Four times the squared mean sine () of the rotations of the boxes on images (B, C, H, W).
 
-    It is 0 if the boxes of a batch are upright on average. The product of the means of the two halves of the
-    batch has no bias: the rotations themselves may be as large as they like.
+    It is the mean over the views, and 0 if the boxes of a batch are upright on average. The product of the
+    means of the two halves of the batch has no bias: the rotations themselves may be as large as they like.
     """
     losses = []
     for view in views:

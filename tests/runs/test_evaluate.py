@@ -202,3 +202,14 @@ def test_a_config_that_is_not_of_this_version_is_refused(runs, evaluate):
         code, _, (line,) = evaluate(runs[0])
         assert code == 2
         assert line.endswith(words)
+
+
+@pytest.mark.parametrize("words", [[], ["--probe", "scale"]])
+def test_a_folder_of_configs_without_a_choice_is_refused(refused, tmp_path, words):
+    line = refused("evaluate.py", tmp_path, *words, "--config-dir", tmp_path)
+    assert "--config-dir has further choices for data=NAME, which is missing" in line
+
+
+def test_a_folder_with_a_config_of_something_else_is_no_run(refused, tmp_path):
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    assert "config.yaml has no group data" in refused("evaluate.py", tmp_path)

@@ -312,3 +312,8 @@ def test_no_figure_on_the_page_of_results_is_typed_by_hand():
     text = pages.BLOCK.sub("", (ROOT / "docs" / "results.md").read_text())
     text = re.sub("`[^`\n]*`", "", text)  # settings
     assert re.findall(r"\d+\.\d+", text.replace("et al. 2", "")) == []
+
+
+@pytest.mark.parametrize("words", [["--root", "outputs"], ["--evaluated", "data=rts"]])
+def test_options_of_keep_alone_are_refused(refused, words):
+    assert "--root and --evaluated belong to --keep" in refused("results.py", *words)
