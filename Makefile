@@ -36,7 +36,7 @@ tensorboard: $(VENV)/run ## Serve all runs, with every step of every panel
 play: $(VENV)/play ## Serve a page that rotates and spoils an image for the newest finished run; ARGS="outputs/RUN" chooses
 	$(BIN)/python scripts/play.py $(ARGS)
 
-benchmark: $(VENV)/dev ## Measure speed beside other ways to do the same, and write the tables
+benchmark: $(VENV)/dev ## Compare speed with torchvision, kornia and Lightning; write the tables
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 results: $(VENV)/run ## Write the tables of README and docs/ from the runs that docs/results keeps

@@ -1,4 +1,4 @@
-"""Speed beside other ways to do the same: python scripts/benchmark.py [QUESTION ...] [overrides]."""
+"""Speed beside torchvision, kornia and Lightning: python scripts/benchmark.py [QUESTION ...] [overrides]."""
 
 import argparse
 import math

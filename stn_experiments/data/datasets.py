@@ -226,7 +226,7 @@ class OneDigitMnist(DistortedMnist):
     def _shown(self, digits: Digits) -> Tensor:
         shown = (digits.labels == self.digit).nonzero()[:, 0]
         if not len(shown):
-            raise UserError(f"train_digits and valid_size must be so large that there is a {self.digit}")
+            raise UserError(f"train_digits and valid_size must leave a {self.digit} in each split")
         return shown
 
     def _encoder_draw(self, digits: Digits) -> Callable[..., Batch]:

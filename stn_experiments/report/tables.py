@@ -107,7 +107,7 @@ def details(groups: Sequence[Group]) -> Table:
                 "model": group.model,
                 "test error %": bold_error(group, top, with_progress=True),
                 "95 % interval": interval_text(group),
-                "above bold": difference_text(group, top),
+                "more than bold": difference_text(group, top),
                 "seeds": str(len(group.finished) or MISSING),
                 "parameters": range_text([group], "parameters"),
                 "epochs": range_text([group], "epochs"),

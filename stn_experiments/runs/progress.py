@@ -68,7 +68,7 @@ def outlook(experiment: Experiment, folder: RunFolder, epoch_seconds: float) -> 
     until = "" if usual is None else f" until a validation error of about {usual:.1f} %"
     drawn = 1 if 1 in experiment.run.panel_epochs(epochs) else 0
     look = f"{folder.panel(drawn)} and tensorboard --logdir {folder.folder.parent}"
-    return f"about {left} left{until}; look meanwhile at {look}"
+    return f"about {left} left{until}; meanwhile, see {look}"
 
 
 def usual_error(config: Mapping[str, Any]) -> float | None:

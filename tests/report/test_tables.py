@@ -103,7 +103,7 @@ def test_models_tested_on_other_images_have_no_difference(write_run, groups, cha
     kept = {"test_wrong": pack_bits(np.arange(100) < 3), "test_images": 100, "test_digest": "a"}
     write_run("best", 3.0, result=kept)
     write_run("other", 4.0, result={**kept, **change}, stn="none")
-    assert column(details(groups()), "above bold") == ["–", "–"]
+    assert column(details(groups()), "more than bold") == ["–", "–"]
     assert column(details(groups()), "95 % interval")[0] != "–"
 
 

@@ -47,7 +47,7 @@ def test_a_terminal_has_a_progress_bar_instead(lines):
 def test_after_the_first_epoch_the_default_command_tells_what_to_expect(compose):
     """0.92 % is the mean of 0.98, 1.02, 0.9, 0.84 and 0.88 in docs/results/turning-with.json."""
     assert outlook(build_experiment(compose("seed=7")), RunFolder(Path("outputs/run-1")), 100) == (
-        "about 18 min 20 s left until a validation error of about 0.9 %; look meanwhile at "
+        "about 18 min 20 s left until a validation error of about 0.9 %; meanwhile, see "
         "outputs/run-1/panels/panel-0001.png and tensorboard --logdir outputs"
     )
     assert usual_error(compose("seed=7")) == pytest.approx(0.924)
@@ -56,7 +56,7 @@ def test_after_the_first_epoch_the_default_command_tells_what_to_expect(compose)
 def test_without_kept_runs_of_the_same_config_it_tells_the_time_alone(compose):
     experiment = build_experiment(compose("trainer.epochs=2"))
     assert outlook(experiment, RunFolder(Path("outputs/run-1")), 9).startswith(
-        "about 9 s left; look meanwhile at "
+        "about 9 s left; meanwhile, see "
     )
 
 
