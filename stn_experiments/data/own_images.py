@@ -67,7 +67,7 @@ class NpzFile(ImageTraits):
             if unknown:
                 text = textwrap.shorten(", ".join(map(str, unknown)), 200)
                 logger.warning(
-                    "warning: %s: the %s images have labels that no training image has: %s", self.file, name, text
+                    "warning: %s: %s images have labels that no training image has: %s", self.file, name, text
                 )
         train, *held_out = self._content[:3]
         return _own_splits(_in_memory(train, device), held_out, self.training, device)
@@ -127,7 +127,7 @@ class ImageFolder(ImageTraits):
             images = _in_memory(train.read_all(), device)
         else:
             logger.warning(
-                "warning: the training images do not fit in memory: they are read for every batch, which is slower"
+                "warning: the training images do not fit in memory: each batch is read anew, which is slower"
             )
             images = OwnImages(self.train_size, partial(_read_batch, train, device), in_memory=False)
         return _own_splits(images, [files.read_all() for files in held_out], self.training, device)

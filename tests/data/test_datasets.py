@@ -225,7 +225,11 @@ def test_own_images(tmp_path, generator):
     ("known", "test_labels", "warnings"),
     [
         ([0, 1], [1, 0, 1, 0], []),
-        ([0, 1], [0, 7, 3, 7], ["warning: own.npz: the test images have labels that no training image has: 3, 7"]),
+        (
+            [0, 1],
+            [0, 7, 3, 7],
+            ["warning: own.npz: test images have labels that no training image has: 3, 7"],
+        ),
         (
             [1, 2],
             [1, 2, 1, 2],
