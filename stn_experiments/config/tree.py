@@ -21,7 +21,6 @@ NEUTRAL = {
     "backbone.standardise": False,
     "data.distortion.two_steps": False,
     "stn.colocalisation": 0,
-    "stn.consistency.fraction": 1,
     "stn.share": False,
     "stn.recurrent": False,
     "stn.start": None,

@@ -35,7 +35,6 @@ class Consistency:
         angle: rotation about the image's centre, uniform in ±angle, degrees.
         scale: largest factor, log-uniform from 1/scale.
         translation: along each axis, uniform in ±translation, as a fraction of the image's side.
-        fraction: of a batch's images that the loss reads, the first ones.
     """
 
     weight: Weight = 0.0
@@ -43,7 +42,6 @@ class Consistency:
     angle: Annotated[float, Range(0, 180)] = 0.0
     scale: Annotated[float, Range(1, 4)] = 1.0
     translation: Fraction = 0.0
-    fraction: Annotated[float, Range(0.01, 1)] = 1.0
 
     @property
     def is_on(self) -> bool:
@@ -58,10 +56,6 @@ class Consistency:
     def weight_at(self, progress: float) -> float:
         """The weight of the loss at a training progress in [0, 1]."""
         return self.weight + (self.end - self.weight) * progress
-
-    def images_of(self, batch_size: int) -> int:
-        """How many images of a batch the loss reads."""
-        return max(1, round(self.fraction * batch_size))
 
     def draw(self, images: Tensor, generator: Generator) -> Tensor:
         """A transform g (B, 3, 3), in normalised coordinates, of each of the images (B, C, H, W)."""
@@ -84,7 +78,7 @@ def consistency_loss(
 
     Args:
         transformers: those at the input, which read the transformed images as well.
-        views: theirs of these images, or of a batch that begins with them.
+        views: theirs of the images.
         images: (B, C, H, W).
         matrix: a transform g of each image (B, 3, 3), see :meth:`Consistency.draw`.
     """
@@ -101,7 +95,7 @@ def consistency_loss(
         for transformer, theta, view in zip(transformers, thetas, views, strict=True):
             assert view.outline is not None
             expected = geometry.affine(matrix, transformer.grid_generator.outline(theta))
-            losses.append(outline_distance(view.outline[: len(images)] * unit, expected * unit))
+            losses.append(outline_distance(view.outline * unit, expected * unit))
         return torch.stack(losses).mean()
 
 

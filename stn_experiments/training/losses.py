@@ -36,8 +36,7 @@ def batch_consistency(
     model: Classifier, output: ClassifierOutput, images: Tensor, generator: Generator
 ) -> Tensor:
     """The consistency loss () of the transformers at the input; where it turns images, with the tilt loss."""
+    matrix = model.consistency.draw(images, generator)
     views = output.stages[INPUT].views
-    count = model.consistency.images_of(len(images))
-    matrix = model.consistency.draw(images[:count], generator)
-    loss = consistency_loss(model.transformers_at(INPUT), views, images[:count], matrix)
+    loss = consistency_loss(model.transformers_at(INPUT), views, images, matrix)
     return loss + tilt_loss(views, images) if model.consistency.angle else loss

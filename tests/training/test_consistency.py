@@ -78,22 +78,6 @@ def test_the_classifier_learns_from_the_cross_entropy_alone(make_trainer, splits
         assert gradient.equal(gradients[1][name]) is (".localisation.theta." not in name), name
 
 
-@pytest.mark.parametrize(("fraction", "read"), [(1.0, 10), (0.5, 5), (0.26, 3), (0.01, 1)])
-def test_a_fraction_of_the_batch_is_enough(make_trainer, splits, generator, fraction, read):
-    consistency = Consistency(weight=1, angle=90, fraction=fraction)
-    model = make_trainer(consistency=consistency).model.eval()
-    torch.nn.init.normal_(model.transformers["input"][0].localisation.theta.weight, std=0.1)
-    images, seed = splits.valid.images[:10], generator.initial_seed()
-    found = losses.batch_consistency(model, model(images), images, generator).item()
-    first = images[:read]
-    matrix = consistency.draw(first, generator.manual_seed(seed))
-    views = model(first).stages["input"].views
-    expected = consistency_loss(model.transformers_at("input"), views, first, matrix)
-    assert found > 0
-    tilt = losses.tilt_loss(model(images).stages["input"].views, images)
-    assert found == pytest.approx((expected + tilt).item())
-
-
 def test_if_it_is_off_nothing_is_computed(make_trainer, fit, monkeypatch):
     def refuse(*arguments):
         raise AssertionError
@@ -116,7 +100,6 @@ def test_if_it_is_off_nothing_is_computed(make_trainer, fit, monkeypatch):
         (("scale=0.5",), "scale must be a number from 1 to 4, got 0.5"),
         (("angle=270",), "angle must be a number from 0 to 180, got 270"),
         (("translation=2",), "translation must be a number from 0 to 1, got 2"),
-        (("fraction=0",), "fraction must be a number from 0.01 to 1, got 0"),
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value),
 )
