@@ -1,7 +1,6 @@
 """Coordinates of views: from the maps that attention reads to the network's input.
 
-A point of an inner map goes back through the receptive scales of the stages and through the transformers
-before it. This costs time, so it is not part of a network's forward pass.
+A point of an inner map goes back through the stages and through the transformers before it. This costs time, so it is not part of a network's forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from stn_experiments.common import geometry
 from stn_experiments.evaluation.regions import densest_region
+from stn_experiments.models.backbones import Placement
 from stn_experiments.models.classifier import HEAD, Classifier, ClassifierOutput
 from stn_experiments.models.gates import Gated
 from stn_experiments.models.precision import to_float32
@@ -20,8 +20,6 @@ from stn_experiments.models.prediction import Prediction
 from stn_experiments.models.spatial_transformer import SpatialTransformer
 from stn_experiments.models.view import Heat, View
 
-Scale = tuple[float, float]
-"""The extent of a map in (x, y) relative to an earlier one."""
 Step = Callable[[Tensor], Tensor]
 """Maps points (B, N, 2) of one map to those of an earlier one."""
 
@@ -34,45 +32,44 @@ def to_input_frame(output: ClassifierOutput, model: Classifier) -> Prediction:
     """
     views: list[View] = []
     to_input: tuple[Step, ...] = ()
-    # Since the last transformer: the extent of the current map, and the gates with that of theirs.
-    scale: Scale = (1.0, 1.0)
-    gates: list[tuple[Gated, Scale]] = []
+    # Since the last transformer: where the current map lies, and the gates with the places of their maps.
+    placement = Placement()
+    gates: list[tuple[Gated, Placement]] = []
     for name, stage in output.stages.items():
         if stage.views or name == HEAD:
             if gates:
                 views.append(move(combine_gates(gates), to_input))
-            if scale != (1.0, 1.0):
-                to_input = (partial(_rescale, scale), *to_input)
-            scale, gates = (1.0, 1.0), []
+            if placement != Placement():
+                to_input = (placement, *to_input)
+            placement, gates = Placement(), []
             views += [move(view, to_input) for view in stage.views]
             if name != HEAD:
                 to_input = (_warp(model.transformers_at(name)[0], stage.views[0]), *to_input)
-        x, y = model.backbone.receptive_scale.get(name, (1.0, 1.0))
-        scale = (scale[0] * x, scale[1] * y)
+        placement = model.backbone.placements.get(name, Placement()).then(placement)
         if stage.gate is not None:
-            gates.append((stage.gate, scale))
+            gates.append((stage.gate, placement))
     return Prediction(output.logits, views, output.policy)
 
 
-def combine_gates(gates: Sequence[tuple[Gated, Scale]]) -> View:
-    """One view of consecutive gates, each with the extent of its map relative to a common one.
+def combine_gates(gates: Sequence[tuple[Gated, Placement]]) -> View:
+    """One view of consecutive gates, each with the place of its map on a common one.
 
     Points lie on the common map. The heat is the product of all masks at the resolution of the first one.
     """
     channels = [to_float32(gate.channels) for gate, _ in gates if gate.channels is not None]
-    masks = [(to_float32(gate.mask), scale) for gate, scale in gates if gate.mask is not None]
+    masks = [(to_float32(gate.mask), placement) for gate, placement in gates if gate.mask is not None]
     view = View(to_float32(gates[-1][0].output), gates=torch.cat(channels, 1) if channels else None)
     if not masks:
         return view
-    weights, scale = masks[0]
+    weights, placement = masks[0]
     height, width = weights.shape[1:]
     cells = geometry.pixel_centres(height, width, weights.device).to(weights.dtype).view(1, height, width, 2)
-    places = _rescale(scale, cells).expand(len(weights), -1, -1, -1)
+    places = placement(cells).expand(len(weights), -1, -1, -1)
     for mask, other in masks[1:]:
-        grid = places / geometry.constant(other, places)
+        grid = other.inverse(places)
         factor = F.grid_sample(mask[:, None], grid, padding_mode="border", align_corners=False)
         weights = weights * factor[:, 0]
-    outline = _rescale(scale, densest_region(weights))
+    outline = placement(densest_region(weights))
     return view._replace(outline=outline, heat=Heat(weights, places))
 
 
@@ -102,7 +99,3 @@ def _warp(transformer: SpatialTransformer, view: View) -> Step:
     """From the output of a transformer to the map that it read."""
     assert view.transform is not None
     return partial(transformer.family.transform, view.transform.theta)
-
-
-def _rescale(scale: Scale, points: Tensor) -> Tensor:
-    return points * geometry.constant(scale, points)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range
 from stn_experiments.models.deterministic import AveragePool
@@ -21,11 +22,35 @@ class Stage(NamedTuple):
     """A part of a backbone; there may be a transformer before it and a gate after it.
 
     ``stride`` is the distance of neighbouring output pixels in input pixels; ``None`` if the output covers
-    the whole input whatever their sizes.
+    the whole input whatever their sizes. ``offset`` is how far the output's top left corner is inside of the
+    input's, in input pixels: (k - 1) / 2 for an unpadded k×k convolution, and (1 - s) / 2 for one of stride s
+    that is padded by (k - 1) / 2.
     """
 
     layers: nn.Sequential
     stride: int | None = 1
+    offset: float = 0.0
+
+
+class Placement(NamedTuple):
+    """Where a map lies on an earlier one: its point p, normalised (x, y), is scale · p + shift there."""
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Points (..., 2) of the map, on the earlier one."""
+        return points * geometry.constant(self.scale, points) + geometry.constant(self.shift, points)
+
+    def inverse(self, points: Tensor) -> Tensor:
+        """Points (..., 2) of the earlier map, on this one."""
+        return (points - geometry.constant(self.shift, points)) / geometry.constant(self.scale, points)
+
+    def then(self, earlier: "Placement") -> "Placement":
+        """Where the map lies on the one that ``earlier`` leads to."""
+        (x, y), (right, down) = self.scale, self.shift
+        (wide, high), (left, top) = earlier
+        return Placement((x * wide, y * high), (right * wide + left, down * high + top))
 
 
 class Backbone(nn.Module):
@@ -37,8 +62,8 @@ class Backbone(nn.Module):
         output_shapes: shape of each stage's output.
         output_shape: shape of the last stage's output.
         strides: ``stride`` of each :class:`Stage`.
-        receptive_scale: extent in (x, y) of each stage's output map relative to its input: below 1 for
-            unpadded convolutions, and (1, 1) for vectors.
+        placements: where each stage's output map lies on its input, by the centres of what its pixels depend
+            on; a vector covers all of it.
 
     Args:
         stages: the stages by name, in order.
@@ -70,7 +95,7 @@ class Backbone(nn.Module):
         self.input_shapes: dict[str, tuple[int, ...]] = {}
         self.output_shapes: dict[str, tuple[int, ...]] = {}
         self.strides = {name: stage.stride for name, stage in stages.items()}
-        self.receptive_scale: dict[str, tuple[float, float]] = {}
+        self.placements: dict[str, Placement] = {}
         features = torch.zeros(1, *shape)
         if standardise:
             next(iter(stages.values())).layers.insert(0, Standardise())
@@ -88,7 +113,7 @@ class Backbone(nn.Module):
                     f"got {type(self).__name__.lower()}"
                 ) from error
             self.output_shapes[name] = tuple(features.shape[1:])
-            self.receptive_scale[name] = _receptive_scale(stage, self.input_shapes[name], features.shape[1:])
+            self.placements[name] = _placement(stage, self.input_shapes[name], features.shape[1:])
         self.output_shape = tuple(features.shape[1:])
         self.stages.train()
         self.head: nn.Module | None = nn.Linear(self.pool(features).numel(), classes)
@@ -141,8 +166,8 @@ class CNN(Backbone):
     ) -> None:
         first, second = filters
         stages = {
-            "conv1": Stage(nn.Sequential(nn.Conv2d(shape[0], first, 9), nn.MaxPool2d(2), nn.ReLU()), 2),
-            "conv2": Stage(nn.Sequential(nn.Conv2d(first, second, 7), nn.MaxPool2d(2), nn.ReLU()), 2),
+            "conv1": Stage(nn.Sequential(nn.Conv2d(shape[0], first, 9), nn.MaxPool2d(2), nn.ReLU()), 2, 4),
+            "conv2": Stage(nn.Sequential(nn.Conv2d(first, second, 7), nn.MaxPool2d(2), nn.ReLU()), 2, 3),
         }
         super().__init__(stages, shape, classes)
 
@@ -181,11 +206,11 @@ class ResNet18(Backbone):
 
         network = resnet18()
         stages = {
-            "stem": Stage(_convolution(shape[0], 64, 3, stride=2), 2),
+            "stem": Stage(_convolution(shape[0], 64, 3, stride=2), 2, -0.5),
             "layer1": Stage(network.layer1),
-            "layer2": Stage(network.layer2, 2),
-            "layer3": Stage(network.layer3, 2),
-            "layer4": Stage(network.layer4, 2),
+            "layer2": Stage(network.layer2, 2, -0.5),
+            "layer3": Stage(network.layer3, 2, -0.5),
+            "layer4": Stage(network.layer4, 2, -0.5),
         }
         super().__init__(stages, shape, classes, AveragePool(1), standardise)
 
@@ -221,7 +246,7 @@ def compact_stages(channels: int, width: int, pool: int) -> dict[str, Stage]:
     """The stages of :class:`Compact` for images of ``channels`` channels."""
     *layer1, relu = _convolution(width, width, 3)
     return {
-        "stem": Stage(nn.Sequential(Stem(channels, width), *norm_relu(width)), 2),
+        "stem": Stage(nn.Sequential(Stem(channels, width), *norm_relu(width)), 2, -0.5),
         # ReLU after pooling gives the same result on a quarter of the values.
         "layer1": Stage(nn.Sequential(*layer1, nn.MaxPool2d(2), relu), 2),
         "layer2": Stage(_convolution(width, 2 * width, 3)),
@@ -239,10 +264,11 @@ def as_list(at: str | Sequence[str]) -> list[str]:
     return [at] if isinstance(at, str) else list(at)
 
 
-def _receptive_scale(stage: Stage, before: Sequence[int], after: Sequence[int]) -> tuple[float, float]:
-    if stage.stride is None or len(after) != 3:
-        return 1.0, 1.0
-    return stage.stride * after[2] / before[2], stage.stride * after[1] / before[1]
+def _placement(stage: Stage, before: Sequence[int], after: Sequence[int]) -> Placement:
+    if stage.stride is None or len(before) != 3 or len(after) != 3:
+        return Placement()
+    x, y = stage.stride * after[2] / before[2], stage.stride * after[1] / before[1]
+    return Placement((x, y), (x - 1 + 2 * stage.offset / before[2], y - 1 + 2 * stage.offset / before[1]))
 
 
 def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
