@@ -175,7 +175,7 @@ def _conform(value: Any, hint: Any) -> Any:
     if origin is Mapping:
         return _require(isinstance(value, Mapping), value)
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        _require(isinstance(value, list), value)
+        _require(isinstance(value, list | tuple), value)
         return [_conform(item, arguments[0]) for item in value]
     if hint is float:
         return float(_require(type(value) in (int, float), value))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from stn_experiments.common import geometry
+from stn_experiments.common.errors import UserError
 from stn_experiments.common.ranges import Range
 from stn_experiments.data.batch import Pose, unknown_pose
 
@@ -72,7 +73,12 @@ def add_clutter(images: Tensor, pool: Tensor, index: Tensor, clutter: Clutter, g
     The digit of ``pool`` (N, 28, 28) that a crop is cut from, the part of it that is cut and the place where
     it lands are each uniform, as in the first public generator of cluttered MNIST (Mnih et al. 2014).
     ``index`` (B,) is each image's own digit in the pool, from which no crop is cut.
+
+    Raises:
+        UserError: the pool has no other digit.
     """
+    if len(pool) < 2:
+        raise UserError("clutter is cut from other digits: train_digits and valid_size must be at least 2")
     batch, _, height, width = images.shape
     device = generator.device
     count, side = clutter

@@ -228,7 +228,7 @@ def _decode_into(path: str, target: Array, fit: Fit) -> None:
         with Image.open(path, formats=list(FORMATS.values())) as file:
             file.draft(mode, (most, most))  # a large JPEG is decoded at a fraction of its size, at least this
             image: Any = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16"):  # Pillow would clip 16 bits
+            if image.mode.startswith("I"):  # Pillow would clip 16 bits
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = FITS[fit](image.convert(mode), (width, height), Image.Resampling.BILINEAR)
             target[:] = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)

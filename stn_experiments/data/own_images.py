@@ -101,7 +101,7 @@ class ImageFolder(ImageTraits):
         self.shape = (3 if colour else 1, *height_width(size))
         try:
             self._files = find_images(Path(folder).expanduser(), fractions, seed)
-        except UserError as error:
+        except (UserError, OSError) as error:
             raise UserError(f"folder {folder}: {error}") from error
         self._fits = fits_in_memory(self._files, self.shape)
         self.class_names = self._files.class_names

@@ -1,6 +1,7 @@
 """Coordinates of views: from the maps that attention reads to the network's input.
 
-A point of an inner map goes back through the stages and through the transformers before it. This costs time, so it is not part of a network's forward pass.
+A point of an inner map goes back through the stages and through the transformers before it. This costs time,
+so it is not part of a network's forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def to_input_frame(output: ClassifierOutput, model: Classifier) -> Prediction:
             if gates:
                 views.append(move(combine_gates(gates), to_input))
             if placement != Placement():
-                to_input = (placement, *to_input)
+                to_input = (placement.to_earlier, *to_input)
             placement, gates = Placement(), []
             views += [move(view, to_input) for view in stage.views]
             if name != HEAD:
@@ -64,12 +65,12 @@ def combine_gates(gates: Sequence[tuple[Gated, Placement]]) -> View:
     weights, placement = masks[0]
     height, width = weights.shape[1:]
     cells = geometry.pixel_centres(height, width, weights.device).to(weights.dtype).view(1, height, width, 2)
-    places = placement(cells).expand(len(weights), -1, -1, -1)
+    places = placement.to_earlier(cells).expand(len(weights), -1, -1, -1)
     for mask, other in masks[1:]:
-        grid = other.inverse(places)
+        grid = other.from_earlier(places)
         factor = F.grid_sample(mask[:, None], grid, padding_mode="border", align_corners=False)
         weights = weights * factor[:, 0]
-    outline = placement(densest_region(weights))
+    outline = placement.to_earlier(densest_region(weights))
     return view._replace(outline=outline, heat=Heat(weights, places))
 
 

@@ -38,11 +38,11 @@ class Placement(NamedTuple):
     scale: tuple[float, float] = (1.0, 1.0)
     shift: tuple[float, float] = (0.0, 0.0)
 
-    def __call__(self, points: Tensor) -> Tensor:
+    def to_earlier(self, points: Tensor) -> Tensor:
         """Points (..., 2) of the map, on the earlier one."""
         return points * geometry.constant(self.scale, points) + geometry.constant(self.shift, points)
 
-    def inverse(self, points: Tensor) -> Tensor:
+    def from_earlier(self, points: Tensor) -> Tensor:
         """Points (..., 2) of the earlier map, on this one."""
         return (points - geometry.constant(self.shift, points)) / geometry.constant(self.scale, points)
 

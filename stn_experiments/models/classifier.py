@@ -123,12 +123,13 @@ class TransformerConfig:
             UserError: there is no such stage, none before it, or its input is not a map.
         """
         stages = [name for name, shape in backbone.input_shapes.items() if len(shape) == 3]
-        if self.at not in stages[1:]:
+        place, *others = self.places
+        if others or place not in stages[1:]:
             known = ", ".join(stages[1:]) or "this backbone has none"
             raise UserError(
                 f"at must be a stage that reads a map of another stage ({known}) to share, got {self.at}"
             )
-        before = list(backbone.strides)[: list(backbone.strides).index(self.at)]
+        before = list(backbone.strides)[: list(backbone.strides).index(place)]
         stride = math.prod(backbone.strides[name] or 1 for name in before)
         layers = backbone.stages[: len(before)]
         kind = self._kind(default)
@@ -157,7 +158,7 @@ class TransformerConfig:
         has_no_direction = self.places == [INPUT] and self.consistency.has_no_direction
         if is_rigid and kind == "polar" and self.start is None and has_no_direction:
             # Near the identity the gradient of the loss is zero: no direction of turning is better.
-            transformer.localisation.turn_with_keypoints()
+            transformer.localisation.turn_with_keypoints(shape[2] / shape[1])
         return transformer
 
 

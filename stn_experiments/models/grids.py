@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Annotated, Literal
 
@@ -31,6 +32,10 @@ class Family(nn.Module, ABC):
     def translates(self) -> bool:
         """Whether two parameters are a translation along x and along y."""
         return {(0, 2), (1, 2)} <= set(self.entries)
+
+    def on(self, size: tuple[int, int]) -> "Family":
+        """The same transforms for maps of a size (height, width)."""
+        return self
 
     @abstractmethod
     def transform(self, theta: Tensor, points: Tensor) -> Tensor:
@@ -93,7 +98,7 @@ class Translation(MatrixFamily):
 
 
 class Similarity(MatrixFamily):
-    """theta = (s cos a, s sin a, tx, ty): rotation by a and scale on a square U, then translation.
+    """theta = (s cos a, s sin a, tx, ty): rotation by a and scale, in pixels of U, then translation.
 
     Without rotation, theta has no s sin a; without scale too, no s cos a; without translation, no tx and ty.
     With rotation but no scale, the first two are divided by their length. The angle itself would jump at 180°
@@ -108,6 +113,9 @@ class Similarity(MatrixFamily):
         UserError: nothing is left.
     """
 
+    aspect = 1.0
+    """Width ÷ height of U: in normalised coordinates a rotation on a map that is not square is none."""
+
     def __init__(self, rotation: bool = True, scale: bool = True, translation: bool = True) -> None:
         super().__init__()
         if not (rotation or scale or translation):
@@ -117,13 +125,25 @@ class Similarity(MatrixFamily):
         self.entries = [entry for entry, is_there in has.items() if is_there]
         self.identity = [1.0 if entry == (0, 0) else 0.0 for entry in self.entries]
 
+    def on(self, size: tuple[int, int]) -> "Similarity":
+        family = copy(self)
+        family.aspect = size[1] / size[0]
+        return family
+
+    def theta(self, matrix: Tensor) -> Tensor:
+        parts = [matrix[:, row, column] for row, column in self.entries]
+        if (0, 1) in self.entries:
+            parts[1] = parts[1] * self.aspect
+        return torch.stack(parts, 1)
+
     def matrix(self, theta: Tensor) -> Tensor:
         zero = torch.zeros_like(theta[:, 0])
         parts = dict(zip(self.entries, theta.unbind(1), strict=True))
         cos, sin = parts.get((0, 0), zero + 1), parts.get((0, 1), zero)
         if self.is_rigid:
             cos, sin = F.normalize(theta[:, :2], dim=1).unbind(1)
-        return _affine(cos, sin, parts.get((0, 2), zero), -sin, cos, parts.get((1, 2), zero))
+        across, down = sin / self.aspect, -sin * self.aspect
+        return _affine(cos, across, parts.get((0, 2), zero), down, cos, parts.get((1, 2), zero))
 
 
 class ScaleTranslation(Similarity):
@@ -158,7 +178,7 @@ class Projective(MatrixFamily):
         return torch.cat([theta, torch.ones_like(theta[:, :1])], 1).view(-1, 3, 3)
 
     def theta(self, matrix: Tensor) -> Tensor:
-        return super().theta(matrix / matrix[:, 2:, 2:])
+        return super().theta(matrix / matrix[:, 2:, 2:].clamp(min=HORIZON))
 
     def transform(self, theta: Tensor, points: Tensor) -> Tensor:
         return geometry.transform(self.matrix(theta), points, horizon=HORIZON)

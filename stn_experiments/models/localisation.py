@@ -57,15 +57,16 @@ class Localisation(nn.Module):
         nn.init.eye_(self.theta.weight)
         self.theta.requires_grad_(False)
 
-    def turn_with_keypoints(self) -> None:
+    def turn_with_keypoints(self, aspect: float) -> None:
         """Let the first two entries of theta, (cos a, sin a), start as a random sum of the keypoints.
 
-        Keypoints on a polar grid turn with the image, and so does this transform.
+        Keypoints on a polar grid turn with the image, and so does this transform. ``aspect`` is U's width ÷
+        height.
         """
         along, across = torch.randn(2, KEYPOINTS)
         with torch.no_grad():
-            self.theta.weight[0, : 2 * KEYPOINTS] = torch.stack([along, -across], 1).flatten()
-            self.theta.weight[1, : 2 * KEYPOINTS] = -torch.stack([across, along], 1).flatten()
+            self.theta.weight[0, : 2 * KEYPOINTS] = torch.stack([along * aspect, -across], 1).flatten()
+            self.theta.weight[1, : 2 * KEYPOINTS] = -torch.stack([across * aspect, along], 1).flatten()
             self.theta.bias[:2] = 0
 
 

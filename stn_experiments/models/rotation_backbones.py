@@ -95,10 +95,10 @@ class TIPooling(Backbone):
         standardise: bool = False,
     ) -> None:
         stages = {}
-        for name, (layers, _) in compact_stages(shape[0], width, pool).items():
+        for name, stage in compact_stages(shape[0], width, pool).items():
             before = [RotatedCopies(copies, shape[1:])] if name == "stem" else []
             after = [MaxOverRotations()] if name == "layer3" else []
-            stages[name] = Stage(nn.Sequential(*before, EachRotation(layers), *after))
+            stages[name] = Stage(nn.Sequential(*before, EachRotation(stage.layers), *after))
         super().__init__(stages, shape, classes, standardise=standardise)
 
 

@@ -41,8 +41,8 @@ class SpatialTransformer(nn.Module):
         width: units of its hidden layers.
         interpolation: interpolation between the pixels of U.
         padding: the value outside U.
-        antialias: if V is smaller than U, each pixel of V is the mean of as many samples along each side as
-            the identity transform has pixels of U there, rounded.
+        antialias: where V is smaller than U, each pixel of V is the mean of as many samples along each side
+            as the identity transform has pixels of U there, rounded.
         steps: refinement steps. Each step after the first regresses a further transform from U as warped so
             far; U itself is resampled each time (Lin and Lucey 2017, "Inverse compositional spatial
             transformer networks").
@@ -74,8 +74,8 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         check_arguments(SpatialTransformer, locals())
         super().__init__()
-        family = family if isinstance(family, Family) else FAMILIES[family]()
         input_size = shape[1:]
+        family = (family if isinstance(family, Family) else FAMILIES[family]()).on(input_size)
         size = input_size if output_size is None else height_width(output_size)
         if any(after > MAX_ENLARGEMENT * before for after, before in zip(size, input_size, strict=True)):
             raise UserError(
@@ -95,13 +95,14 @@ class SpatialTransformer(nn.Module):
             raise UserError("localisation must not be peak unless family is a translation and start is null")
         shrinkage = [before / after for after, before in zip(size, input_size, strict=True)]
         scale = [min(1.0, self.window / factor) if is_window else 1.0 for factor in shrinkage]
-        oversample = max(1, round(max(shrinkage))) if antialias else 1
+        down, across = (max(1, round(factor)) if antialias else 1 for factor in shrinkage)
         self.family = family
         self.output_size = size
         self.localisation = self._build_localisation(shape, localisation, width, start, scale)
-        self.grid_generator = GridGenerator(family, (size[0] * oversample, size[1] * oversample))
-        self.sampler = Sampler(interpolation, padding, oversample)
-        self.refinement_grids = nn.ModuleList(GridGenerator(family, input_size) for _ in range(steps - 1))
+        self.grid_generator = GridGenerator(family, (size[0] * down, size[1] * across))
+        self.sampler = Sampler(interpolation, padding, (down, across))
+        self.steps = steps
+        self.refinement_grid = GridGenerator(family, input_size)
         self.refinement_sampler = Sampler(interpolation, padding)
 
     def _build_localisation(
@@ -133,12 +134,12 @@ class SpatialTransformer(nn.Module):
     def regress(self, source: Tensor) -> Tensor:
         """Theta (B, P) for U (B, C, H, W), of all steps together."""
         theta = self.localisation(source)
-        if not len(self.refinement_grids):  # torch.export cannot load an empty region without autocast
+        if self.steps == 1:  # torch.export cannot load an empty region without autocast
             return theta
         with autocast_disabled(source):
             source = to_float32(source)
-            for grid_generator in self.refinement_grids:
-                warped = self.refinement_sampler(source, grid_generator(theta))
+            for _ in range(self.steps - 1):
+                warped = self.refinement_sampler(source, self.refinement_grid(theta))
                 theta = self.family.compose(theta, self.localisation(warped))
             return theta
 

@@ -133,6 +133,8 @@ def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifi
     if parameters is not None:
         if setting is None:
             raise UserError(f"backbone.parameters must be null, as {node['name']} has no widths to scale")
+        if setting not in node:
+            raise UserError(f"backbone.{setting} must be given, as backbone.parameters scales it")
         with torch.random.fork_rng(devices=[]):
             assemble(node, *parts)  # reports other mistakes first
 

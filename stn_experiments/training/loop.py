@@ -198,7 +198,7 @@ class Trainer:
             consistency = None
             if self._is_consistent:
                 consistency = batch_consistency(self.model, output, images, self._generator)
-        loss = main_loss(self.model, output, images, labels, self._generator)
+            loss = main_loss(self.model, output, images, labels, self._generator)
         total = loss + policy_loss(output, labels)
         if consistency is not None:
             total = total + self._consistency_weight * consistency

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stn_experiments.common.errors import UserError
 from stn_experiments.data.canvas import Clutter, add_clutter, blur, ink_boxes
 from stn_experiments.data.distortions import Distortion
 from tests.data.harness import ALL, bounds, grey, seeded
@@ -38,6 +39,11 @@ def test_clutter_is_crops_of_other_digits(generator):
     for image, own in zip(levels, greys, strict=True):
         assert own not in image
         assert 2 * 5 * 5 < (image > 0).sum() <= 4 * 5 * 5
+
+
+def test_clutter_needs_a_second_digit(generator):
+    with pytest.raises(UserError, match="train_digits and valid_size must be at least 2"):
+        add_clutter(torch.zeros(1, 1, 40, 40), grey(1, 255).images, torch.arange(1), Clutter(1, 6), generator)
 
 
 def test_clutter_lands_everywhere_and_is_clipped(generator):

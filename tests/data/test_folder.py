@@ -126,6 +126,15 @@ def test_mistakes_are_one_line_that_names_the_place(tmp_path, mistake):
     assert len(line.splitlines()) == 1
 
 
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    with pytest.raises(UserError, match=rf"^folder {tmp_path}: .*Permission denied"):
+        ImageFolder(str(tmp_path))
+
+
 # Decoding
 
 
@@ -170,6 +179,10 @@ KINDS = {
     "transparent": (lambda image: image.convert("RGBA"), "png"),
     "black and white": (lambda image: image.convert("1"), "png"),
     "16 bits": (lambda image: Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "png"),
+    "16 bits of a PPM": (
+        lambda image: Image.fromarray(np.asarray(image.convert("L"), np.int32) * 257),
+        "ppm",
+    ),
     "JPEG": (lambda image: image, "jpg"),
     "CMYK": (lambda image: image.convert("CMYK"), "jpg"),
     "PPM": (lambda image: image, "ppm"),
@@ -187,7 +200,7 @@ def test_every_kind_of_file_is_read(tmp_path, kind, channels):
     expected = np.asarray(grid(40, 40).convert("RGB" if channels == 3 else "L"), int).reshape(
         40, 40, channels
     )
-    if kind in ("grey", "16 bits", "black and white"):
+    if kind in ("grey", "16 bits", "16 bits of a PPM", "black and white"):
         expected = np.asarray(grid(40, 40).convert("L"), int)[..., None].repeat(channels, 2)
     assert abs(image.movedim(0, 2).numpy() - expected).mean() < (130 if kind == "black and white" else 12)
 
@@ -253,7 +266,7 @@ def test_training_images_that_do_not_fit_in_memory_are_read_for_every_batch(tmp_
     assert not caplog.records
     data = ImageFolder(str(tmp_path), size=16, training=Augmentation(angle=20))
     read = data.load(CPU)
-    assert "read for every batch" in caplog.text
+    assert "each batch is read anew" in caplog.text
     assert read.train.size == whole.train.size == 12
     assert (read.train.is_capturable, whole.train.is_capturable) == (False, True)
     index = torch.tensor([11, 0, 5, 5])

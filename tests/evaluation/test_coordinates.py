@@ -89,7 +89,8 @@ def test_a_mask_is_multiplied_by_the_next_one_where_that_lies():
     """The second map covers the middle half of the first."""
     first, second = torch.rand(1, 8, 8) + 0.5, torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
     empty = torch.zeros(1, 1, 1, 1)
-    view = combine_gates([(Gated(empty, None, first), FULL), (Gated(empty, None, second), Placement((0.5, 0.5)))])
+    middle_half = Placement((0.5, 0.5))
+    view = combine_gates([(Gated(empty, None, first), FULL), (Gated(empty, None, second), middle_half)])
     assert view.heat.places[0, 1, 0].tolist() == [1 / 8 - 1, 3 / 8 - 1]
     factor = (view.heat.weights / first)[0]
     torch.testing.assert_close(factor[:3, :3], torch.full((3, 3), 0.1))

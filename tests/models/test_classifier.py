@@ -138,6 +138,14 @@ def test_batch_statistics_of_the_two_images_are_apart(generator):
     assert tied.num_batches_tracked == normalisation.num_batches_tracked == 1
 
 
+def test_a_list_of_one_stage_shares_its_layers_too():
+    theta = [
+        sharing(at=at).transformers["input"][0].localisation.theta.weight.shape
+        for at in ("layer2", ["layer2"])
+    ]
+    assert theta[0] == theta[1]
+
+
 @pytest.mark.parametrize(
     ("backbone", "at", "known"),
     [

@@ -45,7 +45,7 @@ def test_points_that_are_not_finite_read_black():
 def test_the_sampler_uses_it_for_bilinear_and_zeros(required, generator):
     source, grid = torch.rand(2, 3, 8, 6, generator=generator), torch.rand(2, 8, 8, 2, generator=generator)
     plain = F.avg_pool2d(F.grid_sample(source, grid, align_corners=False), 2)
-    torch.testing.assert_close(Sampler(oversample=2)(source, grid), plain)
+    torch.testing.assert_close(Sampler(oversample=(2, 2))(source, grid), plain)
     bordered = F.grid_sample(source, grid * 2, "bicubic", "border", align_corners=False)
     assert Sampler("bicubic", "border")(source, grid * 2).equal(bordered)
 

@@ -22,6 +22,7 @@ from stn_experiments.models.grids import (
     Translation,
 )
 from stn_experiments.models.sampler import Sampler
+from stn_experiments.models.spatial_transformer import SpatialTransformer
 
 PARTS = [  # of a similarity, each but all and none of them
     {"rotation": bool(n & 1), "scale": bool(n & 2), "translation": bool(n & 4)} for n in range(1, 7)
@@ -118,7 +119,31 @@ def test_a_similarity_without_some_parts_agrees_with_arithmetic(generator):
             assert len(values) == (2 if parts["translation"] else 0)
 
 
-@pytest.mark.parametrize("family", [*MATRICES, *(partial(Similarity, **parts) for parts in PARTS)])
+def test_a_similarity_rotates_and_scales_in_the_pixels_of_a_map_that_is_not_square(generator):
+    height, width = 20, 34
+    family = Similarity().on((height, width))
+    theta = thetas(family, 5, generator)
+    points = geometry.pixel_centres(height, width)
+    half = np.array([width / 2, height / 2])
+    found = family.transform(theta, points).numpy() * half
+    x, y = (points.numpy() * half).T
+    for (a, b, right, down), places in zip(theta.numpy(), found, strict=True):
+        turned = (x - 1j * y) * (a + 1j * b)  # the screen's y points down: counter-clockwise by a positive b
+        expected = np.stack([turned.real, -turned.imag], 1) + np.array([right, down]) * half
+        assert np.abs(places - expected).max() < 1e-4
+
+
+def test_a_rotation_by_45_degrees_of_a_wide_image_has_right_angles():
+    transformer = SpatialTransformer((1, 28, 56), family="rotation")
+    theta = torch.tensor([[1.0, 1.0]])
+    pixels = transformer.warp(torch.rand(1, 1, 28, 56), theta).matrix_pixels((28, 56))[0, :, :2]
+    torch.testing.assert_close(pixels.T @ pixels, torch.eye(2))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [*MATRICES, *(partial(Similarity, **parts) for parts in PARTS), lambda: Similarity().on((20, 34))],
+)
 def test_theta_and_matrix_are_inverse_and_transforms_compose(family, generator):
     family = family()
     one, other = thetas(family, 4, generator), thetas(family, 4, generator)
@@ -139,6 +164,14 @@ def test_a_horizon_inside_the_image_gives_a_finite_grid():
     torch.testing.assert_close(grid, points / depth)
     grid.sum().backward()
     assert theta.grad.isfinite().all()
+
+
+def test_a_step_beyond_the_horizon_composes_to_a_finite_theta():
+    far = torch.tensor([[1.0, 0, 1, 0, 1, 0, -1, 0]], requires_grad=True)
+    theta = Projective().compose(far, far)
+    theta.sum().backward()
+    assert theta.isfinite().all()
+    assert far.grad.isfinite().all()
 
 
 def test_a_known_translation_moves_the_image(generator):

@@ -63,6 +63,7 @@ def test_it_starts_as_it_is_told(family, generator):
     source = torch.rand(2, 1, 28, 45, generator=generator)
     start = (identity + 0.25).tolist()
     assert transformer(family=family, start=start)(source).transform.theta.tolist() == [start] * 2
+    assert transformer(family=family, start=tuple(start)).regress(source).tolist() == [start] * 2
     first, again = (transformer(family=family, start=0.5).regress(source) for _ in range(2))
     assert first.equal(again)  # the seed decides
     assert first[0].equal(first[1])
@@ -156,7 +157,7 @@ def test_each_step_refines_the_last_and_reads_the_original(family, generator):
 def test_antialiasing_averages_the_pixels_that_a_small_output_would_skip(generator):
     source = torch.rand(1, 1, 60, 84, generator=generator)
     model = transformer((1, 60, 84), (20, 28))
-    assert model.sampler.oversample == 3
+    assert model.sampler.oversample == (3, 3)
     expected = F.avg_pool2d(source, 3)
     torch.testing.assert_close(model(source).output, expected, atol=1e-5, rtol=0)
     plain = transformer((1, 60, 84), (20, 28), antialias=False)(source)
@@ -165,7 +166,8 @@ def test_antialiasing_averages_the_pixels_that_a_small_output_would_skip(generat
 
 
 def test_oversampling_matches_the_identity():
-    for canvas, oversample in [((28, 28), 1), ((20, 20), 1), ((42, 42), 2), ((60, 28), 2), ((100, 100), 4)]:
+    one, cases = (1, 1), {(42, 42): (2, 2), (60, 28): (2, 1), (28, 280): (1, 10), (100, 100): (4, 4)}
+    for canvas, oversample in {(28, 28): one, (20, 20): one, **cases}.items():
         model = transformer((1, *canvas), (28, 28))
         assert model.sampler.oversample == oversample
         assert model(torch.rand(1, 1, *canvas)).output.shape == (1, 1, 28, 28)

@@ -166,3 +166,8 @@ def test_a_size_that_is_not_possible_is_one_clear_line(compose, line, words):
     message = str(raised.value)
     assert words in message
     assert "\n" not in message
+
+
+def test_a_config_without_the_width_is_refused(compose):
+    with pytest.raises(UserError, match=r"^backbone\.width must be given, as backbone.parameters scales it$"):
+        build_experiment(compose("~backbone.width", "backbone.parameters=50000"))

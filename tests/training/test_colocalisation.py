@@ -48,6 +48,16 @@ def test_the_loss_is_the_hinge_over_all_pairs(generator):
     assert triplet_loss(windows, random, margin).item() == pytest.approx(np.mean(hinges), rel=1e-5)
 
 
+def test_the_loss_reads_the_encoder_in_the_precision_of_training(compose, few_digits):
+    experiment = build_experiment(compose(*SETTINGS, *few_digits, "trainer.precision=bfloat16"))
+    trainer = make_trainer(experiment, experiment.data.load(CPU).train)
+    types = []
+    convolution = next(m for m in trainer.model.backbone.modules() if isinstance(m, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda _, read, output: types.append(output.dtype))
+    trainer.train_step(next(trainer.batches()))
+    assert types == [torch.bfloat16] * 3
+
+
 def test_the_encoder_learns_before_and_only_the_localisation_network_afterwards(trainer):
     run = trainer()
     backbone = run.model.backbone
