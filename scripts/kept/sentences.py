@@ -7,7 +7,7 @@ from kept.records import Kept
 from stn_experiments.common.errors import UserError
 from stn_experiments.report.groups import Group
 from stn_experiments.report.published import lowest_published, published
-from stn_experiments.report.tables import MISSING, error_text, interval_text, mean_text
+from stn_experiments.report.tables import error_text, interval_text, mean_text
 
 LOWEST = {
     "bench-rotated12k-both": "rotated MNIST 12k",
@@ -72,8 +72,8 @@ def lowest(kept: Mapping[str, Kept]) -> str:
         if (name := f"full-{data}") in kept:
             group = kept[name].group
             seeds = f"{len(group.finished)} seeds"
-            error = f"{error_text(group)} % ({interval_text(group)}, {seeds}) of {letter}"
-            longest.append(f"{error} (published: {published(group) or MISSING} %)")
+            figure = f" (published: {known} %)" if (known := published(group)) else ""
+            longest.append(f"{error_text(group)} % ({interval_text(group)}, {seeds}) of {letter}{figure}")
     texts = []
     for name, data in LOWEST.items():
         group = kept[name].group
