@@ -175,6 +175,23 @@ def questions(kept: Mapping[str, Kept]) -> str:
     return Table(head, rows).markdown() + shell(kept, names)
 
 
+def two_steps(kept: Mapping[str, Kept]) -> str:
+    """The errors of layers of co-attention, one after another, on questions that need two steps."""
+    names = sorted(name for name in kept if name.startswith("two-steps"))
+    of = {kept[name].group.config["attention"].get("layers", 1): kept[name].group for name in names}
+    rows = [
+        [
+            *(str(layers), str(len(group.finished)), error_text(group), interval_text(group)),
+            difference_text(group, [of[1]]),
+            range_text([group], "parameters"),
+            mean_text(group, "train_seconds", time_text),
+        ]
+        for layers, group in of.items()
+    ]
+    head = ["layers", "seeds", "test error %", "95 % interval", "more than one layer", "parameters"]
+    return Table([*head, "training time"], rows).markdown() + shell(kept, names)
+
+
 def machine(environment: Mapping[str, object]) -> str:
     """The hardware and the version of torch."""
     device = environment["gpu"] or f"one thread of {environment['cores']} cores, {environment['cpu']}"
@@ -334,6 +351,7 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "full length": full_length,
     "hardest": hardest,
     "questions": questions,
+    "two steps": two_steps,
     "search": search,
     "step times": step_times,
     "precision": precision,
