@@ -1,6 +1,7 @@
 """Kept results, and the tables that are written from them: python scripts/results.py."""
 
 import argparse
+import re
 from pathlib import Path
 
 from kept.pages import rewrite
@@ -45,6 +46,8 @@ def parse() -> argparse.Namespace:
     about = "with --keep: the data that scripts/evaluate.py evaluated them on, if not their own"
     add("--evaluated", default="", metavar="DATA", help=about)
     arguments = parser.parse_args()
+    if arguments.name and not re.fullmatch(r"[\w-]+", arguments.name):
+        raise UserError(f"--keep must be a name of letters, digits, - and _, got {arguments.name}")
     if bool(arguments.name) != bool(arguments.command):
         raise UserError("--keep and --command belong together")
     if not arguments.name and (arguments.root or arguments.evaluated):

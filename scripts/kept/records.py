@@ -85,7 +85,10 @@ def runs_of(words: str) -> list[list[str]]:
     except ValueError as error:
         raise UserError(f"--command cannot be read ({error}): {words}") from error
     choices = []
-    for key, _, values in (word.partition("=") for word in parts):
+    for word in parts:
+        key, _, values = word.partition("=")
+        if word != "-m" and not values:
+            raise UserError(f"--command must have NAME=VALUE after {COMMAND.strip()}, got {word}")
         if values:
             alone = [values] if "[" in values else values.split(",")
             choices.append([f"{key}={value}" for value in alone])

@@ -72,8 +72,9 @@ def lowest(kept: Mapping[str, Kept]) -> str:
         if (name := f"full-{data}") in kept:
             group = kept[name].group
             seeds = f"{len(group.finished)} seeds"
-            figure = f" (published: {known} %)" if (known := published(group)) else ""
-            longest.append(f"{error_text(group)} % ({interval_text(group)}, {seeds}) of {letter}{figure}")
+            error = f"{error_text(group)} % ({interval_text(group)}, {seeds}) of {letter}"
+            known = published(group)
+            longest.append(f"{error} (published: {known} %)" if known else error)
     texts = []
     for name, data in LOWEST.items():
         group = kept[name].group

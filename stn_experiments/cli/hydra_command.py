@@ -22,7 +22,7 @@ from stn_experiments.cli.command import (
 )
 from stn_experiments.cli.workarounds import raise_usage_errors
 from stn_experiments.common.errors import UserError
-from stn_experiments.config.compose import as_written, error_line, refuse_lists
+from stn_experiments.config.compose import as_written, error_line, refuse_lists, refuse_sweeps
 
 
 def run_hydra_command(main: Callable[[], Any]) -> None:
@@ -33,6 +33,7 @@ def run_hydra_command(main: Callable[[], Any]) -> None:
 
     def checked() -> None:
         refuse_spaces(words)
+        refuse_sweeps(words)
         _translate_errors(main)
 
     run_command(checked)

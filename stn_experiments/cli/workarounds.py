@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 
 from stn_experiments.cli.command import ArgumentParser
+from stn_experiments.common.errors import UserError
 
 
 @contextmanager
@@ -53,14 +54,21 @@ def choose_jobs(choose: Callable[..., list[Any]]) -> Iterator[None]:
     Args:
         choose: called with a function that submits a list of jobs, and with the list of all jobs, each as the
             arguments of the launcher; returns each ``submitit.Job`` to wait for.
+
+    Raises:
+        UserError: SLURM refuses the jobs.
     """
     from submitit import Executor
+    from submitit.core.utils import FailedJobError
 
     map_array = Executor.map_array
 
     def chosen(executor: Any, launcher: Any, *arguments: Any) -> list[Any]:
         def submit(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-            return map_array(executor, launcher, *zip(*rows, strict=True)) if rows else []
+            try:
+                return map_array(executor, launcher, *zip(*rows, strict=True)) if rows else []
+            except FailedJobError as error:
+                raise UserError(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from error
 
         return choose(submit, list(zip(*arguments, strict=True)))
 

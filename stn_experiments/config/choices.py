@@ -19,6 +19,12 @@ def choices(group: str) -> dict[str, dict[str, Any]]:
     return {file.stem: _read(file) for file in sorted((CONFIGS / group).glob("*.yaml"))}
 
 
+def choice_names(group: str) -> list[str]:
+    """The names of a group's choices, those in folders below it as ``folder/name``."""
+    folder = CONFIGS / group
+    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml"))
+
+
 def defaults() -> dict[str, Any]:
     """The default choice of each group, and the settings of ``train.yaml`` by their dotted names."""
     main = _read_main()

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stn_experiments.common.errors import UserError
-from stn_experiments.config.choices import GROUPS, owners, setting_names
+from stn_experiments.config.choices import GROUPS, choice_names, owners, setting_names
 from stn_experiments.config.names import with_run_name
 
 
@@ -30,6 +30,22 @@ def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
             raise UserError(error_line(error, sweeps=False)) from error
 
 
+SINGLE = (*GROUPS, "experiment", "sweep", "seed")
+"""What has one choice in a run."""
+
+
+def refuse_sweeps(words: Iterable[str]) -> None:
+    """Refuse several choices of ``sweep``: of a sweep over sweeps Hydra would train the default runs.
+
+    Raises:
+        UserError: a word of the command line is such a choice.
+    """
+    for word in words:
+        name, _, choice = word.partition("=")
+        if name == "sweep" and ("," in choice or "[" in choice):
+            raise UserError(f"sweep must be one choice, got {choice}: type one command for each")
+
+
 def refuse_lists(overrides: Iterable[str], sweeps: bool = True) -> None:
     """Refuse a list of choices for a group, of which Hydra would use the last one, or of seeds.
 
@@ -42,11 +58,7 @@ def refuse_lists(overrides: Iterable[str], sweeps: bool = True) -> None:
     """
     for override in overrides:
         group, _, choice = override.partition("=")
-        if (
-            choice.startswith("[")
-            and choice.endswith("]")
-            and group in (*GROUPS, "experiment", "sweep", "seed")
-        ):
+        if choice.startswith("[") and choice.endswith("]") and group in SINGLE:
             sweep = f": -m {group}={choice.strip('[]')} trains one after the other" if sweeps else ""
             raise UserError(f"{group} must be one choice, got {choice}{sweep}")
 
@@ -90,13 +102,13 @@ def error_line(error: Exception, sweeps: bool = True) -> str:
         return f"{unknown[1]} is not a setting; {_hint(unknown[1])}"
     if "Config group override must be a string" in text:
         return "a group takes one of its choices, as in stn=none or attention=none, not null"
-    if choice := re.search(r"Could not find '(\w+)/([^']*)' Available options in '\1': (.*)", text):
-        near = get_close_matches(choice[2], choice[3].split(), 1)
+    if choice := re.search(r"Could not find '(\w+)/([^']*)' Available options in '\1':", text):
+        known = choice_names(choice[1])
+        near = get_close_matches(choice[2], known, 1)
         question = f", did you mean {near[0]}?" if near else ""
-        return f"{choice[1]} must be one of {choice[3]}, got {choice[2]}{question}"
+        return f"{choice[1]} must be one of {', '.join(known)}, got {choice[2]}{question}"
     if several := re.search(r"Ambiguous value for argument '(.*?)' 1\.", text):
-        is_group = several[1].partition("=")[0] in (*GROUPS, "experiment", "sweep")
-        brackets = "" if is_group else ", or write a list in brackets"
+        brackets = "" if several[1].partition("=")[0] in SINGLE else ", or write a list in brackets"
         advice = "add -m to sweep over them" if sweeps else "give one"
         return f"{several[1]} has several values: {advice}{brackets}"
     if isinstance(error, OverrideParseException) and "=" not in error.override:

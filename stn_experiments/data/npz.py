@@ -90,7 +90,8 @@ def _open(path: str | Path) -> NpzFile:
     try:
         content = np.load(Path(path).expanduser(), allow_pickle=False)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError("there is no such file: give the path of an .npz file") from error
+        what = "it is a folder" if isinstance(error, IsADirectoryError) else "there is no such file"
+        raise UserError(f"{what}: give the path of an .npz file") from error
     except Exception as error:  # its type depends on the damage
         raise UserError(f"it must be an .npz file, as numpy.savez writes it ({_reason(error)})") from error
     is_npz = isinstance(content, NpzFile)

@@ -16,9 +16,11 @@ def animate(folders: Sequence[Path], file: Path) -> None:
     """Write the panels of the runs in folders as a GIF, epoch by epoch, beside their validation errors.
 
     Raises:
-        UserError: there is no run or too many of them, one cannot be read, has no panel or a damaged one, or
-            the file cannot be written.
+        UserError: the file has another suffix or cannot be written, there is no run or too many of them, or
+            one cannot be read, has no panel or a damaged one.
     """
+    if file.suffix.lower() != ".gif":
+        raise UserError(f"--animation must end in .gif, got {file}")
     runs = find_runs(folders)
     if not 0 < len(runs) <= MOST:
         raise UserError(f"--animation takes 1 to {MOST} runs, got {len(runs)}")

@@ -185,7 +185,7 @@ def read_history(run: RunFolder, skipped: list[str]) -> Iterator[dict[str, Any]]
 def read_evaluations(run: RunFolder, data: Mapping[str, Any], skipped: list[str]) -> dict[str, float]:
     """The test errors of ``scripts/evaluate.py``, by name of the data.
 
-    If several have one name, the one on the run's own ``data`` keeps it; the others get their folder's name.
+    The name of the run's own ``data`` is for that alone; others of the same name get their folder's name.
     """
     errors: dict[str, float] = {}
     own = f"{data['name']}-{data_digest(data)}"
@@ -195,7 +195,7 @@ def read_evaluations(run: RunFolder, data: Mapping[str, Any], skipped: list[str]
         error, name = number(result, "test_error"), result.get("data")
         if error is None or not isinstance(name, str):
             skipped.append(f"{file.parent}: skipped, result.json has no test_error or no data")
-        elif errors.setdefault(name, error) != error:
+        elif (name == data["name"] and file.parent.name != own) or errors.setdefault(name, error) != error:
             errors[file.parent.name] = error
     return errors
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stn_experiments.common.bits import unpack_bits
-from stn_experiments.config.tree import OPTIONAL_LOSS, decisive, flatten
+from stn_experiments.config.tree import NEUTRAL, OPTIONAL_DISTORTION, OPTIONAL_LOSS, decisive, flatten
 from stn_experiments.evaluation.intervals import Interval, difference_interval
 from stn_experiments.report.collect import Names, Record, number
 
@@ -250,28 +250,40 @@ def fullest_range(values: Sequence[float], ratio: float) -> tuple[float, float]:
 def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each of several configs the settings that differ from the others, as on a command line.
 
-    A value that more than half of the configs have is omitted. Configs that lack a setting do not count.
+    A value that more than half of the configs have is omitted. Configs that lack a setting do not count,
+    unless the whole group is null there.
     """
     differing: list[list[str]] = [[] for _ in settings]
     for key in dict.fromkeys(key for one in settings for key in one):
-        counts = Counter(as_text(one[key]) for one in settings if key in one)
+        given = [_given(one, key) for one in settings]
+        counts = Counter(text for text in given if text)
         usual, count = counts.most_common(1)[0]
         if len(counts) == 1:
             continue
-        for one, texts in zip(settings, differing, strict=True):
-            if key in one and (as_text(one[key]) != usual or 2 * count <= counts.total()):
-                texts.append(f"{key}={as_text(one[key])}")
+        for text, texts in zip(given, differing, strict=True):
+            if text and text not in texts and (text != usual or 2 * count <= counts.total()):
+                texts.append(text)
     return [" ".join(texts) for texts in differing]
+
+
+def _given(settings: Mapping[str, Any], key: str) -> str:
+    """A setting as on a command line, or the null group that it would be in; empty if there is neither."""
+    if key in settings:
+        return f"{key}={as_text(settings[key])}"
+    groups = [key[:end] for end, character in enumerate(key) if character == "."]
+    return next((f"{group}=null" for group in groups if settings.get(group, "") is None), "")
 
 
 def settings_of(run: Record, part: str | None) -> dict[str, Any]:
     """The settings of a :func:`part_of` a run that can change its result, except the names of groups.
 
-    A loss that is off, or that the code of an old run did not have, has the weight 0.
+    What is off, or what the code of an old run did not have, has its neutral value; a loss the weight 0.
     """
     config = run.config
     named = [group for group, node in config.items() if isinstance(node, Mapping) and "name" in node]
-    settings = {k: v for k, v in flatten(decisive(config)).items() if k not in ("seed", *named)}
+    training = {k: v for k, v in flatten(config).items() if k.startswith(f"{OPTIONAL_DISTORTION}.")}
+    flat = {**NEUTRAL, **training, **flatten(decisive(config))}
+    settings = {key: value for key, value in flat.items() if key not in ("seed", *named)}
     for weight in ("weight", "end"):
         settings.setdefault(f"{OPTIONAL_LOSS}.{weight}", 0.0)
     for group in ("optimizer", "scheduler"):  # they have no name

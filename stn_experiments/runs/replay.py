@@ -5,6 +5,7 @@ import math
 from torch import Tensor
 
 from stn_experiments.common.errors import UserError
+from stn_experiments.common.files import writing_to
 from stn_experiments.config.tree import OWN_DATA
 from stn_experiments.data.batch import Batch, index_batch
 from stn_experiments.evaluation.evaluate import outside_share, predict
@@ -52,10 +53,11 @@ def replay(folder: RunFolder, step: int) -> str:
         trainer.cuda_graphs.enabled = False
         batch = next(trainer.batches(with_pose=True))
         picture = folder.folder / "replays" / f"step-{step:06d}.png"
-        picture.parent.mkdir(exist_ok=True)
         first = index_batch(batch, slice(0, SHOWN))
         prediction, caption = predict(trainer.model, first), f"step {step:,}, before the update"
         panel = draw_panel(first, prediction, caption, class_names=experiment.data.class_names)
+        with writing_to(picture.parent):
+            picture.parent.mkdir(exist_ok=True)
         save_picture(panel, picture)
         return f"{describe_step(trainer, batch)}\npanel       {picture}"
 

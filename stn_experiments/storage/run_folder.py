@@ -149,7 +149,9 @@ def run_digest(config: Mapping[str, Any]) -> str:
     identity, data = decisive(config), config.get("data")
     for key in OWN_DATA:
         if isinstance(data, Mapping) and isinstance(data.get(key), str):
-            identity["data"][key] = digest_of_content(Path(data[key]).expanduser())
+            path = Path(data[key]).expanduser()
+            # A file in place of a folder, or the reverse, is refused later, and would take long to read here.
+            identity["data"][key] = digest_of_content(path) if path.is_dir() == (key == "folder") else ""
     return digest(identity)
 
 

@@ -29,13 +29,15 @@ TRAIN = "stn_experiments.runs.train.train"
 
 WRONG = [
     ("foo=1", "foo is not a setting"),
-    ("data=mnits", "data must be one of addition affnist"),
+    ("data=mnits", "data must be one of addition, affnist"),
     ("stn=null", "a group takes one of its choices, as in stn=none or attention=none, not null"),
     ("data=rotated,rts", "data=rotated,rts has several values: add -m to sweep over them\n"),
     (
         "data=[rotated,rts]",
         "data must be one choice, got [rotated,rts]: -m data=rotated,rts trains one after",
     ),
+    ("-m sweep=smoke,table1", "sweep must be one choice, got smoke,table1: type one command for each\n"),
+    ("sweep=[smoke,table1]", "sweep must be one choice, got [smoke,table1]: type one command for each\n"),
     ("-m seed=0, 1", "there is a space in seed=0, 1, write seed=0,1\n"),
     (
         "run.name=../up",

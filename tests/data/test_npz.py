@@ -319,8 +319,8 @@ def test_a_single_training_image_cannot_be_held_out(write):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    for path in (tmp_path / "missing.npz", tmp_path):
-        assert_refused(path, "there is no such file: give the path of an .npz file")
+    assert_refused(tmp_path / "missing.npz", "there is no such file: give the path of an .npz file")
+    assert_refused(tmp_path, "it is a folder: give the path of an .npz file")
 
 
 def test_the_home_folder_is_expanded(write, tmp_path, monkeypatch):

@@ -66,10 +66,31 @@ def test_models_differ_in_names_and_settings(write_run, groups):
         ([{"a": True}, {"a": None}], ["a=true", "a=null"]),
         ([{"a": 1, "b": 5}, {"a": 1}], ["", ""]),
         ([{"a": [64, 64]}, {"a": [8, 8]}, {}], ["a=[64,64]", "a=[8,8]", ""]),
+        ([{"a": None}, {"a.b": 1, "a.c": 2}], ["a=null", "a.b=1 a.c=2"]),
+        ([{"a": "x"}, {"a.b": 1}], ["", ""]),
     ],
 )
 def test_settings_that_most_runs_share_are_omitted(settings, expected):
     assert differing_settings(settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"stn.share": False}, {"stn.share": True}),
+        ({}, {"stn.family": {"scale": False}}),
+        (
+            {"attention": "coattention", "attention.layers": 1},
+            {"attention": "coattention", "attention.layers": 2},
+        ),
+        ({"data.training": {"angle": 0, "bend": 0}}, {"data.training": {"angle": 15, "bend": 0}}),
+        ({"data.training": None}, {"data.training": {"angle": 15}}),
+    ],
+)
+def test_a_neutral_value_is_another_model_than_another_value(write_run, groups, one, other):
+    write_run("one", 1.0, **one)
+    write_run("other", 2.0, **other)
+    assert sorted(len(group.finished) for group in groups()) == [1, 1]
 
 
 def test_a_loss_that_is_off_is_another_model_than_one_that_is_on(write_run, groups):

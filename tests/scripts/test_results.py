@@ -84,6 +84,12 @@ def evaluated(folder, words, **result):
     (path / "result.json").write_text(json.dumps(result))
 
 
+@pytest.mark.parametrize("word", ["stn", "none", "stn="])
+def test_a_word_of_the_command_without_a_value_is_refused(word):
+    with pytest.raises(UserError, match=f"must have NAME=VALUE after python scripts/train.py, got {word}$"):
+        records.runs_of(f"-m seed=0,1 {word}")
+
+
 def test_scores_on_other_data_are_kept(tmp_path):
     words = "data.distortion.angle=180"
     file = tmp_path / "circle-with.json"
