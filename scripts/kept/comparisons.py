@@ -48,7 +48,7 @@ PLACES = [
 ROTATED12K, GCNN = "bench-rotated12k-none", "bench-rotated12k-gcnn"
 AUGMENTED = "bench-rotated12k-augmented"
 SIM2MNIST, SIM2MNIST_NONE = "bench-sim2mnist-both", "bench-sim2mnist-none"
-HOMOGRAPHY = "bench-homography-none"
+HOMOGRAPHY, HOMOGRAPHY_LONG = "bench-homography-none", "bench-homography-long"
 PROJECTIVE = "bench-projective-none"
 TRANSLATED = "bench-translated-with"
 SEQUENCE = "bench-sequence-recurrent"
@@ -71,6 +71,11 @@ BENCHMARKS = [
     Row(("`translated_finnveden`", "`experiment=best_cluttered`"), TRANSLATED, TRANSLATED),
     Row(("`homography_noise`", "`stn=projective stn.steps=2`"), "bench-homography-with", HOMOGRAPHY),
     Row(("`homography_noise`", "no transformer"), HOMOGRAPHY, HOMOGRAPHY),
+    Row(
+        ("`homography_noise`", "`stn=projective stn.steps=2 backbone.width=48`, 36 epochs"),
+        HOMOGRAPHY_LONG,
+        HOMOGRAPHY_LONG,
+    ),
 ]
 """Networks on other papers' benchmarks, compared with the same without a transformer, or with themselves.
 
