@@ -13,7 +13,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.common.files import read_json, write_atomically
 from stn_experiments.config.compose import compose
 from stn_experiments.config.tree import decisive, flatten, with_values
-from stn_experiments.report.collect import Record, read_run
+from stn_experiments.report.collect import Record, number, read_run
 from stn_experiments.report.groups import Group, group_runs
 from stn_experiments.runs.evaluate import evaluation_folder
 from stn_experiments.runs.other_data import other_data
@@ -146,7 +146,11 @@ def redrawn(record: Record) -> dict[str, float]:
     """
     run, data = RunFolder(record.folder), record.config["data"]
     files = [evaluation_folder(run, {**data, "seed": seed}) / "result.json" for seed in REDRAWN]
-    errors = [read_json(file)["test_error"] for file in files if file.exists()]
+    errors = []
+    for file in filter(Path.exists, files):
+        if (error := number(read_json(file), "test_error")) is None:
+            raise UserError(f"{file} has no test_error: evaluate the run again")
+        errors.append(error)
     return {"redrawn_error": mean(errors), "redrawn_sets": len(errors)} if errors else {}
 
 

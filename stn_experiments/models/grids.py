@@ -114,7 +114,7 @@ class Similarity(MatrixFamily):
     """
 
     aspect = 1.0
-    """Width ÷ height of U: in normalised coordinates a rotation on a map that is not square is none."""
+    """Width ÷ height of U, which the matrix of a rotation of its pixels needs in normalised coordinates."""
 
     def __init__(self, rotation: bool = True, scale: bool = True, translation: bool = True) -> None:
         super().__init__()

@@ -102,7 +102,7 @@ class SpatialTransformer(nn.Module):
         self.grid_generator = GridGenerator(family, (size[0] * down, size[1] * across))
         self.sampler = Sampler(interpolation, padding, (down, across))
         self.steps = steps
-        self.refinement_grid = GridGenerator(family, input_size)
+        self.refinement_grid = GridGenerator(family, input_size) if steps > 1 else None
         self.refinement_sampler = Sampler(interpolation, padding)
 
     def _build_localisation(
@@ -134,7 +134,7 @@ class SpatialTransformer(nn.Module):
     def regress(self, source: Tensor) -> Tensor:
         """Theta (B, P) for U (B, C, H, W), of all steps together."""
         theta = self.localisation(source)
-        if self.steps == 1:  # torch.export cannot load an empty region without autocast
+        if self.refinement_grid is None:  # torch.export cannot load an empty region without autocast
             return theta
         with autocast_disabled(source):
             source = to_float32(source)

@@ -20,6 +20,8 @@ def test_the_command(command, write_run, tmp_path):
 
 def test_mistakes_are_one_line(write_run, tmp_path):
     run, file = write_run("one", 1.0), tmp_path / "some.gif"
+    with pytest.raises(UserError, match=r"^--animation must end in \.gif, got .*some\.png$"):
+        animate([run], tmp_path / "some.png")
     with pytest.raises(UserError, match="1 to 4 runs, got 0"):
         animate([run / "panels"], file)
     with pytest.raises(UserError, match=r"--animation: .*No such file or directory: .*missing"):

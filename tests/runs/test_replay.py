@@ -239,6 +239,15 @@ def test_a_replay_that_fails_is_one_line_and_leaves_nothing(train, finished, mon
     assert not list(train.run.folder.rglob(".*"))
 
 
+def test_a_file_in_the_way_of_a_replay_is_a_mistake(train, finished):
+    place = finished.folder / "replays"
+    place.write_text("mine")
+    code, out, err = train(does=replay_of(3))
+    assert (code, out) == (2, "")
+    assert_one_line(err, f"{place} cannot be written to")
+    place.unlink()
+
+
 def test_a_replay_neither_waits_for_the_lock_nor_throws_the_run_away(train, steps, show):
     assert train()[0] == 0
     before = without_replays(train.run.folder)

@@ -90,6 +90,14 @@ def test_a_word_of_the_command_without_a_value_is_refused(word):
         records.runs_of(f"-m seed=0,1 {word}")
 
 
+def test_a_name_that_is_a_path_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["results.py", "--keep", "../elsewhere", "--command", COMMAND])
+    with pytest.raises(
+        UserError, match=r"^--keep must be a name of letters, digits, - and _, got \.\./elsewhere$"
+    ):
+        results.parse()
+
+
 def test_scores_on_other_data_are_kept(tmp_path):
     words = "data.distortion.angle=180"
     file = tmp_path / "circle-with.json"

@@ -45,6 +45,19 @@ def test_only_other_content_of_a_folder_of_images_makes_another_run(compose, tmp
     assert run_digest(compose("data=folder", f"data.folder={tmp_path / 'none'}")) not in found
 
 
+def test_a_folder_in_place_of_a_file_is_not_read(compose, tmp_path):
+    (tmp_path / "folder").mkdir()
+    digests = set()
+    for content in (b"one", b"two"):
+        (tmp_path / "folder" / "1.png").write_bytes(content)
+        (tmp_path / "file").write_bytes(content)
+        digests |= {
+            run_digest(compose("data=npz", f"data.file={tmp_path / 'folder'}")),
+            run_digest(compose("data=folder", f"data.folder={tmp_path / 'file'}")),
+        }
+    assert len(digests) == 2
+
+
 def test_the_place_of_a_data_file_makes_no_other_run(compose, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("here", "there"):

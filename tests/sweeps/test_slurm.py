@@ -13,7 +13,8 @@ from hydra.plugins.sweeper import Sweeper
 from submitit import Executor, Job
 from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
 
-from stn_experiments.cli.workarounds import continue_after_lost_jobs
+from stn_experiments.cli.workarounds import choose_jobs, continue_after_lost_jobs
+from stn_experiments.common.errors import UserError
 from stn_experiments.storage.lock import run_lock
 from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.sweeps.progress import active_sweeps, record_lost_job
@@ -136,6 +137,20 @@ def nothing_stays_replaced():
     before = Executor.map_array, Job.results
     yield
     assert (Executor.map_array, Job.results) == before
+
+
+def test_jobs_that_slurm_refuses_are_one_line(monkeypatch):
+    def refuse(*_):
+        raise FailedJobError(
+            "sbatch: error: invalid partition specified: NAME\nsbatch: error: Batch job failed"
+        )
+
+    monkeypatch.setattr(Executor, "map_array", refuse)
+    with (
+        choose_jobs(lambda submit, rows: submit(rows)),
+        pytest.raises(UserError, match=r"^SLURM refuses the jobs: sbatch: error: invalid partition [^\n]*$"),
+    ):
+        Executor.map_array(None, None, [1], [2])
 
 
 def test_a_sweep_without_slurm_is_one_line(refused, monkeypatch):
