@@ -32,7 +32,7 @@ CSS = """
 #pad canvas { border: 1px solid; background: white; cursor: crosshair; touch-action: none }
 .bars b { text-align: right; font-weight: normal }
 """
-PAD = """<p>Draw a digit here and choose its class. It is shown instead of the test digit.</p>
+PAD = """<p>Draw a digit here, and choose its class: it replaces the test digit.</p>
 <canvas width="280" height="280"></canvas><br><button>erase</button>"""
 PEN = """
 const canvas = element.querySelector("canvas"), pen = canvas.getContext("2d");
