@@ -190,12 +190,13 @@ def _count_classes(labels: dict[str, tuple[Tensor, int | None]]) -> int:
 
 
 def _read_images(key: str, array: np.ndarray, size: tuple[int, int] | None) -> Tensor:
-    """Images (N, C, H, W) float32, on their stored scale."""
+    """Images (N, C, H, W) on their stored scale: bytes as they are, which take little memory, or float32."""
     shape = _chw(key, array.shape, size)
     if array.ndim == 4 and array.shape[1:] != shape:
         array = array.transpose(0, 3, 1, 2)
+    dtype = np.uint8 if array.dtype == np.uint8 else np.float32
     with np.errstate(over="ignore"):  # what becomes infinite is refused later
-        return torch.from_numpy(np.ascontiguousarray(array, np.float32).reshape(-1, *shape))
+        return torch.from_numpy(np.ascontiguousarray(array, dtype).reshape(-1, *shape))
 
 
 def _chw(key: str, shape: tuple[int, ...], size: tuple[int, int] | None) -> tuple[int, int, int]:
@@ -238,7 +239,7 @@ def _check_match(images: dict[str, Tensor], labels: dict[str, tuple[Tensor, int 
 
 
 def _rescale(images: dict[str, Tensor]) -> None:
-    """Bring all images, which share one scale, to [0, 1] in place."""
+    """Bring all images, which share one scale, to [0, 1]; bytes from 0 to 255 stay what they are."""
     highs = {}
     for key, values in images.items():
         low, high = (bound.item() for bound in values.aminmax())
@@ -248,9 +249,10 @@ def _rescale(images: dict[str, Tensor]) -> None:
         highs[key] = high
     is_255 = max(highs.values()) > 1 + TOLERANCE
     for key, values in images.items():
-        is_other_scale = is_255 and highs[key] <= 1 + TOLERANCE and values.frac().any()
+        is_other_scale = is_255 and highs[key] <= 1 + TOLERANCE and bool((values % 1).any())
         _require(not is_other_scale, repr(key), "go to 255 as the others do", "fractions up to 1")
-        values.div_(255 if is_255 else 1).clamp_(max=1)
+        if not (is_255 and values.dtype == torch.uint8):
+            images[key] = values.float().div_(255 if is_255 else 1).clamp_(max=1)
 
 
 def _count_nan(values: Tensor) -> str:

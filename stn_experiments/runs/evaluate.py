@@ -63,6 +63,7 @@ def evaluate_run(
     folder = evaluation_folder(run, data_config)
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "panel-mistakes.png").unlink(missing_ok=True)  # of an evaluation before
         for name, (batch, caption) in panels.items():
             images = one_of_each_class(batch)
             panel = draw_panel(images, predict(model, images), caption, class_names=data.class_names)

@@ -13,6 +13,7 @@ import torch
 from stn_experiments.common.errors import UserError
 from stn_experiments.data import npz
 from stn_experiments.data.npz import read_npz
+from stn_experiments.data.splits import without_pose
 from tests.data.damage import CreatesAFile, damaged, files
 
 COUNTS = {"train": 10, "valid": 4, "test": 6}
@@ -67,9 +68,14 @@ def assert_refused(path, *parts, **settings):
     assert [part for part in parts if part not in line] == []
 
 
+def decoded(split):
+    """Images as floats in [0, 1], and labels, of a split of a file."""
+    return without_pose(split)[:2]
+
+
 def assert_holds(file, content, scale=255):
     """``file`` holds the labels of ``content``, and its images (N, C, H, W) or (N, H, W) over ``scale``."""
-    for split, (images, labels) in zip(COUNTS, file[:3], strict=True):
+    for split, (images, labels) in zip(COUNTS, map(decoded, file[:3]), strict=True):
         expected = torch.from_numpy(content[f"x_{split}"].astype(np.float32)) / scale
         torch.testing.assert_close(images, expected[:, None] if expected.ndim == 3 else expected)
         assert images.is_contiguous()
@@ -199,7 +205,12 @@ def test_scales_of_images(write, scale):
     content = change(arrays(), "x", function)
     file = read_npz(write(content))
     assert_holds(file, content, divisor)
-    assert file.train.images.max() == 1
+    assert decoded(file.train)[0].max() == 1
+
+
+def test_bytes_take_no_more_memory_than_in_the_file(write):
+    file = read_npz(write(arrays()))
+    assert [split.images.dtype for split in file[:3]] == [torch.uint8] * 3
 
 
 def test_the_whole_file_has_one_scale(write):
@@ -299,7 +310,7 @@ def test_training_images_are_held_out_for_validation(write, count, valid_size, h
     train, valid, test, _ = read_npz(write(without_valid(count)), valid_size=valid_size)
     assert len(valid.labels) == len(valid.images) == held
     assert sorted(torch.cat([train.labels, valid.labels]).tolist()) == list(range(count))
-    for images, labels in (train, valid):
+    for images, labels in map(decoded, (train, valid)):
         assert (images[:, 0, 0, 0] * 255).round().long().tolist() == labels.tolist()
     assert len(test.labels) == 6
 
@@ -393,7 +404,7 @@ def test_damaged_files_load_or_are_refused(write, tmp_path, seed):
     except UserError:
         assert_refused(path)
         return
-    for images, labels in file[:3]:
+    for images, labels in map(decoded, file[:3]):
         assert len(images) == len(labels) > 0
         assert ((images >= 0) & (images <= 1)).all()
         assert ((labels >= 0) & (labels < file.classes)).all()

@@ -86,6 +86,15 @@ def test_a_folder_means_all_runs_in_it_and_no_data_means_their_own(runs, evaluat
         assert json.loads(own.read_text())["test_error"] == trained["test_error"]
 
 
+def test_no_panel_of_mistakes_is_left_where_there_are_none(runs, evaluate, tmp_path, monkeypatch):
+    _, printed, _ = evaluate(runs[0])
+    panel = (tmp_path / printed["result"][0]).with_name("panel-mistakes.png")
+    assert panel.exists()
+    monkeypatch.setattr("stn_experiments.runs.evaluate.mistakes", lambda test, scores: None)
+    evaluate(runs[0])
+    assert not panel.exists()
+
+
 def test_the_line_of_a_stopped_run_says_so(runs, evaluate):
     (runs[1] / "result.json").unlink()
     _, printed, _ = evaluate(*runs[:2])
