@@ -66,10 +66,14 @@ def circle(kept: Mapping[str, Kept]) -> str:
 
 
 def lowest(kept: Mapping[str, Kept]) -> str:
-    """Sentences: the errors at full length and on other papers' benchmarks, beside published ones."""
+    """Sentences: the errors at full length and on other papers' benchmarks, beside published ones.
+
+    Full lengths of which fewer than three seeds are kept are in their table alone.
+    """
     longest = []
     for data, letter in LETTERS.items():
-        if (name := f"full-{data}") in kept:
+        name = f"full-{data}"
+        if name in kept and len(kept[name].group.finished) > 2:
             group = kept[name].group
             seeds = f"{len(group.finished)} seeds"
             error = f"{error_text(group)} % ({interval_text(group)}, {seeds}) of {letter}"
