@@ -147,7 +147,7 @@ FIGURES = (
 
 
 def figures(group: Group) -> list[str]:
-    """What a reader needs to know of a group of runs."""
+    """The columns that describe a group of runs."""
     return [
         *(str(len(group.finished)), error_text(group), interval_text(group)),
         *(mean_text(group, "redrawn_error"), mean_text(group, "val_error")),

@@ -88,7 +88,7 @@ class Augmentation:
         angle, shear = draws[0] * math.radians(self.angle), self.shear * draws[2]
         matrix = geometry.similarity(angle, scale, torch.zeros_like(draws[:2].T), shear)
         if self.flip:
-            matrix[:, :2, 0] *= draws[3, :, None].sign()
+            matrix[:, :2, 0] *= torch.where(draws[3, :, None] < 0, -1.0, 1.0)  # never 0, as sign may be
         if self.corners:
             frame = geometry.boundary_points(1, images.device) * geometry.constant((width, height), draws) / 2
             moves = torch.randn(count, 4, 2, generator=generator, device=images.device) * self.corners

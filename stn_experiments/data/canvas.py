@@ -97,7 +97,7 @@ def add_clutter(images: Tensor, pool: Tensor, index: Tensor, clutter: Clutter, g
 def add_crops(images: Tensor, crops: Tensor, corner: Tensor) -> None:
     """Add crops (N, B, s, s) to images (B, 1, H, W), in place, and clip at 1.
 
-    Of the n-th crop of each image the top left pixel lies at ``corner`` (N, B, 2), whole (y, x).
+    ``corner`` (N, B, 2) is the pixel (y, x) at which the top left pixel of each crop lies.
     """
     (batch, _, height, width), side = images.shape, crops.shape[-1]
     step = torch.arange(side, device=images.device)

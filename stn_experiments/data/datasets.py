@@ -187,7 +187,7 @@ class DistortedMnist(ImageTraits):
         return KindSet(to_device(concat_batches([*batches]), device), torch.cat(disturbances).to(device))
 
     def _generator(self, number: int) -> Generator:
-        """Of the fixed set of this number, always on the CPU: the images are the same on every device."""
+        """The generator of a fixed set; it is on the CPU, so images are the same on every device."""
         return Generator().manual_seed(self.seed * 1_000_003 + number)
 
     def _draw_fixed(self, digits: Digits, number: int, task: Task, index: Tensor) -> Batch:

@@ -230,6 +230,9 @@ def _decode_into(path: str, target: Array, fit: Fit) -> None:
             image: Any = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # Pillow would clip 16 bits
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = FITS[fit](image.convert(mode), (width, height), Image.Resampling.BILINEAR)
             target[:] = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
     except Exception as error:  # its type depends on the damage

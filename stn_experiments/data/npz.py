@@ -186,6 +186,7 @@ def _count_classes(labels: dict[str, tuple[Tensor, int | None]]) -> int:
     classes = min(widths.values(), default=max(counts.values()))
     for key, count in {**counts, **widths}.items():
         _require(count <= classes, repr(key), f"have {classes} classes as the one-hot labels do", count)
+    _require(classes > 1, "labels", "be of at least two classes", "0 alone")
     return classes
 
 

@@ -50,7 +50,7 @@ def predict(model: Classifier, batch: Batch) -> Prediction:
 def evaluate(model: Classifier, batch: Batch) -> dict[str, float]:
     """Cross-entropy ``loss`` and ``error`` in percent over a set, which is on the model's device.
 
-    Of sequences, these are of their single labels, and ``sequence_error`` is the percentage with a wrong one.
+    On sequences, these count each label, and ``sequence_error`` is the percentage with a wrong label.
     Models with transformers also get ``theta_spread`` and ``outside_share``. If the digits'
     places are known, attention with a location gets those of :func:`score`, beside some of the centre box as
     a yardstick. A model with one transformer, on images of one digit, gets those of :func:`pose_scores`.

@@ -51,6 +51,9 @@ def _interval(models: Sequence[np.ndarray], of_images: np.ndarray) -> Interval:
     the few seeds, whose variance is pooled over the models. The ends are quantiles of that sum, from a fixed
     sequence of random draws.
     """
+    mean = float(of_images.mean())
+    if len(of_images) == 1:  # one image says nothing about others
+        return Interval(100 * mean, -np.inf, np.inf)
     generator = np.random.default_rng(0)
     images = float(of_images.var(ddof=1)) / len(of_images)
     errors = generator.standard_normal(DRAWS)
@@ -63,7 +66,6 @@ def _interval(models: Sequence[np.ndarray], of_images: np.ndarray) -> Interval:
         images = max(0.0, images - rest * runs / len(of_images))  # it is in the seeds' variance as well
         of_seeds = generator.standard_t(freedom, DRAWS) * (seeds * runs) ** 0.5
     low, high = np.quantile(errors * images**0.5 + of_seeds, [0.025, 0.975]).tolist()
-    mean = float(of_images.mean())
     return Interval(100 * mean, 100 * (mean + low), 100 * (mean + high))
 
 

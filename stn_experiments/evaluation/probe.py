@@ -24,7 +24,7 @@ SEED = 0
 MARGIN = 4
 """Pixels between a digit's frame and its ink, as a rule; the frame may be so far outside the canvas."""
 STEPS_PER_SIDE = 4
-"""Of a position: at most so many to each side of the centre."""
+"""Largest number of positions to each side of the centre."""
 CROP = 6
 """The side in pixels of crops of clutter, as in Jaderberg et al. 2015."""
 UNTOUCHED: dict[ProbeName, Any] = {"rotation": 0, "scale": 1, "position": (0, 0)}

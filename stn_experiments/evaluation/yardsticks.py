@@ -69,8 +69,8 @@ def mean_scores(outlines: Sequence[Tensor], pose: Pose) -> dict[str, float]:
 def centre_box(pose: Pose, size: tuple[int, int]) -> Tensor:
     """The best box that never moves: a square in the middle of the canvas, for each of N images (N, 4, 2).
 
-    Of ``SIDES`` sides up to the canvas's shorter one, it has that with the highest mean IoU with the digits'
-    ink boxes, on up to ``SEARCH_IMAGES`` images spread over the set.
+    ``SIDES`` sides up to the canvas's shorter one are tried. The one with the highest mean IoU with the
+    digits' ink boxes is kept, on up to ``SEARCH_IMAGES`` images spread over the set.
     """
     boxes = pose.box[:: -(-len(pose.box) // SEARCH_IMAGES)].flatten(0, 1)
     sides = torch.arange(1, SIDES + 1, device=boxes.device) * (min(size) / SIDES)

@@ -53,6 +53,13 @@ class Placement(NamedTuple):
         return Placement((x * wide, y * high), (right * wide + left, down * high + top))
 
 
+class Map(NamedTuple):
+    """A map of ``shape`` (C, H, W), and where it lies on the input."""
+
+    shape: tuple[int, int, int]
+    placement: Placement
+
+
 class Backbone(nn.Module):
     """Stages in sequence, then a linear classifier of the flattened last map.
 
@@ -61,7 +68,6 @@ class Backbone(nn.Module):
             map for each of N rotations.
         output_shapes: shape of each stage's output.
         output_shape: shape of the last stage's output.
-        strides: ``stride`` of each :class:`Stage`.
         placements: where each stage's output map lies on its input, by the centres of what its pixels depend
             on; a vector covers all of it.
 
@@ -94,7 +100,7 @@ class Backbone(nn.Module):
         self.pool = pool or nn.Identity()
         self.input_shapes: dict[str, tuple[int, ...]] = {}
         self.output_shapes: dict[str, tuple[int, ...]] = {}
-        self.strides = {name: stage.stride for name, stage in stages.items()}
+        self._stages = dict(stages)
         self.placements: dict[str, Placement] = {}
         features = torch.zeros(1, *shape)
         if standardise:
@@ -117,6 +123,19 @@ class Backbone(nn.Module):
         self.output_shape = tuple(features.shape[1:])
         self.stages.train()
         self.head: nn.Module | None = nn.Linear(self.pool(features).numel(), classes)
+
+    def layers_before(self, name: str, shape: tuple[int, int, int]) -> tuple[nn.Sequential, Map]:
+        """The stages before one, and the map that they make of an input of ``shape`` (C, H, W)."""
+        count = list(self._stages).index(name)
+        features, placement = torch.zeros(1, *shape), Placement()
+        for stage in list(self._stages.values())[:count]:
+            before = features.shape[1:]
+            with torch.no_grad():
+                features = stage.layers.eval()(features)
+            stage.layers.train()
+            placement = _placement(stage, before, features.shape[1:]).then(placement)
+        channels, height, width = features.shape[1:]
+        return self.stages[:count], Map((channels, height, width), placement)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (B, classes) of images (B, C, H, W)."""
@@ -216,7 +235,7 @@ class ResNet18(Backbone):
 
 
 class Standardise(nn.Module):
-    """Brings each image to mean 0 and standard deviation 1 over all its values; an even one becomes 0."""
+    """Brings each image to mean 0 and standard deviation 1 over all its values; a constant one becomes 0."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) of the same shape."""

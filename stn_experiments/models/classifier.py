@@ -1,6 +1,5 @@
 """The whole network: a backbone with attention before it, between its stages and after it."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, cast
@@ -129,11 +128,10 @@ class TransformerConfig:
             raise UserError(
                 f"at must be a stage that reads a map of another stage ({known}) to share, got {self.at}"
             )
-        before = list(backbone.strides)[: list(backbone.strides).index(place)]
-        stride = math.prod(backbone.strides[name] or 1 for name in before)
-        layers = backbone.stages[: len(before)]
-        kind = self._kind(default)
-        transformer.localisation.features = shared(layers, stride, shape, FEATURES[kind], self.width)
+        layers, (map_shape, placement) = backbone.layers_before(place, shape)
+        build = FEATURES[self._kind(default)]
+        features = shared(layers, placement.to_earlier, map_shape, build, self.width)
+        transformer.localisation.features = features
 
     def _kind(self, default: LocalisationKind) -> LocalisationKind:
         """The kind of localisation network; ``default`` replaces ``auto``, if it fits the transforms."""

@@ -60,7 +60,8 @@ def triplet_loss(windows: Tensor, random: Tensor, margin: float) -> Tensor:
     mean = random.mean(0)
     found, other = (F.normalize(codes - mean, dim=1) for codes in (windows, random))
     apart = (found - other).square().sum(1)
-    between = 2 - 2 * found @ found.T
+    with autocast_disabled(windows):
+        between = 2 - 2 * found @ found.T
     hinge = (between - apart[:, None] + margin).clamp(min=0)
     count = len(hinge)
     return (hinge.sum() - hinge.diagonal().sum()) / (count * (count - 1))

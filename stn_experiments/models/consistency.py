@@ -22,7 +22,7 @@ from stn_experiments.models.view import View
 
 Weight = Annotated[float, Range(0, 1000)]
 SMALLEST_AREA = 1e-3
-"""Of an outline; that of the whole image is 4. A smaller one counts as this much: the loss stays finite."""
+"""Smaller areas of an outline count as this much, so the loss stays finite; the whole image has area 4."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stn_experiments.common import geometry
 from stn_experiments.models.grids import Family
 from stn_experiments.models.polar import RINGS, SPOKES, PolarSampling, RingConv2d, polar_points
 from stn_experiments.models.precision import autocast_disabled, to_float32
@@ -19,6 +18,8 @@ KEYPOINTS = 16
 """Keypoints of a localisation network that has several; their positions are its first features."""
 CHANNELS = 32
 """Channels of the maps that keypoints and memories read."""
+CELL = 4
+"""Pixels along the side of a cell, of which these maps have one pixel."""
 
 
 class Localisation(nn.Module):
@@ -109,7 +110,7 @@ def keypoints(shape: Shape, width: int) -> Features:
     a map gives the expected position of a keypoint (Levine et al. 2016, "End-to-end training of deep
     visuomotor policies", section 5.1), which follows the digit from the first training step.
     """
-    return _keypoint_features(map_layers(shape[0]), width)
+    return _keypoint_features(map_layers(shape), width, cell_centres(shape[1:]))
 
 
 def peak(shape: Shape, width: int) -> Features:
@@ -117,7 +118,7 @@ def peak(shape: Shape, width: int) -> Features:
 
     The position depends on the map alone, so windows cannot gather beside the image.
     """
-    return Features(2, *map_layers(shape[0]), Positions(CHANNELS, 1))
+    return Features(2, *map_layers(shape), Positions(CHANNELS, 1, cell_centres(shape[1:])))
 
 
 def polar(shape: Shape, width: int) -> Features:
@@ -137,7 +138,7 @@ def polar(shape: Shape, width: int) -> Features:
 
 def shared(
     layers: nn.Sequential,
-    stride: int,
+    to_source: Callable[[Tensor], Tensor],
     shape: Shape,
     build: Callable[[Shape, int], Features],
     width: int,
@@ -149,33 +150,29 @@ def shared(
 
     Args:
         layers: the other network's layers.
-        stride: the distance of neighbouring pixels of their maps, in pixels of U.
-        shape: (C, H, W) of U.
+        to_source: from points (N, 2) of their map to those of U.
+        shape: (C, H, W) of their map.
         build: one of ``FEATURES``, for the layers on those maps.
         width: units of its hidden layers.
     """
     own = {id(weights): weights for weights in layers.parameters()}
     tied = deepcopy(layers, own)
-    with torch.no_grad():
-        _, channels, height, wide = tied.eval()(torch.zeros(1, *shape)).shape
-    features = build((channels, height, wide), width)
+    features = build(shape, width)
     for layer in features:
         if isinstance(layer, Positions):
-            layer.extent = (stride * wide / shape[2], stride * height / shape[1])
-    return Features(features.width, tied.train(), *features)
+            layer.points = to_source(layer.points)
+    return Features(features.width, tied, *features)
 
 
 class Positions(nn.Module):
     """The positions (B, 2 count) of ``count`` keypoints in maps (B, ``channels``, H, W), as (x, y) pairs.
 
-    ``points`` (H * W, 2) are where the maps' cells lie; by default they are the pixels of an image.
+    ``points`` (H * W, 2) are where the maps' cells lie on U.
     """
 
-    points: Tensor | None
-    extent = (1.0, 1.0)
-    """That of the maps in (x, y), relative to U: below 1 behind unpadded convolutions."""
+    points: Tensor
 
-    def __init__(self, channels: int, count: int, points: Tensor | None = None) -> None:
+    def __init__(self, channels: int, count: int, points: Tensor) -> None:
         super().__init__()
         self.heat = nn.Conv2d(channels, count, 1, bias=False)  # a bias would not change the softmax
         self.register_buffer("points", points, persistent=False)
@@ -184,10 +181,7 @@ class Positions(nn.Module):
         """The expected positions under a softmax over each map of heat."""
         heat = self.heat(maps)
         with autocast_disabled(maps):
-            positions = expected_positions(to_float32(heat), self.points)
-            if self.extent != (1.0, 1.0):
-                positions = positions * geometry.constant(self.extent, positions)
-        return positions.flatten(1)
+            return expected_positions(to_float32(heat), self.points).flatten(1)
 
 
 class PositionsAndMeans(Positions):
@@ -210,28 +204,44 @@ class ConcatSkip(nn.Module):
         return torch.cat([features, self.module(features)], 1)
 
 
-def expected_positions(heat: Tensor, points: Tensor | None = None) -> Tensor:
+def expected_positions(heat: Tensor, points: Tensor) -> Tensor:
     """Expected positions (B, K, 2) under a softmax over each map of ``heat`` (B, K, H, W).
 
-    ``points`` (H * W, 2) are where its cells lie; by default they are the pixels of an image.
+    ``points`` (H * W, 2) are where its cells lie.
     """
-    if points is None:
-        points = geometry.pixel_centres(heat.shape[2], heat.shape[3], heat.device)
     # Channels last, as in memory, so neither the forward nor the backward pass copies them.
     return heat.movedim(1, -1).flatten(1, 2).softmax(1).mT @ points.to(heat.dtype)
 
 
-def map_layers(channels: int) -> list[nn.Module]:
-    """Two 5×5 convolutions to ``CHANNELS`` maps, a quarter as large as an image of ``channels`` channels."""
+def map_layers(shape: Shape) -> list[nn.Module]:
+    """Two 5×5 convolutions to ``CHANNELS`` maps of an image of ``shape`` (C, H, W), a pixel for each cell."""
     return [
-        nn.AvgPool2d(2, ceil_mode=True),
-        *(nn.Conv2d(channels, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16)),
-        *(nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)),
+        *pad_to_cells(shape[1:]),
+        nn.AvgPool2d(2),
+        *(nn.Conv2d(shape[0], 16, 5, padding=2, bias=False), nn.BatchNorm2d(16)),
+        *(nn.MaxPool2d(2), nn.ReLU(inplace=True)),
         *(nn.Conv2d(16, CHANNELS, 5, padding=2, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True)),
     ]
 
 
-def _keypoint_features(layers: Sequence[nn.Module], width: int, points: Tensor | None = None) -> Features:
+def pad_to_cells(size: tuple[int, int]) -> list[nn.Module]:
+    """The layer that pads images of ``size`` (H, W) to whole cells of ``CELL`` pixels, if they need one."""
+    down, across = (-side % CELL for side in size)
+    if not down and not across:
+        return []
+    return [nn.ZeroPad2d((across // 2, -(-across // 2), down // 2, -(-down // 2)))]
+
+
+def cell_centres(size: tuple[int, int]) -> Tensor:
+    """Where those cells lie on the image (N, 2), row by row; the outer ones may lie partly beside it.
+
+    Their middle is that of the image, also where one pixel more is added behind a side than before it.
+    """
+    y, x = ((CELL * (2 * torch.arange(-(-side // CELL)) + 1) - (-side % CELL)) / side - 1 for side in size)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
+
+
+def _keypoint_features(layers: Sequence[nn.Module], width: int, points: Tensor) -> Features:
     """Layers to ``CHANNELS`` maps, what :class:`PositionsAndMeans` reads of them, and ``width`` units."""
     descriptors = 2 * KEYPOINTS + CHANNELS
     return Features(

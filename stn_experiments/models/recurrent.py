@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stn_experiments.common import geometry
 from stn_experiments.models.grids import Family
 from stn_experiments.models.localisation import (
     CHANNELS,
@@ -14,6 +13,7 @@ from stn_experiments.models.localisation import (
     Localisation,
     LocalisationKind,
     Shape,
+    cell_centres,
     map_layers,
 )
 from stn_experiments.models.precision import autocast_disabled, to_float32
@@ -73,8 +73,11 @@ class RecurrentLocalisation(Localisation):
         steps: the number of thetas.
     """
 
+    points: Tensor
+
     def __init__(self, shape: Shape, width: int, family: Family, start: Tensor, steps: int) -> None:
-        super().__init__(Features(2 + 2 * width, *map_layers(shape[0])), start)
+        super().__init__(Features(2 + 2 * width, *map_layers(shape)), start)
+        self.register_buffer("points", cell_centres(shape[1:]), persistent=False)
         self.steps = steps
         self.key = nn.Conv2d(4 + CHANNELS, width, 1)
         self.query = nn.Linear(2 * width, width)
@@ -100,8 +103,7 @@ class RecurrentLocalisation(Localisation):
 
         A key has x² and y², so that a query can prefer places about any point.
         """
-        points = geometry.pixel_centres(maps.shape[2], maps.shape[3], maps.device).to(maps.dtype)
-        places = torch.cat([points, points**2], 1).T.unflatten(1, maps.shape[2:])
+        places = torch.cat([self.points, self.points**2], 1).T.unflatten(1, maps.shape[2:])
         places = places.expand(maps.shape[0], -1, -1, -1)  # torch.export takes len(maps) as a constant
         keys = self.key(torch.cat([places, maps], 1))
         return keys.flatten(2), torch.cat([places[:, :2], maps], 1).flatten(2)

@@ -17,7 +17,7 @@ from stn_experiments.common import geometry
 from stn_experiments.common.ranges import Range
 from stn_experiments.models.backbones import Backbone, Side, Stage, Width, compact_stages, norm_relu
 from stn_experiments.models.deterministic import AveragePool
-from stn_experiments.models.localisation import expected_positions
+from stn_experiments.models.localisation import cell_centres, expected_positions, pad_to_cells
 from stn_experiments.models.polar import RingConv2d, log_polar_points
 from stn_experiments.models.precision import autocast_disabled, to_float32
 from stn_experiments.models.sampler import Sampler
@@ -138,28 +138,31 @@ class LogPolarSampling(nn.Module):
     """
 
     points: Tensor
+    cells: Tensor
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
         channels, height, width = shape
         side = min(height, width)
         self.heat = nn.Sequential(
-            nn.AvgPool2d(2, ceil_mode=True),
+            *pad_to_cells((height, width)),
+            nn.AvgPool2d(2),
             *(nn.Conv2d(channels, 16, 5, padding=2, bias=False), *norm_relu(16)),
-            nn.MaxPool2d(2, ceil_mode=True),
+            nn.MaxPool2d(2),
             *(nn.Conv2d(16, 16, 5, padding=2, bias=False), *norm_relu(16)),
             last := nn.Conv2d(16, 1, 1, bias=False),
         )
         nn.init.zeros_(last.weight)
         rays = 16 * -(-side // 8)  # a rotation by 90° is a whole number of cells even after two halvings
         self.register_buffer("points", log_polar_points(side, rays, (height, width)), persistent=False)
+        self.register_buffer("cells", cell_centres((height, width)), persistent=False)
         self.sampler = Sampler()
 
     def forward(self, images: Tensor) -> Tensor:
         """Samples (B, C, circles, rays) of images (B, C, H, W), from the inside out and clockwise."""
         heat = self.heat(images)
         with autocast_disabled(images):
-            centre = expected_positions(to_float32(heat))
+            centre = expected_positions(to_float32(heat), self.cells)
             return self.sampler(to_float32(images), centre[:, :, None] + self.points)
 
 

@@ -76,7 +76,7 @@ class View(NamedTuple):
     def inverse_matrix_pixels(self, size: int | tuple[int, int], centre: float = 0.0) -> Tensor:
         """The inverses of :meth:`matrix_pixels`, from pixels of U to pixels of V.
 
-        That of a transform which collapses V to a line or a point is not finite.
+        A transform that collapses V to a line or a point has no finite inverse.
         """
         inverse = pixels.inverse(self._matrix())
         return pixels.matrix_in_pixels(inverse, _checked(size), image_size(self.output), centre)

@@ -1,4 +1,4 @@
-"""The last panels of several models side by side. All show the same digits in the same rows."""
+"""The panels of test images of several models side by side. All show the same digits in the same rows."""
 
 import base64
 import io
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from stn_experiments.report.groups import Group
+from stn_experiments.storage.run_folder import RunFolder
 from stn_experiments.tracking.panels import BORDER, CAPTION_SIZE, GAP, HEADS
 
 COLOURS = 64  # enough for a panel, with a third of the bytes
@@ -23,20 +24,16 @@ class Strip(NamedTuple):
 
 
 def strips(groups: Sequence[Group], skipped: list[str]) -> list[Strip]:
-    """The last panel of each group's first seed; ``skipped`` gets a line for each that cannot be read."""
+    """The panel of test images of each group's first seed; ``skipped`` gets a line for each damaged one."""
     found = []
     for group in groups:
         if not group.finished:
             continue
-        folder = group.finished[0].folder / "panels"
-        panels = sorted(folder.glob("panel-*.png"))
-        if not panels:
-            skipped.append(f"{folder}: skipped, it holds no panel")
-            continue
+        panel = RunFolder(group.finished[0].folder).test_panel
         try:
-            found.append(Strip(group, *split_panel(panels[-1])))
+            found.append(Strip(group, *split_panel(panel)))
         except (OSError, ValueError, SyntaxError):  # Pillow raises any of them for a damaged PNG
-            skipped.append(f"{panels[-1]}: skipped, it cannot be read")
+            skipped.append(f"{panel}: skipped, it cannot be read")
     return found
 
 

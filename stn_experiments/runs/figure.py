@@ -14,7 +14,7 @@ from stn_experiments.models.classifier import Classifier
 from stn_experiments.tracking.panels import draw_panel, write_notes
 
 CLASSES = (7, 5, 6, 6)
-"""Of the digits that are drawn, in turn."""
+"""Classes of the digits that are drawn, in turn."""
 TURNED = 45
 """Degrees by which a digit that is drawn is turned at least, if the kind turns digits as far."""
 CELL = 160

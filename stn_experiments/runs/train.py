@@ -20,7 +20,7 @@ from stn_experiments.runs.experiment import NAMED_GROUPS, Experiment, build_expe
 from stn_experiments.runs.figure import draw_figure
 from stn_experiments.runs.progress import ProgressLines, outlook
 from stn_experiments.runs.run_log import History, RunLog
-from stn_experiments.runs.translate_errors import memory_for_data, translate_errors
+from stn_experiments.runs.translate_errors import loading, translate_errors
 from stn_experiments.storage import checkpoints
 from stn_experiments.storage.environment import commit
 from stn_experiments.storage.lock import run_lock
@@ -80,14 +80,13 @@ def open_folder(experiment: Experiment, folder: RunFolder) -> Iterator[Splits]:
     """Lock the folder of a run that will be trained, and load the data; see :func:`train`."""
     set_up_torch(experiment.trainer, experiment.device)
     try:
-        with translate_errors(experiment, folder):
-            with memory_for_data(experiment.config["data"]["name"]):
-                splits = experiment.data.load(experiment.device)
-            with run_lock(folder.folder):
-                others = [] if folder.config_file.exists() else folder.same_run()
-                if others:  # of a command line with other words, started at the same time
-                    raise RunLocked(f"{others[0].folder} is the same run, and was begun at the same time")
-                yield splits
+        with loading(experiment.config["data"]["name"]):
+            splits = experiment.data.load(experiment.device)
+        with translate_errors(experiment, folder), run_lock(folder.folder):
+            others = [] if folder.config_file.exists() else folder.same_run()
+            if others:  # of a command line with other words, started at the same time
+                raise RunLocked(f"{others[0].folder} is the same run, and was begun at the same time")
+            yield splits
     except TrainingFailed as error:
         folder.mark_failed(str(error))
         raise
@@ -274,7 +273,6 @@ def set_up_torch(config: TrainerConfig, device: torch.device) -> None:
     torch.set_flush_denormal(True)  # a CPU is many times slower with denormal numbers
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
-        torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(config.deterministic)
 
 

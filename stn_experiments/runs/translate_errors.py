@@ -14,14 +14,16 @@ OUT_OF_MEMORY = "allocate memory|out of memory|ALLOC_FAILED|could not create a (
 
 
 @contextmanager
-def memory_for_data(name: str) -> Iterator[None]:
-    """Translate out-of-memory errors while the data of that name are loaded.
+def loading(name: str) -> Iterator[None]:
+    """Translate errors of the system while the data of that name are loaded.
 
     Raises:
-        TrainingFailed: there is too little memory.
+        TrainingFailed: there is too little memory, or a file cannot be read.
     """
     try:
         yield
+    except OSError as error:
+        raise TrainingFailed(f"data={name} cannot be loaded: {error}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -39,6 +39,7 @@ def diagnose(metrics: Mapping[str, Any]) -> str | None:
 def epoch_warning(history: Sequence[Mapping[str, Any]]) -> str | None:
     """The warning about a history's last epoch, unless an earlier epoch or the first step gave it already."""
     *earlier, last = map(diagnose, history)
-    if last is None or last == "no gradient" or last in earlier:
+    # Without a gradient in the first epoch, the first step warned already.
+    if last is None or last in earlier or (last == "no gradient" and not earlier):
         return None
     return f"warning: epoch {history[-1]['epoch']}: {REMEDIES[last]}"

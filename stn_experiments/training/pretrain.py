@@ -10,7 +10,7 @@ from stn_experiments.data.batch import Batch
 from stn_experiments.models.backbones import Backbone
 
 STEPS, BATCH_SIZE, RATE = 500, 128, 5e-3
-"""Of the training: steps, images in each, and the largest learning rate."""
+"""Number of steps, images in each, and the largest learning rate."""
 
 
 def pretrain(encoder: Backbone, draw: Callable[..., Batch], size: int, generator: Generator) -> None:

@@ -190,6 +190,17 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_transparent_image_lies_on_white(tmp_path, mode):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[2:6, 2:6, 3] = 255  # a black square on a transparent ground
+    image = Image.fromarray(pixels, "RGBA").convert(mode)
+    (read,), _ = ImageFiles(save(tmp_path, image), (3, 8, 8), "resize").read_all()
+    expected = torch.full((3, 8, 8), 255, dtype=torch.uint8)
+    expected[:, 2:6, 2:6] = 0
+    assert read.equal(expected)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_is_read(tmp_path, kind, channels):

@@ -284,6 +284,7 @@ def cycle(table, count):
         ({"y_test": [b"cat"] * 6}, ["'y_test'", "got texts such as b'cat'"]),
         ({"y_test": np.zeros(6, complex)}, ["'y_test'", "numbers, got complex128"]),
         ({"y_test": 5}, ["'y_test'", "at least one image or label", "shape ()"]),
+        ({f"y_{split}": [0] * n for split, n in COUNTS.items()}, ["labels must be of at least two classes"]),
         ({"y_train": cycle(ONE_HOT, 10), "y_valid": [3] * 4}, ["'y_valid'", "have 3 classes", "got 4"]),
         ({"y_train": cycle(np.eye(9), 10), "y_test": cycle(ONE_HOT, 6)}, ["'y_train'", "as the one-hot"]),
     ],

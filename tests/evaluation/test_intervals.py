@@ -80,3 +80,10 @@ def test_one_seed_counts_the_images_alone():
     normal = 196 * np.sqrt(0.01 * 0.99 / 10_000)
     assert interval.high - 1 == pytest.approx(normal, rel=0.03)
     assert error_interval(np.zeros((1, 50), bool)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_test_image_says_nothing_about_others(seeds):
+    wrong = np.arange(seeds)[:, None] == 1
+    assert error_interval(wrong) == (100 * wrong.mean(), 0, 100)
+    assert difference_interval(wrong, wrong).holds_zero

@@ -1,7 +1,11 @@
 import pytest
 import torch
 
-from stn_experiments.models.localisation import FEATURES, Localisation, expected_positions
+from stn_experiments.common import geometry
+from stn_experiments.models.backbones import CNN, Compact
+from stn_experiments.models.classifier import TransformerConfig
+from stn_experiments.models.grids import Translation
+from stn_experiments.models.localisation import FEATURES, Localisation, cell_centres, expected_positions
 from stn_experiments.models.polar import RingConv2d, polar_points
 
 
@@ -17,7 +21,36 @@ def test_expected_positions_are_means_under_the_softmax():
     heat[0, 0, 1, 7] = 50
     right_of_middle_above = [(2 * 7 + 1) / 9 - 1, (2 * 1 + 1) / 5 - 1]
     expected = torch.tensor([[right_of_middle_above, [0.0, 0.0]]])
-    torch.testing.assert_close(expected_positions(heat), expected)
+    torch.testing.assert_close(expected_positions(heat, geometry.pixel_centres(5, 9)), expected)
+
+
+@pytest.mark.parametrize(("at", "backbone"), [("input", Compact), ("layer2", Compact), ("conv2", CNN)])
+@pytest.mark.parametrize("size", [(200, 240), (202, 241), (199, 243)])
+def test_a_window_moves_exactly_as_far_as_what_it_follows(size, at, backbone, generator):
+    torch.manual_seed(0)
+    shape = (1, *size)
+    config = TransformerConfig(Translation(), 28, at=at, share=at != "input", localisation="peak")
+    (transformer,) = config.build_at_input(shape, "peak")
+    if config.share:
+        config.share_layers(transformer, backbone((1, 28, 28), 10), shape, "peak")
+    with torch.no_grad():
+        for layer in transformer.localisation.modules():
+            if getattr(layer, "bias", None) is not None:
+                layer.bias.zero_()  # so maps are 0 where the image is, and more nowhere but at the blob
+        transformer.localisation.features[-1].heat.weight.abs_().mul_(1e6)  # nearly all weight is on one cell
+    blob = torch.rand(6, 6, generator=generator)
+    images = torch.zeros(2, *shape)
+    for image, (y, x) in zip(images, ((80, 80), (96, 112)), strict=True):  # by whole cells of all networks
+        image[0, y : y + 6, x : x + 6] = blob
+    near, far = transformer.eval()(images).box_pixels(size).mean(1)
+    torch.testing.assert_close(far - near, torch.tensor([32.0, 16.0]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("side", [4, 7, 28, 42, 61])
+def test_the_cells_that_keypoints_are_in_lie_about_the_middle(side):
+    rows = (cell_centres((side, 12)).view(-1, 3, 2)[:, 0, 1] + 1) * side / 2  # in pixels from the top
+    torch.testing.assert_close(rows.diff(), torch.full_like(rows[1:], 4.0))
+    assert rows.mean().item() == pytest.approx(side / 2)
 
 
 def test_polar_keypoints_turn_with_a_quarter_turn_of_the_image():

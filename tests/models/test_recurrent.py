@@ -16,7 +16,9 @@ def test_each_step_of_a_recurrent_one_reads_where_its_memory_asks():
     memory = torch.nn.GRUCell(network.memory.input_size, network.memory.hidden_size)
     memory.load_state_dict(network.memory.state_dict())
     for number, of_image in enumerate(maps):
-        y, x = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in of_image.shape[1:]), indexing="ij")
+        y, x = torch.meshgrid(  # cells of 4 pixels, eight of which are wider than the image
+            (2 * torch.arange(5) - 4) * 4 / 20, (2 * torch.arange(8) - 7) * 4 / 30, indexing="ij"
+        )
         key = network.key(torch.cat([torch.stack([x, y, x**2, y**2]), of_image])[None])[0]
         hidden = network.initial[None]
         for step in range(3):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stn_experiments.common import geometry
 from stn_experiments.common.errors import UserError
 from stn_experiments.models.backbones import Compact
 from stn_experiments.models.classifier import TransformerConfig
@@ -182,7 +183,7 @@ def test_the_centre_of_log_polar_samples_follows_the_heat(generator):
     sampling = LogPolarSampling((1, 40, 60))
     images = drawn(torch.zeros(3, 1, 2), scale=0.6, side=60)[:, :, 10:50]
     middle = sampling(images)
-    sampling.heat = Heat()
+    sampling.heat, sampling.cells = Heat(), geometry.pixel_centres(40, 60)
     moved = torch.cat([image.roll(shift, (1, 2)) for image, shift in zip(images, MOVES, strict=True)])[
         :, None
     ]

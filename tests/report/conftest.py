@@ -35,8 +35,10 @@ def write_run(root):
         OmegaConf.save(config, folder / "config.yaml")
         epochs = [{"epoch": n, "val_error": value, "seconds": 10.0} for n, value in enumerate(history, 1)]
         (folder / "history.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
-        Image.new("RGB", (532, 1344)).save(folder / "panels" / f"panel-{len(history):04d}.png")
+        panel = Image.new("RGB", (532, 1344))
+        panel.save(folder / "panels" / f"panel-{len(history):04d}.png")
         if error is not None:
+            panel.save(folder / "panels" / "panel-test.png")
             numbers = {"test_error": error, "val_error": min(history), "epochs": 2, "parameters": 92416}
             numbers |= {"train_seconds": 100.0, "iou_mean": 0.5, **(result or {})}
             (folder / "result.json").write_text(json.dumps(numbers))

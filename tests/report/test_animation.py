@@ -26,7 +26,7 @@ def test_mistakes_are_one_line(write_run, tmp_path):
         animate([run / "panels"], file)
     with pytest.raises(UserError, match=r"--animation: .*No such file or directory: .*missing"):
         animate([run], tmp_path / "missing" / "some.gif")
-    (panel,) = (run / "panels").iterdir()
+    panel = run / "panels" / "panel-0002.png"
     panel.write_bytes(panel.read_bytes()[:-40])
     with pytest.raises(UserError, match="--animation: "):
         animate([run], file)

@@ -32,7 +32,7 @@ def test_a_run_with_a_damaged_part_is_not_lost(write_run, root):
     folder = write_run("run", 1.0, evaluations={"clean-11": 2.0})
     with (folder / "history.jsonl").open("a") as file:
         file.write('{"epoch": 3, "val_err\n')
-    (folder / "panels" / "panel-0002.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "panels" / "panel-test.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "evaluations" / "clean-11" / "result.json").write_text("{}")
     report = Report([root])
     assert [line.split(": ", 1)[1] for line in report.skipped] == [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stn_experiments.common.errors import TrainingFailed, UserError
-from stn_experiments.runs.translate_errors import memory_for_data, translate_errors
+from stn_experiments.runs.translate_errors import loading, translate_errors
 
 EXPERIMENT = SimpleNamespace(trainer=SimpleNamespace(batch_size=30))
 MEMORY = (TrainingFailed, "too little memory for trainer.batch_size=30;")
@@ -42,8 +42,14 @@ def test_an_error_of_torch_is_one_line_that_names_the_setting(error, kind, words
 def test_data_that_do_not_fit_in_memory_are_one_line():
     with (
         pytest.raises(TrainingFailed, match=r"too little memory for data=rts: fewer or smaller images"),
-        memory_for_data("rts"),
+        loading("rts"),
     ):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-    with pytest.raises(RuntimeError, match="mat1"), memory_for_data("rts"):
+    with pytest.raises(RuntimeError, match="mat1"), loading("rts"):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_data_that_cannot_be_read_are_one_line_about_the_data():
+    line = r"^data=folder cannot be loaded: .*Input/output error"
+    with pytest.raises(TrainingFailed, match=line), loading("folder"):
+        raise OSError(5, "Input/output error", "a.png")

@@ -46,6 +46,8 @@ def test_the_loss_is_the_hinge_over_all_pairs(generator):
     ]
     assert 0 in hinges
     assert triplet_loss(windows, random, margin).item() == pytest.approx(np.mean(hinges), rel=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert triplet_loss(windows, random, margin).item() == pytest.approx(np.mean(hinges), rel=1e-5)
 
 
 def test_the_loss_reads_the_encoder_in_the_precision_of_training(compose, few_digits):

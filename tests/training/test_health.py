@@ -25,4 +25,7 @@ def test_a_failure_is_reported_once_with_its_remedy():
     assert "epoch 2: most of the sampling grid is outside" in epoch_warning([SOUND, {**outside, "epoch": 2}])
     assert "localisation_lr" in epoch_warning([outside])
     assert epoch_warning([outside, SOUND, outside]) is None
-    assert epoch_warning([{**SOUND, "localisation_gradient": 0}]) is None  # reported after step 1
+    lost = {**SOUND, "localisation_gradient": 0}
+    assert epoch_warning([lost]) is None  # reported after step 1
+    assert epoch_warning([lost, lost]) is None
+    assert "epoch 2: the localisation network has no gradient" in epoch_warning([SOUND, {**lost, "epoch": 2}])
