@@ -53,15 +53,10 @@ class GCNN(Backbone):
         layer2 = P4Convolution(width, 2 * width, 3, padding=1)
         layer3 = P4Convolution(2 * width, 2 * width, pool, padding=0)
         stages = {
-            "stem": [nn.Unflatten(1, (1, -1)), stem, EachRotation(HalvingMaxPool(), *norm_relu(width))],
-            "layer1": [layer1, EachRotation(HalvingMaxPool(), *norm_relu(width))],
-            "layer2": [layer2, EachRotation(*norm_relu(2 * width))],
-            "layer3": [
-                EachRotation(AveragePool(pool)),
-                layer3,
-                EachRotation(*norm_relu(2 * width)),
-                MaxOverRotations(),
-            ],
+            "stem": [nn.Unflatten(1, (1, -1)), stem, AsChannels(HalvingMaxPool()), RotationNorm(width)],
+            "layer1": [layer1, AsChannels(HalvingMaxPool()), RotationNorm(width)],
+            "layer2": [layer2, RotationNorm(2 * width)],
+            "layer3": [AsChannels(AveragePool(pool)), layer3, RotationNorm(2 * width), MaxOverRotations()],
         }
         built = {name: Stage(nn.Sequential(*layers)) for name, layers in stages.items()}
         super().__init__(built, shape, classes, standardise=standardise)
@@ -189,7 +184,27 @@ class P4Convolution(nn.Conv2d):
         weight = self.weight.unflatten(1, (self.rotations, -1))
         filters = torch.cat([weight.rot90(quarter, (3, 4)).roll(quarter, 1) for quarter in range(QUARTERS)])
         output = F.conv2d(maps.flatten(1, 2), filters.flatten(1, 2), padding=self.padding)
+        # Without this, the maps of an image of one channel are not channels last, and pooling them is slow.
+        output = output.contiguous(memory_format=torch.channels_last)
         return output.unflatten(1, (QUARTERS, -1))
+
+
+class AsChannels(nn.Sequential):
+    """Layers without weights, applied to maps (B, N, C, H, W) as to N · C channels."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, N, C, H', W') of maps (B, N, C, H, W)."""
+        return super().forward(maps.flatten(1, 2)).unflatten(1, (maps.shape[1], -1))
+
+
+class RotationNorm(nn.BatchNorm2d):
+    """Batch normalisation, the same for each of N rotations, then ReLU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (B, N, C, H, W) of the same shape."""
+        # With the rotations side by side along the width, nothing is copied where channels are last.
+        wide = F.relu(super().forward(input.movedim(1, -1).flatten(3)), inplace=True)
+        return wide.unflatten(3, (-1, input.shape[1])).movedim(-1, 1)
 
 
 class EachRotation(nn.Sequential):
