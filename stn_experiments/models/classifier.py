@@ -132,6 +132,7 @@ class TransformerConfig:
         build = FEATURES[self._kind(default)]
         features = shared(layers, placement.to_earlier, map_shape, build, self.width)
         transformer.localisation.features = features
+        transformer.tie_refinements()
 
     def _kind(self, default: LocalisationKind) -> LocalisationKind:
         """The kind of localisation network; ``default`` replaces ``auto``, if it fits the transforms."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from stn_experiments.models.polar import RINGS, SPOKES, PolarSampling, RingConv2
 from stn_experiments.models.precision import autocast_disabled, to_float32
 
 LocalisationKind = Literal["polar", "window", "keypoints", "peak", "convolutional", "fully_connected"]
+Module = TypeVar("Module", bound=nn.Module)
 Shape = tuple[int, int, int]
 """(C, H, W) of U."""
 KEYPOINTS = 16
@@ -145,8 +146,7 @@ def shared(
 ) -> Features:
     """Layers of another network, then others on their maps (Finnveden et al. 2020: STN-SL).
 
-    The parameters are the other network's own. The running statistics of batch normalisation are not: the
-    two networks read different images.
+    The layers are :func:`tied`.
 
     Args:
         layers: the other network's layers.
@@ -155,13 +155,16 @@ def shared(
         build: one of ``FEATURES``, for the layers on those maps.
         width: units of its hidden layers.
     """
-    own = {id(weights): weights for weights in layers.parameters()}
-    tied = deepcopy(layers, own)
     features = build(shape, width)
     for layer in features:
         if isinstance(layer, Positions):
             layer.points = to_source(layer.points)
-    return Features(features.width, tied, *features)
+    return Features(features.width, tied(layers), *features)
+
+
+def tied(module: Module) -> Module:
+    """A copy with the module's own parameters and other batch statistics, for it reads other images."""
+    return deepcopy(module, {id(weights): weights for weights in module.parameters()})
 
 
 class Positions(nn.Module):

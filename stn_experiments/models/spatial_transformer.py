@@ -17,7 +17,7 @@ from stn_experiments.models.grids import (
     MatrixFamily,
     Translation,
 )
-from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind, Shape
+from stn_experiments.models.localisation import FEATURES, Localisation, LocalisationKind, Shape, tied
 from stn_experiments.models.precision import autocast_disabled, to_float32
 from stn_experiments.models.sampler import Interpolation, Padding, Sampler
 from stn_experiments.models.view import Transform, View
@@ -102,6 +102,7 @@ class SpatialTransformer(nn.Module):
         self.grid_generator = GridGenerator(family, (size[0] * down, size[1] * across))
         self.sampler = Sampler(interpolation, padding, (down, across))
         self.steps = steps
+        self.tie_refinements()
         self.refinement_grid = GridGenerator(family, input_size) if steps > 1 else None
         self.refinement_sampler = Sampler(interpolation, padding)
 
@@ -115,6 +116,13 @@ class SpatialTransformer(nn.Module):
         if kind == "peak":
             localisation.use_features_as_theta()
         return localisation
+
+    def tie_refinements(self) -> None:
+        """Give each step after the first the localisation network's weights, and batch statistics of its own.
+
+        The steps read images that are ever less distorted.
+        """
+        self.refinements = nn.ModuleList(tied(self.localisation) for _ in range(self.steps - 1))
 
     def forward(self, source: Tensor) -> View:
         """Warp U (B, C, H, W). The view's output is V; its points lie on U.
@@ -138,9 +146,9 @@ class SpatialTransformer(nn.Module):
             return theta
         with autocast_disabled(source):
             source = to_float32(source)
-            for _ in range(self.steps - 1):
+            for refinement in self.refinements:
                 warped = self.refinement_sampler(source, self.refinement_grid(theta))
-                theta = self.family.compose(theta, self.localisation(warped))
+                theta = self.family.compose(theta, refinement(warped))
             return theta
 
     def warp(self, source: Tensor, theta: Tensor) -> View:

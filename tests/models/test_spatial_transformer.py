@@ -154,6 +154,17 @@ def test_each_step_refines_the_last_and_reads_the_original(family, generator):
     torch.testing.assert_close(view.output, Sampler()(source, GridGenerator(family(), (20, 34))(theta)))
 
 
+def test_steps_share_weights_but_not_batch_statistics(generator):
+    model = transformer(steps=2, start=[0.5, 0.0, 0.0, 0.0, 0.5, 0.0])
+    (refinement,) = model.refinements
+    assert list(map(id, refinement.parameters())) == list(map(id, model.localisation.parameters()))
+    model(torch.rand(3, 1, 28, 45, generator=generator))  # the second step sees the middle, twice as large
+    first, second = (dict(network.named_buffers()) for network in (model.localisation, refinement))
+    means = [name for name in first if name.endswith("running_mean")]
+    assert means
+    assert not any(torch.allclose(first[name], second[name]) for name in means)
+
+
 def test_antialiasing_averages_the_pixels_that_a_small_output_would_skip(generator):
     source = torch.rand(1, 1, 60, 84, generator=generator)
     model = transformer((1, 60, 84), (20, 28))
