@@ -46,7 +46,7 @@ PLACES = [
     Row(("is not there",), "places-none", "places-input"),
 ]
 ROTATED12K, GCNN = "bench-rotated12k-none", "bench-rotated12k-gcnn"
-AUGMENTED = "bench-rotated12k-augmented"
+ROTATED12K_AUGMENTED = "bench-rotated12k-augmented"
 SIM2MNIST, SIM2MNIST_NONE = "bench-sim2mnist-both", "bench-sim2mnist-none"
 HOMOGRAPHY, HOMOGRAPHY_LONG = "bench-homography-none", "bench-homography-long"
 PROJECTIVE = "bench-projective-none"
@@ -58,7 +58,11 @@ BENCHMARKS = [
     Row(("`rotated12k`", "no transformer"), ROTATED12K, ROTATED12K),
     Row(("`rotated12k`", "`backbone=gcnn stn.family.scale=false`"), "bench-rotated12k-both", GCNN),
     Row(("`rotated12k`", "`backbone=gcnn`, no transformer"), GCNN, GCNN),
-    Row(("`rotated12k`", "`backbone=gcnn stn.family.scale=false`, augmented"), AUGMENTED, AUGMENTED),
+    Row(
+        ("`rotated12k`", "`backbone=gcnn stn.family.scale=false`, augmented"),
+        ROTATED12K_AUGMENTED,
+        ROTATED12K_AUGMENTED,
+    ),
     Row(("`rotated12k`", "`backbone=polar`, no transformer"), "bench-rotated12k-polar", ROTATED12K),
     Row(("`rotated12k`", "`backbone=tipooling`, no transformer"), "bench-rotated12k-tipooling", ROTATED12K),
     Row(("`sim2mnist10k`", "`stn=scale_translation`"), "bench-sim2mnist-window", SIM2MNIST_NONE),
@@ -68,7 +72,7 @@ BENCHMARKS = [
     Row(("`sequence`", "`experiment=sequence`"), SEQUENCE, SEQUENCE),
     Row(("`projective_mnist`", "`stn=projective`"), "bench-projective-with", PROJECTIVE),
     Row(("`projective_mnist`", "no transformer"), PROJECTIVE, PROJECTIVE),
-    Row(("`translated_finnveden`", "`experiment=best_cluttered`"), TRANSLATED, TRANSLATED),
+    Row(("`translated_finnveden`", "an affine transformer"), TRANSLATED, TRANSLATED),
     Row(("`homography_noise`", "`stn=projective stn.steps=2`"), "bench-homography-with", HOMOGRAPHY),
     Row(("`homography_noise`", "no transformer"), HOMOGRAPHY, HOMOGRAPHY),
     Row(
@@ -81,6 +85,18 @@ BENCHMARKS = [
 
 The rivals that have no transformer are compared with the compact network without one.
 """
+
+AUGMENTED = "`shear=0.15 bend=1 scale=[0.85,1.15]`"
+TRIED = {
+    "full-rotated": ("R", "`experiment=best_rotated`"),
+    "tried-rotated-augmented": ("R", f"{AUGMENTED}"),
+    "tried-rotated-gcnn": ("R", "`backbone=gcnn backbone.width=24`"),
+    "tried-rotated-gcnn-small": ("R", "`backbone=gcnn backbone.width=16`"),
+    "tried-rotated-gcnn-augmented": ("R", f"`backbone=gcnn backbone.width=24`, {AUGMENTED}"),
+    "tried-cluttered": ("TC", "`angle=7 scale=[0.9,1.1] shear=0.15 bend=1`"),
+    "tried-cluttered-augmented": ("TC", "`experiment=best_cluttered`"),
+}
+"""Recipes that were compared by validation errors: the data, and what differs, most in ``data.training``."""
 
 CHOICES = {
     "rotated as in training": {"the default": "turning-with", "no transformer": "turning-none"},
@@ -110,7 +126,7 @@ CHOICES = {
     },
     "rotated, scaled and moved": {"`experiment=best_rts`": "rts-with", "no transformer": "rts-epochs"},
     "moved, in clutter": {
-        "`experiment=best_cluttered`": "cluttered-with",
+        "an affine transformer": "cluttered-with",
         "no transformer": "cluttered-epochs",
     },
     "bent": {"`experiment=best_elastic`": "elastic-with", "no transformer": "elastic-epochs"},

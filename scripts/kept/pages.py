@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from statistics import median
+from statistics import mean, median
 
 from kept.comparisons import (
     BENCHMARKS,
@@ -12,6 +12,7 @@ from kept.comparisons import (
     LETTERS,
     OTHERS,
     PLACES,
+    TRIED,
     TURNED,
     TWINS,
     Row,
@@ -137,6 +138,20 @@ def full_length(kept: Mapping[str, Kept]) -> str:
         rows.append([f"{LETTERS[data]}: `data={data}`", *figures(group), str(found[-1] or MISSING)])
     table = Table(["data", *FIGURES, "published: ST-CNN"], rows).markdown()
     return table + sources(found) + shell(kept, names)
+
+
+def tried(kept: Mapping[str, Kept]) -> str:
+    """The training and validation errors of recipes, none of their test errors."""
+    names = [name for name in TRIED if name in kept]
+    rows = []
+    for name in names:
+        group = kept[name].group
+        last = [run.history[-1]["train_error"] for run in group.finished]
+        sizes = [range_text([group], size) for size in ("parameters", "epochs")]
+        errors = [f"{mean(last):.2f}", mean_text(group, "val_error")]
+        rows.append([*TRIED[name], str(len(last)), *sizes, *errors])
+    head = ["data", "recipe", "seeds", "parameters", "epochs", "training error %", "validation error %"]
+    return Table(head, rows).markdown() + shell(kept, names)
 
 
 FIGURES = (
@@ -349,6 +364,7 @@ TABLES: dict[str, Callable[[Mapping[str, Kept]], str]] = {
     "differences": differences,
     "runs": runs,
     "full length": full_length,
+    "tried": tried,
     "hardest": hardest,
     "questions": questions,
     "two steps": two_steps,
