@@ -16,7 +16,7 @@ from stn_experiments.common.errors import UserError
 from stn_experiments.config.optimizers import with_ranges
 from stn_experiments.config.plugins import allowed, reason
 
-NAMES = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
+NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false", types.NoneType: "null"}
 
 
 def build(node: Any, path: str, kind: Any = Any, **given: Any) -> Any:

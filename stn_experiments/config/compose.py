@@ -113,7 +113,7 @@ def error_line(error: Exception, sweeps: bool = True) -> str:
         return f"{several[1]} has several values: {advice}{brackets}"
     if isinstance(error, OverrideParseException) and "=" not in error.override:
         word = " ".join(error.override.split())
-        return f"{word} is no setting: write NAME=VALUE without spaces, or in quotes if the value has some"
+        return f"{word} is not a setting: write NAME=VALUE without spaces, or in quotes if the value has some"
     if isinstance(error, OverrideParseException):
         name, _, value = (" ".join(part.split()) for part in error.override.partition("="))
         return f"{name}={value} cannot be read: put special characters in quotes, '{name}=\"{value}\"'"

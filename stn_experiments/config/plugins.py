@@ -16,7 +16,7 @@ def use_plugins(names: Any) -> None:
     They replace those of the config before, so what a config can build depends on nothing else.
 
     Raises:
-        UserError: ``names`` is no list of names, or a package cannot be imported.
+        UserError: ``names`` is not a list of names, or a package cannot be imported.
     """
     _plugins.clear()
     takes = "plugins must be a list of packages that Python can import"

@@ -8,7 +8,7 @@ from typing import Any
 from stn_experiments.common.errors import UserError
 
 WITHOUT_EFFECT = ("run", "search", "data.root", "trainer.device")
-"""Groups and settings that cannot change a run's result, so they are no part of its identity."""
+"""Groups and settings that cannot change a run's result, so they are not part of its identity."""
 
 OPTIONAL_LOSS = "stn.consistency"
 """A group that cannot change a run's result if its weights are 0, or if it transforms nothing."""

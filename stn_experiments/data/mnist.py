@@ -97,7 +97,7 @@ def _load_user_folder(root: str | Path, setting: str) -> Mnist:
     # os.path here and below because Path.is_dir raises where a folder may not be entered, up to Python 3.13.
     if not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112
         raise UserError(
-            f"{setting}: {folder} is no readable folder: give one that holds the four MNIST files"
+            f"{setting}: {folder} is not a readable folder: give one that holds the four MNIST files"
         )
     return _load(lambda file: _read_user_file(folder, file, setting))
 

@@ -152,7 +152,9 @@ def _read_array(archive: NpzFile, key: str) -> np.ndarray:
         raise UserError(f"{key!r} is damaged or cannot be read ({_reason(error)})") from error
     is_text = array.dtype.kind in "US" and array.size > 0
     got = (
-        f"texts such as {array.flat[0].item()[:40]!r}; number the classes from 0" if is_text else array.dtype
+        f"strings such as {array.flat[0].item()[:40]!r}; number the classes from 0"
+        if is_text
+        else array.dtype
     )
     _require(array.dtype.kind in "buif", repr(key), "be an array of numbers", got)
     has_items = array.ndim > 0 and array.size > 0

@@ -52,7 +52,7 @@ class SpatialTransformer(nn.Module):
 
     Raises:
         UserError: an argument has a wrong type or is out of range, V is more than four times as large as U,
-            ``start`` is no theta of the family, or there are several steps for a family whose transforms do
+            ``start`` does not fit the family, or there are several steps for a family whose transforms do
             not compose.
     """
 

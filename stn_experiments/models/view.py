@@ -116,6 +116,6 @@ def _checked(size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a size.
 
     Raises:
-        UserError: it is no size.
+        UserError: it is not a size.
     """
     return height_width(check(size, AnySize, "size"))

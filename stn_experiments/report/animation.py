@@ -34,7 +34,7 @@ def read_learning(folder: Path) -> Learning:
     """The panels and the validation errors of a run.
 
     Raises:
-        UserError: the folder is no run, or it has no panel.
+        UserError: the folder is not a run, or it has no panel.
     """
     errors = {line["epoch"]: line["val_error"] for line in read_run(folder, []).history}
     panels = RunFolder(folder).panels()

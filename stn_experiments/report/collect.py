@@ -177,7 +177,7 @@ def read_history(run: RunFolder, skipped: list[str]) -> Iterator[dict[str, Any]]
         with suppress(ValueError):
             metrics = json.loads(line)
         if number(metrics, "epoch") is None or number(metrics, "val_error") is None:
-            skipped.append(f"{file}: line {line_number} skipped, it is no epoch")
+            skipped.append(f"{file}: line {line_number} skipped, it is not an epoch")
         else:
             yield metrics
 

@@ -70,7 +70,7 @@ def other_plugins(overrides: Sequence[str]) -> list[str]:
     """The packages that overrides name by ``plugins=[...]``, from which other data are built.
 
     Raises:
-        UserError: what they name is no list.
+        UserError: what they name is not a list.
     """
     words = [override for override in overrides if override.startswith(PLUGINS)]
     plugins = to_plain(OmegaConf.merge({}, *map(_read, words))).get("plugins", [])

@@ -46,13 +46,13 @@ class RunFolder:
         """The folder of the run that a config describes: the one that ends in its digest, or a new one.
 
         Raises:
-            UserError: ``run.root`` is no text.
+            UserError: ``run.root`` is not a string.
         """
         run = config.get("run")
         settings = run if isinstance(run, Mapping) else {}
         root, name = settings.get("root"), settings.get("name") or "run"
         if not isinstance(root, str):
-            raise UserError(f"run.root must be a text, got {root!r}")
+            raise UserError(f"run.root must be a string, got {root!r}")
         own = cls(Path(root) / f"{name}-{run_digest(config)}")
         return own if os.path.isdir(own.folder) else next(iter(own.same_run()), own)  # noqa: PTH112 (Path.is_dir may raise)
 
@@ -121,11 +121,11 @@ class RunFolder:
         try:
             config = yaml.safe_load(self.config_file.read_text())
         except OSError as error:
-            raise UserError(f"{self.folder} is no run: {self._why_no_config()}") from error
+            raise UserError(f"{self.folder} is not a run: {self._why_no_config()}") from error
         except (ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{self.folder} is no run: {self.config_file.name} cannot be read") from error
+            raise UserError(f"{self.folder} is not a run: {self.config_file.name} cannot be read") from error
         if not isinstance(config, dict):
-            raise UserError(f"{self.folder} is no run: {self.config_file.name} holds no config")
+            raise UserError(f"{self.folder} is not a run: {self.config_file.name} holds no config")
         return config
 
     def _why_no_config(self) -> str:

@@ -47,7 +47,7 @@ WRONG = [
     ("data=npz data.file=~/nowhere.npz", f"data.file {Path.home()}/nowhere.npz: there is no such file"),
     ("attention=cbam attention.kernel=4", "attention.kernel must be odd, got 4"),
     ("data=npz", "data.file is missing: give it a value"),
-    ("data.root=/does/not/exist", "data.root: /does/not/exist is no readable folder"),
+    ("data.root=/does/not/exist", "data.root: /does/not/exist is not a readable folder"),
     ("--foo", "unrecognized arguments: --foo"),
     ("seed=${nowhere}", "Interpolation key 'nowhere' not found"),
     ("seed=${trainer.epochs} trainer.epochs=-1", "seed must be an integer from 0 to 2147483647, got -1"),
@@ -209,13 +209,13 @@ def test_a_wrong_command_line_is_one_clear_line(command, tmp_path, line, words):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["nowhere"], "nowhere is no run: there is no such folder"),
-        (["x" * 300], "is no run: there is no such folder"),
-        (["."], ". is no run: it has no config.yaml, which the folder of each run has"),
+        (["nowhere"], "nowhere is not a run: there is no such folder"),
+        (["x" * 300], "is not a run: there is no such folder"),
+        (["."], ". is not a run: it has no config.yaml, which the folder of each run has"),
         (["data=clean,rts"], "the folder of a run is needed"),
         (["--missing"], "the following arguments are required: RUN"),
         (["nowhere", "--device", "tpu"], "invalid choice: 'tpu'"),
-        (["x", "x", "data=rts,clean"], "each of 4 evaluations: x is no run: there is no such"),
+        (["x", "x", "data=rts,clean"], "each of 4 evaluations: x is not a run: there is no such"),
         (["nowhere", "data", "=rts"], "there is a space in data =rts, write data=rts"),
     ],
 )

@@ -36,7 +36,7 @@ def test_a_run_with_a_damaged_part_is_not_lost(write_run, root):
     (folder / "evaluations" / "clean-11" / "result.json").write_text("{}")
     report = Report([root])
     assert [line.split(": ", 1)[1] for line in report.skipped] == [
-        "line 3 skipped, it is no epoch",
+        "line 3 skipped, it is not an epoch",
         "skipped, result.json has no test_error or no data",
         "skipped, it cannot be read",
     ]

@@ -136,7 +136,7 @@ REFUSED = [
         "experiment must be one of attention_models/affine, attention_models/affine_cbam, ",
     ),
     ("experiment=paper/cnnn", "got paper/cnnn, did you mean paper/cnn?"),
-    ("data=rts cluttered", "cluttered is no setting: write NAME=VALUE without spaces, or in quotes"),
+    ("data=rts cluttered", "cluttered is not a setting: write NAME=VALUE without spaces, or in quotes"),
     ("run.name=7", "run.name must be up to 80 letters"),
     ("data=npz data.file=my=x.npz", "put special characters in quotes, 'data.file=\"my=x.npz\"'"),
     ("model=cnn", "model"),
@@ -174,7 +174,7 @@ REFUSED = [
     ("data=folder data.folder=. data.fit=squash", "data.fit must be one of resize, crop, pad, got 'squash'"),
     ("data=folder data.folder=. data.training.scale=[2,1]", "data.training.scale must be given as smallest"),
     ("backbone._target_=os.system", "_target_ must begin with stn_experiments. or torch.optim."),
-    ("seed", "seed is no setting: write NAME=VALUE"),
+    ("seed", "seed is not a setting: write NAME=VALUE"),
 ]
 """Command lines with a mistake, and what the line of each says."""
 WHOLE_COMMANDS = [

@@ -151,7 +151,7 @@ def test_each_failure_is_a_line_and_the_others_are_done(runs, evaluate, tmp_path
     wanted += [*((tmp_path / "nowhere", data) for data in ("clean", "mnits", "cluttered")), (whole, "mnits")]
     for line, (run, data) in zip(errors, wanted, strict=True):
         assert line.startswith(f"error: {run.name} data={data} data.valid_size=40: ")
-        reason = "is no run" if run.name == "nowhere" else "model.pt is damaged"
+        reason = "is not a run" if run.name == "nowhere" else "model.pt is damaged"
         assert ("data must be one of addition" if data == "mnits" and run.exists() else reason) in line
     assert found(damaged) == {}
 
@@ -205,7 +205,7 @@ def test_a_config_that_is_not_of_this_version_is_refused(runs, evaluate):
     del config["attention"]
     for content, words in (
         (config, "config.yaml has no group attention: an earlier version trained this run"),
-        ([], "is no run: config.yaml holds no config"),
+        ([], "is not a run: config.yaml holds no config"),
     ):
         file.write_text(yaml.safe_dump(content))
         code, _, (line,) = evaluate(runs[0])

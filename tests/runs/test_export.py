@@ -228,8 +228,8 @@ def test_mistakes_on_the_command_line_are_one_line(untrained, fails, tmp_path, m
     untrained()
     for name in ("empty", "folder.pt2"):
         (tmp_path / name).mkdir()
-    assert fails(folder="nowhere") == "nowhere is no run: there is no such folder"
-    assert fails(folder="empty").startswith("empty is no run: it has no config.yaml")
+    assert fails(folder="nowhere") == "nowhere is not a run: there is no such folder"
+    assert fails(folder="empty").startswith("empty is not a run: it has no config.yaml")
     assert fails(file="no/run.pt2") == "--output must be in a folder that exists, got no/run.pt2"
     assert fails(file="folder.pt2") == "--output must be a file, got the folder folder.pt2"
     assert fails(file="run.onnx") == "--output must end in .pt2 for --format torch, got run.onnx"

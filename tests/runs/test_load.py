@@ -24,5 +24,5 @@ def test_the_network_of_a_run_has_the_weights_that_were_tested(finished):
 
 def test_a_folder_of_runs_is_no_run(finished):
     folder = finished.folder.parent
-    with pytest.raises(UserError, match=rf"{folder} is no run: it contains 1: name .*{finished.folder}$"):
+    with pytest.raises(UserError, match=rf"{folder} is not a run: it contains 1: name .*{finished.folder}$"):
         load_run(folder)

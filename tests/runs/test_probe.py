@@ -56,7 +56,7 @@ def test_a_mistake_is_one_line(run_of, refused, tmp_path):
         ([rotated, "data=clean", "--probe", "noise"], "--probe draws its own images: leave out data=clean"),
         ([rotated, "--missing", "--probe", "noise"], "not allowed with argument --missing"),
         ([rotated, "--probe", "turning"], "invalid choice: 'turning'"),
-        ([tmp_path / "nowhere", "--probe", "noise"], "nowhere is no run"),
+        ([tmp_path / "nowhere", "--probe", "noise"], "nowhere is not a run"),
     ):
         assert says in refused("evaluate.py", *words)
     (rotated / "evaluations").write_text("")

@@ -184,7 +184,7 @@ def test_a_step_that_the_run_has_not_is_one_line(train, monkeypatch, step, words
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["x" * 300, "--step", "1"], "xx is no run: there is no such folder"),
+        (["x" * 300, "--step", "1"], "xx is not a run: there is no such folder"),
         (["outputs"], "the following arguments are required: --step"),
         (["outputs", "--step", "one"], "argument --step: invalid int value: 'one'"),
     ],

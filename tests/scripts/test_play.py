@@ -37,7 +37,7 @@ def test_a_mistake_is_one_line(untrained, few_digits, refused, gradio_is, tmp_pa
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for words, says in (
-            ([tmp_path], f"{tmp_path} is no run: it contains 3"),
+            ([tmp_path], f"{tmp_path} is not a run: it contains 3"),
             ([rotated, rts], "rotated reads digits of shape (1, 28, 28), "),
             (
                 [question],
