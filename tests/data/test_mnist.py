@@ -54,7 +54,7 @@ def test_the_root_comes_before_the_environment_variable(cache, tmp_path, monkeyp
     assert_loads("")
     assert_refused(tmp_path / "other", "data.root", tmp_path / "other")
     monkeypatch.setenv("STN_DATA_DIR", str(tmp_path / "gone"))
-    assert_refused(None, "STN_DATA_DIR", tmp_path / "gone", "no readable folder")
+    assert_refused(None, "STN_DATA_DIR", tmp_path / "gone", "not a readable folder")
     assert_loads(tmp_path / "mine")
 
 
@@ -72,7 +72,7 @@ def test_a_missing_file_and_an_unreadable_folder_are_refused(cache, tmp_path, mo
     assert_refused(root, "data.root", root, "lacks", NAMES[3])
     # Permission bits do not bind the superuser, under whom tests may run.
     monkeypatch.setattr(mnist.os, "access", lambda path, mode: False)
-    assert_refused(root, root, "no readable folder")
+    assert_refused(root, root, "not a readable folder")
 
 
 @pytest.mark.parametrize(
