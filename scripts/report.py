@@ -1,6 +1,7 @@
 """Report on runs: python scripts/report.py outputs [MORE ...] [--output FOLDER]."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def write_report(paths: Sequence[Path], output: Path, tensorboard: Path | None) 
         from stn_experiments.report.seeds import write_means
 
         means = write_means(report.groups, tensorboard)
-        print(f"means       {means}: tensorboard --logdir {tensorboard}")
+        print(f"means       {means}: tensorboard --logdir {shlex.quote(str(tensorboard))}")
 
 
 if __name__ == "__main__":

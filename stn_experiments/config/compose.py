@@ -1,7 +1,7 @@
 """Compose a config from YAML files and overrides, as plain values, with errors of one line."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ def compose(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     with hydra.initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         try:
             return with_run_name(to_plain(hydra.compose("train", list(overrides)), overrides), overrides)
-        except HydraException as error:
+        except UserError:
+            raise
+        except (HydraException, ValueError) as error:
             raise UserError(error_line(error, sweeps=False)) from error
 
 
@@ -70,6 +72,19 @@ def as_written(overrides: Sequence[str]) -> list[str]:
     return words
 
 
+def refuse_keys(config: Mapping[Any, Any], prefix: str = "") -> None:
+    """Refuse settings whose names are not strings, as in ``stn={1: 2}``.
+
+    Raises:
+        UserError: there is one.
+    """
+    for key, value in config.items():
+        if not isinstance(key, str):
+            raise UserError(f"{prefix or 'the config'} must have names as keys, got {key!r}")
+        if isinstance(value, Mapping):
+            refuse_keys(value, f"{prefix}.{key}".lstrip("."))
+
+
 def to_plain(config: DictConfig | ListConfig, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """A composed config as dicts and values, with all interpolations resolved.
 
@@ -86,6 +101,7 @@ def to_plain(config: DictConfig | ListConfig, overrides: Iterable[str] = ()) -> 
     except OmegaConfBaseException as error:
         raise UserError(error_line(error)) from None
     assert isinstance(plain, dict)
+    refuse_keys(plain)
     given = {
         override.lstrip("+").partition(".")[0] for override in overrides if "." in override.partition("=")[0]
     }

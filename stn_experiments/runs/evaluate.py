@@ -15,7 +15,7 @@ from stn_experiments.data.own_images import ImageFolder, NpzFile
 from stn_experiments.data.splits import one_of_each_class
 from stn_experiments.evaluation.evaluate import evaluate_test, mistakes, predict
 from stn_experiments.evaluation.probe import DIGITS, Probe, ProbeName, probe
-from stn_experiments.runs.experiment import find_device
+from stn_experiments.runs.experiment import check_name, find_device
 from stn_experiments.runs.figure import draw_figure
 from stn_experiments.runs.load import load_network
 from stn_experiments.runs.run_log import mistakes_caption
@@ -51,6 +51,7 @@ def evaluate_run(
     if plugins:
         use_plugins([*config.get("plugins", []), *plugins])
     data_config = data_config or config["data"]
+    check_name(data_config, "data")
     data = build(data_config, "data", DataSet)
     check_compatible(run, own, data)
     splits = data.load(find_device(device_name))

@@ -110,16 +110,22 @@ def check_names(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: one of them is missing, too long or contains other characters.
     """
-    for group in (*NAMED_GROUPS, "run"):
-        node, longest = config[group], 80 if group == "run" else 60
-        name = node.get("name") if isinstance(node, Mapping) else None
-        if group == "run" and name is None:
-            continue
-        if not (isinstance(name, str) and len(name) <= longest and re.fullmatch(r"[\w+-][\w.+-]*", name)):
-            characters = f"{longest} {NAME_CHARACTERS}"
-            raise UserError(
-                f"{group}.name must be up to {characters} (a folder is named by it), got {name!r}"
-            )
+    for group in NAMED_GROUPS:
+        check_name(config[group], group)
+    if not isinstance(config["run"], Mapping) or config["run"].get("name") is not None:
+        check_name(config["run"], "run", 80)
+
+
+def check_name(node: Any, group: str, longest: int = 60) -> None:
+    """Check that the name of a group in a config can name a folder.
+
+    Raises:
+        UserError: it is missing, has more than ``longest`` characters, or others than a folder's name.
+    """
+    name = node.get("name") if isinstance(node, Mapping) else None
+    if not (isinstance(name, str) and len(name) <= longest and re.fullmatch(r"[\w+-][\w.+-]*", name)):
+        characters = f"{longest} {NAME_CHARACTERS}"
+        raise UserError(f"{group}.name must be up to {characters} (a folder is named by it), got {name!r}")
 
 
 def build_model(config: Mapping[str, Any], data: DataSet, seed: int) -> Classifier:

@@ -1,5 +1,6 @@
 """The progress of one run: what to expect, and lines in logs, which have no progress bar."""
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def outlook(experiment: Experiment, folder: RunFolder, epoch_seconds: float) -> 
     usual = usual_error(experiment.config)
     until = "" if usual is None else f" until a validation error of about {usual:.1f} %"
     drawn = 1 if 1 in experiment.run.panel_epochs(epochs) else 0
-    look = f"{folder.panel(drawn)} and tensorboard --logdir {folder.folder.parent}"
+    look = f"{folder.panel(drawn)} and tensorboard --logdir {shlex.quote(str(folder.folder.parent))}"
     return f"about {left} left{until}; meanwhile, see {look}"
 
 

@@ -76,7 +76,12 @@ class RunLog:
             self.board.panel(image, epochs, "panel/mistakes")
         errors = {line["epoch"]: line["val_error"] for line in history}
         learning = Learning(self.folder.folder.name, self.folder.panels(), errors)
-        save_animation(learning_frames([learning]), self.folder.animation)
+        try:
+            frames = learning_frames([learning])
+        except (OSError, SyntaxError) as damage:  # Pillow raises either for a damaged PNG
+            logger.warning("warning: there is no animation, for a panel cannot be read: %s", damage)
+        else:
+            save_animation(frames, self.folder.animation)
         self.board.final(error, history[-1]["val_error"], panel, epochs)
 
     def figure(self, figure: Image.Image, epoch: int) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -296,11 +297,12 @@ def device_line(experiment: Experiment) -> str:
 def summary(run: RunFolder, result: Mapping[str, Any]) -> str:
     """The result of a run and where to look, for the terminal."""
     found = f"found       {100 * result['found']:.2f} % of the digits\n" if "found" in result else ""
+    root = shlex.quote(str(run.folder.parent))
     return (
         f"\ntest error  {result['test_error']:.2f} %  (after epoch {result['epochs']}, "
         f"validation error {result['val_error']:.2f} %, {result['train_seconds']:.0f} s of training)\n"
         f"{found}"
         f"run         {run.folder}\n"
         f"panel       {run.test_panel}\n"
-        f"look        tensorboard --logdir {run.folder.parent} --samples_per_plugin images=1000"
+        f"look        tensorboard --logdir {root} --samples_per_plugin images=1000"
     )

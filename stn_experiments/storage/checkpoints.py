@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,14 +62,18 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         DamagedCheckpoint: the content is not what was written.
-        UserError: there is no such file, or it has another format.
+        UserError: there is no such file, it cannot be read, or it has another format.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
+    except OSError as error:  # the file may be sound, and must not be replaced
+        raise UserError(f"the checkpoint {path} cannot be read: {error}") from error
     except Exception as error:  # the type of the exception depends on the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to load it in an unsafe way
+            reason = "it holds something else than tensors"
         raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"the checkpoint {path} is not of format {FORMAT}, which this version reads")

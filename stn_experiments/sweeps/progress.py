@@ -6,6 +6,7 @@ failed.
 """
 
 import math
+import shlex
 import sys
 import time
 from collections import Counter
@@ -196,7 +197,8 @@ class SweepProgress(Callback):
             self._stack.close()
             print(status := sweep_status(self._folder))
             if status.done < status.total:
-                watch = f"python scripts/report.py {self._folder.parent.parent} --watch"
+                root = shlex.quote(str(self._folder.parent.parent))
+                watch = f"python scripts/report.py {root} --watch"
                 print(f"the jobs run without this command; {watch} or the same command shows their progress")
             return
         failures = {}

@@ -118,6 +118,7 @@ FOUND_LINES = [
 ]
 """Command lines that once ended badly."""
 REFUSED = [
+    ("+stn.family.x={1:2}", "stn.family.x must have names as keys, got 1"),
     ("+foo=1", "foo is not a setting: there are seed, plugins, data"),
     ("trainer.foo=1", "trainer.foo is not a setting"),
     ("+trainer.foo=1", "trainer.foo is not a setting of trainer: it has epochs, batch_size"),

@@ -138,3 +138,30 @@ def test_a_damaged_result_is_written_again(train, finished, whole):
         assert outcome(finished) == whole
     assert finished.last.read_bytes() == weights
     assert "is finished already" in train()[1]
+
+
+def test_a_damaged_panel_costs_the_animation_alone(train, finished, whole, caplog):
+    finished.result_file.unlink()
+    panel = finished.panel(1)
+    panel.write_bytes(panel.read_bytes()[:100])
+    assert train()[0] == 0
+    (line,) = caplog.messages
+    assert line.startswith("warning: there is no animation, for a panel cannot be read: ")
+    assert outcome(finished)["result"] == whole["result"]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_replaced(train, interrupted, monkeypatch):
+    load = torch.load
+
+    def failing(path, **settings):
+        if path == interrupted.last:
+            raise OSError(5, "Input/output error")
+        return load(path, **settings)
+
+    before = files(interrupted.last.parent)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", failing)
+        code, _, err = train()
+    assert code == 2
+    assert_one_line(err, f"{interrupted.last} cannot be read: [Errno 5] Input/output error")
+    assert files(interrupted.last.parent) == before

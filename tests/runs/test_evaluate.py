@@ -222,3 +222,17 @@ def test_a_folder_of_configs_without_a_choice_is_refused(refused, tmp_path, word
 def test_a_folder_with_a_config_of_something_else_is_no_run(refused, tmp_path):
     (tmp_path / "config.yaml").write_text("a: 1\n")
     assert "config.yaml has no group data" in refused("evaluate.py", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("data=null", "a group takes one of its choices"),
+        ("data.distortion={7:3}", "data.distortion must have names as keys, got "),
+        ("data.name=../../x", "data.name must be up to"),
+    ],
+)
+def test_data_that_have_no_name_or_number_their_settings_are_one_line(runs, evaluate, words, says):
+    code, _, (line,) = evaluate(runs[0], words)
+    assert code == 2
+    assert says in line
