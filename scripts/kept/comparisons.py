@@ -24,7 +24,12 @@ LESS = {
     "turning5000": "±90°, 5,000 digits",
 }
 """Networks that were trained on less: smaller rotations, or fewer digits."""
-OTHERS = {"turning-rts": "RTS", "turning-affnist": "affNIST", "turning-projective": "projective"}
+OTHERS = {
+    "turning-rts": "RTS",
+    "turning-affnist": "affNIST",
+    "turning-projective": "projective",
+    "turning-sim2mnist": "SIM2MNIST",
+}
 """Networks for other distortions."""
 MODELS = {"with": "with", "without": "without", "none": "no transformer"}
 """The networks that were tested on them: with consistency, without it, and without a transformer."""
