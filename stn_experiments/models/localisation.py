@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from stn_experiments.common import geometry
 from stn_experiments.models.grids import Family
 from stn_experiments.models.polar import RINGS, SPOKES, PolarSampling, RingConv2d, polar_points
 from stn_experiments.models.precision import autocast_disabled, to_float32
@@ -240,8 +241,9 @@ def cell_centres(size: tuple[int, int]) -> Tensor:
 
     Their middle is that of the image, also where one pixel more is added behind a side than before it.
     """
-    y, x = ((CELL * (2 * torch.arange(-(-side // CELL)) + 1) - (-side % CELL)) / side - 1 for side in size)
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
+    rows, columns = (-(-side // CELL) for side in size)
+    points = geometry.pixel_centres(rows, columns)
+    return points * geometry.constant((columns * CELL / size[1], rows * CELL / size[0]), points)
 
 
 def _keypoint_features(layers: Sequence[nn.Module], width: int, points: Tensor) -> Features:

@@ -53,10 +53,15 @@ class GCNN(Backbone):
         layer2 = P4Convolution(width, 2 * width, 3, padding=1)
         layer3 = P4Convolution(2 * width, 2 * width, pool, padding=0)
         stages = {
-            "stem": [nn.Unflatten(1, (1, -1)), stem, AsChannels(HalvingMaxPool()), RotationNorm(width)],
-            "layer1": [layer1, AsChannels(HalvingMaxPool()), RotationNorm(width)],
-            "layer2": [layer2, RotationNorm(2 * width)],
-            "layer3": [AsChannels(AveragePool(pool)), layer3, RotationNorm(2 * width), MaxOverRotations()],
+            "stem": [nn.Unflatten(1, (1, -1)), stem, AsChannels(HalvingMaxPool()), P4NormRelu(width)],
+            "layer1": [layer1, AsChannels(HalvingMaxPool()), P4NormRelu(width)],
+            "layer2": [layer2, P4NormRelu(2 * width)],
+            "layer3": [
+                AsChannels(AveragePool(pool)),
+                layer3,
+                P4NormRelu(2 * width),
+                MaxOverRotations(),
+            ],
         }
         built = {name: Stage(nn.Sequential(*layers)) for name, layers in stages.items()}
         super().__init__(built, shape, classes, standardise=standardise)
@@ -197,7 +202,7 @@ class AsChannels(nn.Sequential):
         return super().forward(maps.flatten(1, 2)).unflatten(1, (maps.shape[1], -1))
 
 
-class RotationNorm(nn.BatchNorm2d):
+class P4NormRelu(nn.BatchNorm2d):
     """Batch normalisation, the same for each of N rotations, then ReLU."""
 
     def forward(self, input: Tensor) -> Tensor:

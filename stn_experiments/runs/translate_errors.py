@@ -22,6 +22,8 @@ def loading(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # stdout is closed, and the command ends
+        raise
     except OSError as error:
         raise TrainingFailed(f"data={name} cannot be loaded: {error}") from error
     except (MemoryError, RuntimeError) as error:

@@ -73,7 +73,7 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # the type of the exception depends on the damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, pickle.UnpicklingError):  # torch advises to load it in an unsafe way
-            reason = "it holds something else than tensors"
+            reason = "its content is not that of a checkpoint"
         raise DamagedCheckpoint(f"the checkpoint {path} is damaged: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"the checkpoint {path} is not of format {FORMAT}, which this version reads")

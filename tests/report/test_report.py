@@ -116,10 +116,7 @@ def test_the_command(write_run, root, command):
         (["runs", "nowhere"], "there is no folder nowhere"),
         (["--watch", "nowhere"], "there is no folder nowhere"),
         (["empty"], "there is no run in empty"),
-        (
-            ["damaged"],
-            "there is no run in damaged that can be read: damaged/a: skipped, config.yaml cannot",
-        ),
+        (["damaged"], "there is no run in damaged that can be read: damaged/a: skipped, config.yaml cannot"),
         (["runs", "--output", "runs/a/config.yaml"], "--output cannot be written to: "),
         ([], "the following arguments are required: FOLDER"),
     ],

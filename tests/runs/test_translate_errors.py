@@ -53,3 +53,5 @@ def test_data_that_cannot_be_read_are_one_line_about_the_data():
     line = r"^data=folder cannot be loaded: .*Input/output error"
     with pytest.raises(TrainingFailed, match=line), loading("folder"):
         raise OSError(5, "Input/output error", "a.png")
+    with pytest.raises(BrokenPipeError), loading("folder"):
+        raise BrokenPipeError

@@ -127,7 +127,7 @@ def test_a_flipped_bit_of_a_weight_is_damage(tmp_path):
 def test_a_checkpoint_cannot_run_code(tmp_path, wrapped):
     code = CreatesAFile(tmp_path / "touched")
     torch.save({"format": checkpoints.FORMAT, "epoch": code} if wrapped else code, tmp_path / "last.pt")
-    with pytest.raises(checkpoints.DamagedCheckpoint):
+    with pytest.raises(checkpoints.DamagedCheckpoint, match="its content is not that of a checkpoint"):
         checkpoints.load(tmp_path / "last.pt")
     assert not (tmp_path / "touched").exists()
 
